@@ -1,0 +1,130 @@
+//! The only place that asks the time.
+//!
+//! Two kinds of time, two types: [`Instant`] (tokio's, monotonic, pausable in tests) for waiting, [`Timestamp`] (wall
+//! clock) for what is stored and survives a restart. Logic takes both as arguments; only the edges hold a [`Clock`].
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+pub use tokio::time::Instant;
+
+/// Wall-clock time in milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The time `later` after this one.
+    pub fn after(self, later: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_add(later.as_millis() as u64))
+    }
+
+    /// How long from `earlier` until this time; zero if `earlier` is not earlier.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// `Sun, 22 Nov 2026 12:00:00 +0000` (RFC 5322 §3.3), in UTC.
+    pub fn rfc5322(self) -> String {
+        let civil = Civil::of(self.0);
+        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        format!(
+            "{}, {:02} {} {:04} {:02}:{:02}:{:02} +0000",
+            DAYS[(civil.days % 7) as usize],
+            civil.day,
+            MONTHS[civil.month as usize - 1],
+            civil.year,
+            civil.hour,
+            civil.minute,
+            civil.second
+        )
+    }
+
+    /// Reads `2026-11-22T12:00:00Z` or with milliseconds (RFC 3339, UTC only). `None` if it is anything else.
+    pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+        let time = humantime_serde::re::humantime::parse_rfc3339(text).ok()?;
+        Some(Timestamp(time.duration_since(UNIX_EPOCH).ok()?.as_millis() as u64))
+    }
+}
+
+/// RFC 3339 with milliseconds, in UTC: `2026-11-22T12:00:00.000Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let civil = Civil::of(self.0);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            civil.year,
+            civil.month,
+            civil.day,
+            civil.hour,
+            civil.minute,
+            civil.second,
+            self.0 % 1000
+        )
+    }
+}
+
+/// Calendar parts of a time, in UTC.
+struct Civil {
+    days: u64,
+    year: u64,
+    month: u64,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+}
+
+impl Civil {
+    /// Days to civil date by the era method (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    fn of(ms: u64) -> Civil {
+        let seconds = ms / 1000;
+        let days = seconds / 86_400;
+        let z = days + 719_468;
+        let era = z / 146_097;
+        let doe = z % 146_097;
+        let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+        let mp = (5 * doy + 2) / 153;
+        let day = doy - (153 * mp + 2) / 5 + 1;
+        let month = if mp < 10 { mp + 3 } else { mp - 9 };
+        let year = yoe + era * 400 + u64::from(month <= 2);
+        Civil { days, year, month, day, hour: seconds / 3600 % 24, minute: seconds / 60 % 60, second: seconds % 60 }
+    }
+}
+
+/// Where the edges ask the time. Cheap to copy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Clock;
+
+impl Clock {
+    /// The wall clock now.
+    #[allow(clippy::disallowed_methods, reason = "the one place that may")]
+    pub fn timestamp(self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(since.as_millis() as u64)
+    }
+
+    /// The monotonic clock now; follows tokio's paused time in tests.
+    pub fn instant(self) -> Instant {
+        Instant::now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_dates_as_the_rfcs_want_them() {
+        let leap = Timestamp(1_709_209_845_678);
+        assert_eq!(leap.to_string(), "2024-02-29T12:30:45.678Z");
+        assert_eq!(leap.rfc5322(), "Thu, 29 Feb 2024 12:30:45 +0000");
+        assert_eq!(Timestamp(0).rfc5322(), "Thu, 01 Jan 1970 00:00:00 +0000");
+        assert_eq!(Timestamp::parse_rfc3339("2024-02-29T12:30:45.678Z"), Some(leap));
+        assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
+    }
+}

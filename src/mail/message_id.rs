@@ -1,0 +1,105 @@
+//! Message identifiers.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// Names a message in the spool, in receipts, events and logs; never used twice on a node. Orders by acceptance.
+///
+/// 42 bits of milliseconds since 1970 and 22 bits of sequence; printed as 13 letters and digits (Crockford's base 32).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MessageId(pub u64);
+
+const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0u8; 13];
+        for (place, digit) in text.iter_mut().rev().enumerate() {
+            *digit = DIGITS[(self.0 >> (5 * place)) as usize & 31];
+        }
+        f.write_str(std::str::from_utf8(&text).expect("digits are ASCII"))
+    }
+}
+
+/// Why a text is no message id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a message id: 13 letters and digits, as in 0K3V9Z8Q2M1XA")]
+pub struct MessageIdError(String);
+
+impl FromStr for MessageId {
+    type Err = MessageIdError;
+
+    fn from_str(text: &str) -> Result<MessageId, MessageIdError> {
+        let bad = || MessageIdError(text.into());
+        if text.len() != 13 {
+            return Err(bad());
+        }
+        let mut value: u64 = 0;
+        for (place, b) in text.bytes().enumerate() {
+            let digit = DIGITS.iter().position(|d| *d == b.to_ascii_uppercase()).ok_or_else(bad)? as u64;
+            if place == 0 && digit > 15 {
+                return Err(bad());
+            }
+            value = value << 5 | digit;
+        }
+        Ok(MessageId(value))
+    }
+}
+
+impl TryFrom<String> for MessageId {
+    type Error = MessageIdError;
+    fn try_from(text: String) -> Result<MessageId, MessageIdError> {
+        text.parse()
+    }
+}
+
+impl From<MessageId> for String {
+    fn from(id: MessageId) -> String {
+        id.to_string()
+    }
+}
+
+/// Gives out ids that rise, even when the wall clock steps back.
+#[derive(Debug)]
+pub struct MessageIds {
+    last: Mutex<u64>,
+}
+
+impl MessageIds {
+    /// Continues behind `last`, the highest id known.
+    pub fn after(last: MessageId) -> MessageIds {
+        MessageIds { last: Mutex::new(last.0) }
+    }
+
+    /// The next id, greater than all before.
+    pub fn next(&self, now: Timestamp) -> MessageId {
+        let mut last = self.last.lock().expect("no code panics under this lock");
+        *last = (*last + 1).max(now.0 << 22);
+        MessageId(*last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_and_survive_printing() {
+        let ids = MessageIds::after(MessageId(0));
+        let first = ids.next(Timestamp(1_700_000_000_000));
+        let second = ids.next(Timestamp(1_600_000_000_000));
+        assert!(second > first);
+        for id in [first, second, MessageId(0), MessageId(u64::MAX)] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(id.to_string().to_ascii_lowercase().parse(), Ok(id));
+        }
+        assert!("ZZZZZZZZZZZZZ".parse::<MessageId>().is_err());
+        assert!("short".parse::<MessageId>().is_err());
+    }
+}

@@ -1,0 +1,18 @@
+//! The words every stage shares: domains, addresses, envelopes, replies, outcomes.
+//!
+//! Text from outside becomes one of these types at the door and is not checked again inside. Nothing here does I/O.
+
+mod address;
+mod domain;
+mod envelope;
+pub mod header;
+mod message_id;
+mod outcome;
+mod reply;
+
+pub use address::{AddressError, AddressHost, EnvelopeAddress, ReversePath};
+pub use domain::{Domain, DomainError};
+pub use envelope::{Class, Envelope, Notify, Recipient, Ret, Stream};
+pub use message_id::{MessageId, MessageIdError, MessageIds};
+pub use outcome::{Blame, Failure, Origin, Outcome, TlsFacts};
+pub use reply::{EnhancedCode, Reply};

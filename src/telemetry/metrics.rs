@@ -1,0 +1,150 @@
+//! Every metric the daemon has, by name. Labels are bounded: never an address, never a domain.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
+};
+
+/// The daemon's metrics. Built once in `daemon.rs` and handed to the parts by `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Messages that got their `250`, by listener.
+    pub messages_accepted: IntCounterVec,
+    /// Messages and commands refused at the door, by listener and reason.
+    pub submissions_refused: IntCounterVec,
+    /// Recipients that reached their end, by outcome: delivered, bounced, expired, cancelled.
+    pub recipients: IntCounterVec,
+    /// Recipients accepted.
+    pub recipients_accepted: IntCounter,
+    /// Attempts, by provider and outcome: delivered, deferred, bounced.
+    pub attempts: IntCounterVec,
+    /// Recipients waiting, by class and state: ready, waiting.
+    pub queue_recipients: IntGaugeVec,
+    /// Age of the oldest waiting message, by class, in seconds.
+    pub queue_oldest: prometheus::GaugeVec,
+    /// Accept to delivered, in seconds.
+    pub delivery_latency: Histogram,
+    /// Time spent in each stage of an attempt, in seconds.
+    pub stage: HistogramVec,
+    /// Open connections, by state: submission, connecting, busy, idle.
+    pub connections: IntGaugeVec,
+    /// Sessions that failed before or outside a transaction, by stage: connect, greeting, ehlo, tls, session.
+    pub session_failures: IntCounterVec,
+    /// Transactions whose content was sent whole and whose final reply never came.
+    pub unanswered_content: IntCounter,
+    /// Seconds per sync of the log.
+    pub spool_sync: Histogram,
+    /// Octets of the log on disk.
+    pub spool_bytes: IntGauge,
+    /// Octets of the log that are live.
+    pub spool_live_bytes: IntGauge,
+    /// 1 while the spool refuses new mail.
+    pub spool_readonly: IntGauge,
+    /// Records found damaged, at start-up or on reading.
+    pub spool_damaged: IntCounter,
+    /// Seconds per message spent signing.
+    pub signing: Histogram,
+    /// Messages held back because their key could not be used.
+    pub signing_failures: IntCounter,
+    /// Events written.
+    pub events: IntCounter,
+    /// Events not yet on disk.
+    pub events_lag: IntGauge,
+    /// 1 if the last reload of the configuration worked, else 0.
+    pub config_ok: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything in a registry of its own.
+    #[allow(clippy::new_without_default, reason = "a second one is a mistake that Default would invite")]
+    pub fn new() -> Metrics {
+        let r = Registry::new();
+        let metrics = Metrics {
+            messages_accepted: counters(&r, "messages_accepted_total", "messages acknowledged", &["listener"]),
+            submissions_refused: counters(
+                &r,
+                "submissions_refused_total",
+                "refused at the door",
+                &["listener", "reason"],
+            ),
+            recipients: counters(&r, "recipients_total", "recipients that reached their end", &["outcome"]),
+            recipients_accepted: counter(&r, "recipients_accepted_total", "recipients acknowledged"),
+            attempts: counters(&r, "attempts_total", "delivery attempts per recipient", &["provider", "outcome"]),
+            queue_recipients: gauges(&r, "queue_recipients", "recipients not at their end", &["class", "state"]),
+            queue_oldest: register(
+                &r,
+                prometheus::GaugeVec::new(
+                    opts("queue_oldest_seconds", "age of the oldest waiting message"),
+                    &["class"],
+                ),
+            ),
+            delivery_latency: histogram(&r, "delivery_latency_seconds", "accept to delivered", 0.001, 2.5, 18),
+            stage: register(
+                &r,
+                HistogramVec::new(
+                    HistogramOpts::from(opts("stage_seconds", "time in each stage of an attempt"))
+                        .buckets(exponential_buckets(0.0005, 3.0, 14).expect("positive")),
+                    &["stage"],
+                ),
+            ),
+            connections: gauges(&r, "connections", "open connections", &["provider", "state"]),
+            session_failures: counters(&r, "session_failures_total", "sessions that failed as a whole", &["stage"]),
+            unanswered_content: counter(&r, "unanswered_content_total", "content sent, final reply never came"),
+            spool_sync: histogram(&r, "spool_sync_seconds", "time of each sync of the log", 0.000_05, 2.0, 18),
+            spool_bytes: gauge(&r, "spool_bytes", "size of the log on disk"),
+            spool_live_bytes: gauge(&r, "spool_live_bytes", "live octets in the log"),
+            spool_readonly: gauge(&r, "spool_readonly", "1 while the spool refuses new mail"),
+            spool_damaged: counter(&r, "spool_damaged_total", "records found damaged"),
+            signing: histogram(&r, "signing_seconds", "time to sign a message", 0.000_02, 2.0, 14),
+            signing_failures: counter(&r, "signing_failures_total", "messages held back for want of a usable key"),
+            events: counter(&r, "events_total", "events written"),
+            events_lag: register(
+                &r,
+                IntGaugeVec::new(opts("events_lag", "events not yet written, by consumer"), &["consumer"]),
+            )
+            .with_label_values(&["file"]),
+            config_ok: register(&r, Gauge::with_opts(opts("config_last_reload_ok", "1 if the last reload worked"))),
+            registry: r,
+        };
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        metrics.registry.register(Box::new(process)).expect("registered once");
+        metrics
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("posthaste_{name}"), help)
+}
+
+fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("names and labels are constants");
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
+    metric
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::with_opts(opts(name, help)))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::with_opts(opts(name, help)))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(opts(name, help), labels))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, start: f64, factor: f64, count: usize) -> Histogram {
+    let buckets = exponential_buckets(start, factor, count).expect("positive");
+    register(registry, Histogram::with_opts(HistogramOpts::from(opts(name, help)).buckets(buckets)))
+}
