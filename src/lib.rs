@@ -25,3 +25,5 @@ pub mod clock;
 pub mod config;
 pub mod mail;
 pub mod telemetry;
+
+pub mod log;
