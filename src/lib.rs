@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod feedback;
 pub mod mail;
 pub mod signing;
 pub mod telemetry;
