@@ -23,7 +23,9 @@ pub mod demo;
 
 pub mod clock;
 pub mod config;
+pub mod feedback;
 pub mod mail;
+pub mod signing;
 pub mod telemetry;
 
 pub mod log;
