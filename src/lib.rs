@@ -3,5 +3,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod mail;
 pub mod telemetry;
