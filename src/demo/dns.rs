@@ -46,13 +46,7 @@ impl Default for Zone {
 impl Zone {
     /// An empty zone: every name answers NXDOMAIN. Records live 300 s, denials 30 s.
     pub fn new() -> Zone {
-        Zone {
-            records: HashMap::new(),
-            failing: HashSet::new(),
-            silent: HashSet::new(),
-            ttl: 300,
-            negative_ttl: 30,
-        }
+        Zone { records: HashMap::new(), failing: HashSet::new(), silent: HashSet::new(), ttl: 300, negative_ttl: 30 }
     }
 
     /// How long answers may be cached, in seconds: those with records and those without (RFC 2308 §5).

@@ -1,2 +1,3 @@
-//! placeholder
+//! The demo and the peers it needs.
 pub mod dns;
+pub mod receiver;
