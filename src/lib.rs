@@ -1,9 +1,10 @@
 //! posthaste, an outbound mail engine. The modules stand in the order a message meets them; `ARCHITECTURE.md` tells the
 //! way.
 
-pub mod daemon;
-
-pub mod submission;
+pub mod clock;
+pub mod config;
+pub mod mail;
+pub mod telemetry;
 
 pub mod log;
 pub mod spool;
@@ -17,15 +18,4 @@ pub mod signing;
 
 pub mod events;
 
-pub mod admin;
-pub mod cli;
 pub mod demo;
-
-pub mod clock;
-pub mod config;
-pub mod feedback;
-pub mod mail;
-pub mod signing;
-pub mod telemetry;
-
-pub mod log;
