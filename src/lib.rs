@@ -3,5 +3,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod mail;
+pub mod routing;
 pub mod telemetry;
