@@ -3,7 +3,9 @@
 
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod mail;
+pub mod routing;
 pub mod telemetry;
 
 pub mod log;

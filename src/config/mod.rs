@@ -3,6 +3,7 @@
 //! One TOML file becomes plain structs ([`Config`]); every default lives in a `Default` here, and
 //! `config/posthaste.toml` shows all of them (a test compares the two). No other module reads the file.
 
+mod credentials;
 mod size;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use credentials::Credentials;
 pub use size::ByteSize;
 
 use crate::mail::Domain;
