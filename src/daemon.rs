@@ -74,14 +74,14 @@ impl Daemon {
         let smtp = &config.submission.smtp;
         let door = Arc::new(Arc::clone(&queue));
         let submission =
-            Submission::start(smtp.clone(), hostname.clone(), tls(smtp)?, door, Arc::clone(&metrics), clock).await?;
+            Submission::start(smtp.clone(), hostname.clone(), tls(smtp)?, door, Arc::clone(&metrics), clock)?;
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         Ok(Daemon { submission, queue, admin, housekeeping, spool, events, metrics, hostname })
     }
 
     /// Where SMTP clients are served.
-    pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
+    pub fn smtp_addresses(&self) -> &[SocketAddr] {
         self.submission.local_addrs()
     }
 

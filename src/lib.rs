@@ -1,12 +1,9 @@
 //! posthaste, an outbound mail engine. The modules stand in the order a message meets them; `ARCHITECTURE.md` tells the
 //! way.
 
-pub mod clock;
-pub mod config;
-pub mod delivery;
-pub mod mail;
-pub mod routing;
-pub mod telemetry;
+pub mod daemon;
+
+pub mod submission;
 
 pub mod log;
 pub mod spool;
@@ -20,4 +17,11 @@ pub mod signing;
 
 pub mod events;
 
+pub mod admin;
+pub mod cli;
 pub mod demo;
+
+pub mod clock;
+pub mod config;
+pub mod mail;
+pub mod telemetry;

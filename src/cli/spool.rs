@@ -27,12 +27,19 @@ pub(super) fn run(command: SpoolCommand) -> anyhow::Result<ExitCode> {
         Ok(kind) => *kinds.entry(kind).or_default() += 1,
         Err(error) => {
             unreadable += 1;
-            println!("{}: segment {}, offset {}: {error}", dir.display(), record.position.segment.0, record.position.offset);
+            println!("{}: {:?}: {error}", dir.display(), record.location.position);
         }
     })?;
     for (kind, count) in &kinds {
         println!("{count:>10} {kind} records");
     }
-    println!("{report}");
-    Ok(if report.is_clean() && unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    for damage in &report.damaged {
+        println!("damaged: {damage}");
+    }
+    let torn = match report.torn {
+        0 => String::new(),
+        torn => format!(", {torn} end in a write that was cut short (nothing in it was acknowledged)"),
+    };
+    println!("{} records, {} octets in {} segments{torn}", report.records, report.bytes, report.segments);
+    Ok(if report.damaged.is_empty() && unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

@@ -49,7 +49,7 @@ use crate::telemetry::Metrics;
 use scheduler::{Action, HostId, Limits, Scheduler, Verdict};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a resolver has none")]
 pub struct Parts {
     /// Finds the way.
     pub router: Router,
@@ -97,7 +97,8 @@ impl Queue {
         clock: Clock,
         chance: SmallRng,
     ) -> Arc<Queue> {
-        let scheduler = Scheduler { limits: limits(&parts.delivery), ..Scheduler::default() };
+        let mut scheduler = Scheduler::default();
+        scheduler.limits = limits(&parts.delivery);
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::ready::Ready;
 use super::site::{Health, SiteState};
 use super::wheel::{TimerKey, Wheel};
 use crate::clock::Timestamp;
@@ -151,7 +150,6 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) message: MessageId,
-    pub(super) accepted_at: Timestamp,
     pub(super) items: Vec<Item>,
 }
 
@@ -358,8 +356,9 @@ impl Scheduler {
     pub(super) fn connected(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
         site.connecting = site.connecting.saturating_sub(1);
-        if let Health::Shut { .. } = site.health {
-            site.health = Health::Open { failures: 0 };
+        // Not proved yet: if it breaks before it delivers, the next pause is longer.
+        if let Health::Shut { failures, .. } = site.health {
+            site.health = Health::Open { failures };
         }
         if site.ready.len() > 1 {
             self.staff(now, id, actions);
@@ -426,7 +425,7 @@ impl Scheduler {
             let message = items[0].message;
             self.drop_ended(&mut items);
             let (Some(state), false) = (self.messages.get(&message), items.is_empty()) else { continue };
-            let (stream, accepted_at) = (state.stream, state.accepted_at);
+            let stream = state.stream;
             if let Some(rest) = split(&mut items[0], limit) {
                 let class = self.streams[stream as usize].class;
                 self.share_host(&rest);
@@ -434,7 +433,7 @@ impl Scheduler {
             }
             let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
             self.in_flight.entry(message).or_default().extend(flying);
-            return Some(Batch { message, accepted_at, items });
+            return Some(Batch { message, items });
         }
     }
 

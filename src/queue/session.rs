@@ -162,7 +162,11 @@ impl Queue {
             fresh = false;
             match failure {
                 Some(failure) => return Ending::Broken { failure, proved },
-                None => proved = true,
+                None if proved => {}
+                None => {
+                    proved = true;
+                    self.lock().proved(site);
+                }
             }
             if !connection.is_usable() {
                 return Ending::Done;
@@ -207,7 +211,7 @@ impl Queue {
         batch: Batch,
         fresh: bool,
     ) -> Option<Failure> {
-        let Batch { message: id, items, .. } = batch;
+        let Batch { message: id, items } = batch;
         let started = self.clock.timestamp();
         let message = match self.spool.load(id).await {
             Ok(message) => message,

@@ -68,7 +68,7 @@ impl<'a> Attempted<'a> {
         let timings = Timings {
             queue: 0,
             connect: if fresh { ms(facts.connect) } else { 0 },
-            tls: if fresh { ms(facts.tls_handshake) } else { 0 },
+            tls: if fresh { ms(facts.handshake) } else { 0 },
             envelope: ms(transaction.timings.envelope),
             data: ms(transaction.timings.data),
             reply: ms(transaction.timings.reply),

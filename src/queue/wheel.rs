@@ -49,16 +49,6 @@ impl<T> Default for Wheel<T> {
 }
 
 impl<T> Wheel<T> {
-    /// Number of sleepers.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// No sleeper at all.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Adds a sleeper. A deadline that has passed fires at the next [`advance`](Wheel::advance).
     pub fn insert(&mut self, deadline: u64, value: T) -> TimerKey {
         let index = self.allocate(deadline, value);
@@ -238,7 +228,7 @@ mod tests {
             }
             assert_eq!(fired(&mut wheel, deadline), [deadline]);
         }
-        assert!(wheel.is_empty());
+        assert_eq!(wheel.len, 0);
         assert_eq!(wheel.next_wake(), None);
     }
 
@@ -259,7 +249,7 @@ mod tests {
         (0..10u64).for_each(|n| drop(wheel.insert(5, n)));
         let mut seen = 0;
         wheel.advance(100, 4, |_| seen += 1);
-        assert_eq!((seen, wheel.len()), (4, 6));
+        assert_eq!((seen, wheel.len), (4, 6));
         assert_eq!(fired(&mut wheel, 100).len(), 6);
     }
 
@@ -296,7 +286,7 @@ mod tests {
                 got.sort_unstable();
                 due.sort_unstable();
                 prop_assert_eq!(got, due);
-                prop_assert_eq!(wheel.len(), model.len());
+                prop_assert_eq!(wheel.len, model.len());
             }
         }
     }

@@ -162,11 +162,11 @@ impl Spool {
         message: Arc<Message>,
         done: impl FnOnce(Result<Arc<Message>, SpoolError>) + Send + 'static,
     ) {
-        let spool = Arc::clone(self);
+        let (spool, accepted) = (Arc::clone(self), Arc::clone(&message));
         let append = message_record(&message, Durability::Synced, move |result| match result {
             Ok(location) => {
-                spool.admit(&message, location);
-                done(Ok(message));
+                spool.admit(&accepted, location);
+                done(Ok(accepted));
             }
             Err(error) => done(Err(Arc::new(error).into())),
         });
@@ -241,8 +241,8 @@ impl Spool {
         let mut changes = Vec::new();
         for location in locations {
             let record = self.log.read(location).await.map_err(Arc::new)?;
-            let (_, found) = state::read(&record.head).map_err(|source| SpoolError::Damaged { id, source })?;
-            changes.extend(found);
+            let found = state::read(&record.head).map_err(|source| SpoolError::Damaged { id, source })?;
+            changes.extend(found.changes);
         }
         Ok(changes)
     }
@@ -298,8 +298,7 @@ impl Spool {
         ended: Option<Entry>,
     ) -> Append {
         let spool = Arc::clone(self);
-        let head = state::write(changes, finished);
-        let lines = events.clone();
+        let head = state::write(changes, finished, &events);
         let done = move |result: Result<Location, LogError>| {
             let Ok(location) = result else { return };
             match ended {
@@ -307,11 +306,11 @@ impl Spool {
                 None if !finished => spool.keep_state(id, location),
                 None => {}
             }
-            if !lines.is_empty() {
-                (spool.export)(location.position, lines);
+            if !events.is_empty() {
+                (spool.export)(location.position, events);
             }
         };
-        append(STATE, id, head, events, done)
+        append(STATE, id, head, Bytes::new(), done)
     }
 
     /// On the log's thread: the tombstone in `segment` is durable.

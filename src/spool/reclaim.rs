@@ -1,10 +1,11 @@
 //! Giving disk back: dead segments are reused, stragglers in nearly dead ones are copied forward first.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use bytes::Bytes;
 
-use super::{Entry, MESSAGE, SIGNATURE, STATE, Spool, SpoolError, append};
+use super::{Entry, MESSAGE, SIGNATURE, STATE, Spool, SpoolError, State, append, state};
 use crate::log::{Location, LogError, Replayed, SegmentId};
 use crate::mail::MessageId;
 
@@ -27,23 +28,35 @@ impl Spool {
 
     /// Appends every live record of `segment` again and waits until all copies are durable.
     fn copy_forward(self: &Arc<Self>, segment: SegmentId) -> Result<(), SpoolError> {
-        let (waiter, copied) = std::sync::mpsc::channel::<()>();
-        self.log.scan(segment, &mut |record| self.copy(&record, &waiter)).map_err(Arc::new)?;
+        let (waiter, copied) = channel::<()>();
+        let mut outcome = Ok(());
+        let mut copy = |record: Replayed<'_>| {
+            if outcome.is_ok() {
+                outcome = self.copy(&record, &waiter);
+            }
+        };
+        self.log.scan(segment, &mut copy).map_err(Arc::new)?;
         drop(waiter);
         // Every copy holds a sender until its callback has run.
         while copied.recv().is_ok() {}
-        Ok(())
+        outcome
     }
 
-    fn copy(self: &Arc<Self>, record: &Replayed<'_>, waiter: &std::sync::mpsc::Sender<()>) {
+    fn copy(self: &Arc<Self>, record: &Replayed<'_>, waiter: &Sender<()>) -> Result<(), SpoolError> {
         let (id, kind, old) = (MessageId(record.id), record.kind, record.location);
+        if !self.lock().holds(id, kind, old) {
+            return Ok(());
+        }
+        let (head, body) = match kind {
+            // The events have been exported, or the segment would not be offered; nobody needs them here again.
+            STATE => (state::without_events(record.head), Bytes::new()),
+            _ => (record.head.to_vec(), self.log.read_blocking(old).map_err(Arc::new)?.body),
+        };
         // Under the lock until it is queued, so that a tombstone can only come behind it.
         let state = self.lock();
-        if !state.index.get(&id).is_some_and(|entry| entry.holds(kind, old)) {
-            return;
+        if !state.holds(id, kind, old) {
+            return Ok(());
         }
-        // The events of a state have been exported, or the segment would not be offered.
-        let body = if kind == STATE { Bytes::new() } else { Bytes::copy_from_slice(record.body) };
         let (spool, waiter) = (Arc::clone(self), waiter.clone());
         let done = move |result: Result<Location, LogError>| {
             if let Ok(new) = result {
@@ -51,7 +64,8 @@ impl Spool {
             }
             drop(waiter);
         };
-        self.log.append([append(kind, id, record.head.to_vec(), body, done)]);
+        self.log.append([append(kind, id, head, body, done)]);
+        Ok(())
     }
 
     /// On the log's thread: a copy is durable.
@@ -72,6 +86,12 @@ impl Spool {
             }
             None => {}
         }
+    }
+}
+
+impl State {
+    fn holds(&self, id: MessageId, kind: u8, location: Location) -> bool {
+        self.index.get(&id).is_some_and(|entry| entry.holds(kind, location))
     }
 }
 

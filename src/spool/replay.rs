@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::state::{self, Change, RecipientState};
+use super::state::{self, Change, RecipientState, StateRecord};
 use super::{Entry, Export, Later, MESSAGE, Reader, SIGNATURE, STATE, codec};
 use crate::log::{Location, Log, Position, ReplayReport, Replayed, SegmentId};
 use crate::mail::{Envelope, MessageId};
@@ -83,10 +83,10 @@ impl Replay {
 
     fn state(&mut self, id: MessageId, record: &Replayed<'_>) -> bool {
         let position = record.location.position;
-        if self.exported.is_none_or(|exported| position > exported) && !record.body.is_empty() {
-            (self.export)(position, Bytes::copy_from_slice(record.body));
+        let Ok(StateRecord { finished, changes, events }) = state::read(record.head) else { return false };
+        if self.exported.is_none_or(|exported| position > exported) && !events.is_empty() {
+            (self.export)(position, Bytes::copy_from_slice(events));
         }
-        let Ok((finished, changes)) = state::read(record.head) else { return false };
         if finished {
             if let Some((location, _)) = self.found.remove(&id).and_then(|found| found.message) {
                 self.depends.push((position.segment, location.position.segment));

@@ -65,8 +65,18 @@ pub struct Change {
 const VERSION: u8 = 1;
 const WAITING: u8 = 0xff;
 
-pub(super) fn write(changes: &[Change], finished: bool) -> Vec<u8> {
-    let mut w = Writer(Vec::with_capacity(16));
+/// What a `STATE` record says.
+#[derive(Debug, PartialEq)]
+pub(super) struct StateRecord<'a> {
+    /// It is the message's tombstone.
+    pub(super) finished: bool,
+    pub(super) changes: Vec<Change>,
+    /// The event lines that tell of the changes.
+    pub(super) events: &'a [u8],
+}
+
+pub(super) fn write(changes: &[Change], finished: bool, events: &[u8]) -> Vec<u8> {
+    let mut w = Writer(Vec::with_capacity(16 + events.len()));
     w.u8(VERSION);
     w.u8(finished.into());
     w.number(changes.len() as u64);
@@ -82,18 +92,23 @@ pub(super) fn write(changes: &[Change], finished: bool) -> Vec<u8> {
             }
         }
     }
+    w.bytes(events);
     w.0
 }
 
-/// Whether the record is the tombstone, and its changes.
-pub(super) fn read(head: &[u8]) -> Result<(bool, Vec<Change>), CodecError> {
+pub(super) fn read(head: &[u8]) -> Result<StateRecord<'_>, CodecError> {
     let mut r = Reader(head);
     if r.u8("version")? != VERSION {
         return Err(CodecError("version"));
     }
     let finished = r.u8("flags")? != 0;
     let changes = (0..r.number("changes")?).map(|_| read_change(&mut r)).collect::<Result<_, _>>()?;
-    Ok((finished, changes))
+    Ok(StateRecord { finished, changes, events: r.bytes("events")? })
+}
+
+/// The record for copying: the same changes, no events. What cannot be read is copied as it is.
+pub(super) fn without_events(head: &[u8]) -> Vec<u8> {
+    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.finished, b""))
 }
 
 fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
@@ -123,8 +138,8 @@ mod tests {
         let waiting = RecipientState::Waiting { attempts: 3, next_attempt: Timestamp(99), failure };
         let mut changes = vec![Change { recipient: 7, state: waiting }];
         changes.extend(End::ALL.iter().map(|end| Change { recipient: 1, state: RecipientState::Ended(*end) }));
-        let head = write(&changes, true);
-        assert_eq!(read(&head), Ok((true, changes)));
+        let head = write(&changes, true, b"{}\n");
+        assert_eq!(read(&head), Ok(StateRecord { finished: true, changes, events: b"{}\n" }));
         for len in 0..head.len() {
             assert!(read(&head[..len]).is_err());
         }
