@@ -4,4 +4,5 @@
 pub mod clock;
 pub mod config;
 pub mod mail;
+pub mod submission;
 pub mod telemetry;
