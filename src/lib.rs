@@ -24,4 +24,5 @@ pub mod demo;
 pub mod clock;
 pub mod config;
 pub mod mail;
+pub mod submission;
 pub mod telemetry;
