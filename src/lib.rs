@@ -24,5 +24,4 @@ pub mod demo;
 pub mod clock;
 pub mod config;
 pub mod mail;
-pub mod submission;
 pub mod telemetry;

@@ -53,10 +53,12 @@ struct ConfigArgument {
 impl ConfigArgument {
     /// The checked configuration; otherwise every problem has been printed.
     fn load(&self) -> Result<Config, ExitCode> {
-        Config::load(&self.config).map_err(|problems| {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-            ExitCode::from(BAD_USAGE)
-        })
+        let (config, problems) = match Config::load(&self.config) {
+            Ok((config, warnings)) => (Ok(config), warnings),
+            Err(problems) => (Err(ExitCode::from(BAD_USAGE)), problems),
+        };
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        config
     }
 }
 

@@ -66,7 +66,7 @@ fn reload(daemon: &Daemon, file: &Path) {
     let now = NotifyState::monotonic_usec_now().ok();
     notify(&[&[NotifyState::Reloading][..], now.as_slice()].concat());
     match Config::load(file) {
-        Ok(config) => match daemon.reload(&config) {
+        Ok((config, _)) => match daemon.reload(&config) {
             Ok(()) => tracing::info!(file = %file.display(), "configuration reloaded"),
             Err(error) => tracing::error!(error = format!("{error:#}"), "reload failed, the old configuration stays in force"),
         },

@@ -1,11 +1,13 @@
 //! What stands behind the listeners: whoever takes responsibility for a message.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::mail::{Envelope, MessageId, Reply};
+use crate::queue::Queue;
 
 /// The one door every listener hands its messages to. The daemon's is the spool with the queue behind it; tests record.
 pub trait Door: Send + Sync + 'static {
@@ -39,4 +41,27 @@ pub trait Door: Send + Sync + 'static {
 
     /// How long after acceptance a message is given up unless the client said otherwise.
     fn expire_after(&self) -> Duration;
+}
+
+impl Door for Arc<Queue> {
+    fn next_id(&self) -> MessageId {
+        Queue::next_id(self)
+    }
+
+    fn ready(&self) -> Result<(), Reply> {
+        Queue::ready(self)
+    }
+
+    fn accept(
+        &self,
+        id: MessageId,
+        envelope: Envelope,
+        content: Bytes,
+    ) -> impl Future<Output = Result<(), Reply>> + Send + 'static {
+        Queue::accept(self, id, envelope, content)
+    }
+
+    fn expire_after(&self) -> Duration {
+        Queue::expire_after(self)
+    }
 }
