@@ -1,0 +1,80 @@
+"""What every test may ask for; all of it ends with the test."""
+
+import contextlib
+
+import peers
+import pytest
+from posthaste import Posthaste
+from sink import Sink
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def start(tmp_path, stack):
+    """`start(config)`: a running daemon. Its log is shown when the test fails."""
+
+    def start(config=None):
+        directory = tmp_path / f"posthaste{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        daemon = Posthaste(directory, config)
+        daemon.start()
+        stack.callback(print_log, daemon)
+        stack.callback(daemon.stop)
+        return daemon
+
+    return start
+
+
+def print_log(daemon):
+    print(f"--- {daemon.process.log}\n{daemon.log()[-20000:]}")
+
+
+@pytest.fixture
+def sink(stack):
+    """`sink(...)`: a running sink."""
+
+    def start(*arguments, **options):
+        sink = Sink(*arguments, **options)
+        stack.callback(sink.stop)
+        return sink
+
+    return start
+
+
+@pytest.fixture
+def postfix(tmp_path, stack):
+    """`postfix(address, port, extra)`: a running Postfix."""
+
+    def start(address, port, extra=""):
+        directory = tmp_path / f"postfix-{address}"
+        directory.mkdir()
+        server = peers.Postfix(directory, address, port, extra=extra)
+        stack.callback(lambda: print(f"--- {server.maillog}\n{server.log()}"))
+        stack.callback(server.stop)
+        return server
+
+    return start
+
+
+@pytest.fixture
+def nsd(tmp_path, stack):
+    """`nsd({zone: text})`: a running NSD."""
+
+    def start(zones):
+        directory = tmp_path / "nsd"
+        directory.mkdir()
+        server = peers.Nsd(directory, zones)
+        stack.callback(server.stop)
+        return server
+
+    return start
+
+
+def relay(sink):
+    """Configuration that sends everything to one sink."""
+    return {"route": [{"match": "*", "relay": [f"{sink.addresses[0]}:{sink.port}"]}]}

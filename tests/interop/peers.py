@@ -1,0 +1,242 @@
+"""Programs nobody here wrote: where they are, and how to run them on loopback.
+
+`setup` unpacked Debian packages below INTEROP_ROOT; programs that only need their libraries found run straight from
+there, Postfix runs in a mount namespace (`in-root`).
+"""
+
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = pathlib.Path(os.environ["INTEROP_ROOT"])
+
+
+def environment():
+    """Where unpacked programs find their libraries and Perl modules."""
+    libraries = [str(path) for path in ROOT.glob("usr/lib/*-linux-gnu")] + [str(ROOT / "usr/lib")]
+    perl = [*ROOT.glob("usr/share/perl*"), *ROOT.glob("usr/share/perl/*"), *ROOT.glob("usr/lib/*-linux-gnu/perl*/*")]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "PERL5LIB": ":".join(str(path) for path in perl),
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def program(name):
+    """The path of an unpacked program."""
+    for folder in ("usr/bin", "usr/sbin"):
+        if (ROOT / folder / name).exists():
+            return str(ROOT / folder / name)
+    raise FileNotFoundError(name)
+
+
+def run(name, *arguments, **options):
+    """Runs an unpacked program to its end."""
+    options = {"capture_output": True, "text": True, "timeout": 60, **options}
+    return subprocess.run([program(name), *map(str, arguments)], env=environment(), **options)
+
+
+def wait_until(condition, timeout=20.0, what="condition"):
+    """Calls `condition` until it returns something true, and returns that."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout} s")
+        time.sleep(0.02)
+
+
+def listens(address, port):
+    """Whether something accepts connections there."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((address, port)) == 0
+
+
+def free_port(*addresses):
+    """A port free on all addresses (TCP and UDP) a moment ago."""
+    addresses = addresses or ("127.0.0.1",)
+    for _ in range(100):
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+        held = []
+        try:
+            for address in addresses:
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    held.append(socket.socket(family, kind))
+                    held[-1].bind((address, port))
+            return port
+        except OSError:
+            continue
+        finally:
+            for each in held:
+                each.close()
+    raise OSError("no free port")
+
+
+def certificate(directory, name):
+    """A self-signed certificate and its key for `name`, as paths."""
+    cert, key = directory / f"{name}.pem", directory / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+         "-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )
+    return cert, key
+
+
+class Process:
+    """A program in the background, with its output in a file; stopped by its own process id."""
+
+    def __init__(self, command, log, **options):
+        self.log = pathlib.Path(log)
+        with open(self.log, "ab") as output:
+            self.child = subprocess.Popen(
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+            )
+
+    def running(self):
+        return self.child.poll() is None
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def stop(self, grace=10):
+        """SIGTERM, then SIGKILL. The exit code."""
+        if self.running():
+            self.child.terminate()
+            try:
+                self.child.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+        return self.child.wait()
+
+
+class Nsd:
+    """NSD, authoritative for some zones. A zone without text is configured but has no file: SERVFAIL."""
+
+    def __init__(self, directory, zones):
+        self.address, self.port = "127.0.0.1", free_port()
+        config = [
+            "server:",
+            f"  ip-address: {self.address}@{self.port}",
+            '  username: ""', '  chroot: ""', "  server-count: 1", "  verbosity: 1",
+            f'  zonesdir: "{directory}"', f'  database: ""', f'  pidfile: "{directory}/nsd.pid"',
+            f'  zonelistfile: "{directory}/zone.list"', f'  xfrdfile: "{directory}/xfrd.state"',
+            f'  xfrdir: "{directory}"', "  refuse-any: yes", "  rrl-ratelimit: 0",
+            "remote-control:", "  control-enable: no",
+        ]
+        for name, text in zones.items():
+            config += ["zone:", f"  name: {name}", f"  zonefile: {name}.zone"]
+            if text is not None:
+                (directory / f"{name}.zone").write_text(text)
+        (directory / "nsd.conf").write_text("\n".join(config) + "\n")
+        self.process = Process([program("nsd"), "-d", "-c", directory / "nsd.conf"], directory / "nsd.log",
+                               env=environment())
+        wait_until(lambda: listens(self.address, self.port), what="nsd")
+
+    def stop(self):
+        self.process.stop()
+
+
+class Postfix:
+    """Postfix as a receiving server with STARTTLS, delivering to maildirs; `extra` are more lines of main.cf."""
+
+    def __init__(self, directory, address, port, hostname="mx.postfix.test", extra=""):
+        self.directory, self.address, self.port = directory, address, port
+        self.maillog = directory / "log" / "mail.log"
+        etc = directory / "etc" / "postfix"
+        etc.mkdir(parents=True)
+        for each in ("log", "varlib/mail", "spool/postfix/pid", "varlib/postfix"):
+            (directory / each).mkdir(parents=True)
+        os.chown(directory / "varlib/mail", 3101, 3101)
+        cert, key = certificate(etc, hostname)
+        (etc / "main.cf").write_text(MAIN_CF.format(hostname=hostname, cert=cert.name, key=key.name)
+                                     + extra + "\n")
+        (etc / "master.cf").write_text(MASTER_CF.format(address=address, port=port))
+        # Everybody shares one mailbox, except who is called nobody.
+        (etc / "mailboxes").write_text("if !/^nobody/\n/^[^@]+@/ all/\nendif\n")
+        self.process = Process([HERE / "in-root", ROOT, directory, "bash", "-euc", START_POSTFIX],
+                               directory / "postfix.log")
+        wait_until(lambda: listens(address, port) or not self.process.running(), what="postfix")
+        if not self.process.running():
+            raise RuntimeError("postfix: " + self.process.output())
+
+    def log(self):
+        return self.maillog.read_text() if self.maillog.exists() else ""
+
+    def mails(self):
+        """The messages it has delivered, as bytes; `Delivered-To:` tells to whom."""
+        folder = self.directory / "varlib/mail/all/new"
+        return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.exists() else []
+
+    def stop(self):
+        # The namespace's first process is our child's child; --kill-child takes all of it along.
+        self.process.stop()
+
+
+MAIN_CF = """compatibility_level = 3.6
+myhostname = {hostname}
+mydomain = postfix.test
+# Postfix wants an address it finds on an interface; where it listens is in master.cf.
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks =
+mydestination =
+alias_maps =
+alias_database =
+virtual_mailbox_domains = static:all
+virtual_mailbox_base = /var/lib/mail
+virtual_mailbox_maps = regexp:/etc/postfix/mailboxes
+virtual_minimum_uid = 100
+virtual_uid_maps = static:3101
+virtual_gid_maps = static:3101
+smtpd_peername_lookup = no
+smtpd_relay_restrictions = reject_unauth_destination
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = /etc/postfix/{cert}
+smtpd_tls_key_file = /etc/postfix/{key}
+smtpd_tls_loglevel = 1
+smtpd_tls_received_header = yes
+smtputf8_enable = yes
+maillog_file = /var/log/mail.log
+in_flow_delay = 0
+"""
+
+MASTER_CF = """{address}:{port} inet n - n - 100 smtpd
+cleanup   unix  n  -  n  -     0   cleanup
+qmgr      unix  n  -  n  300   1   qmgr
+tlsmgr    unix  -  -  n  1000? 1   tlsmgr
+rewrite   unix  -  -  n  -     -   trivial-rewrite
+bounce    unix  -  -  n  -     0   bounce
+defer     unix  -  -  n  -     0   bounce
+trace     unix  -  -  n  -     0   bounce
+proxymap  unix  -  -  n  -     -   proxymap
+virtual   unix  -  n  n  -     -   virtual
+smtp      unix  -  -  n  -     -   smtp
+error     unix  -  -  n  -     -   error
+retry     unix  -  -  n  -     -   error
+discard   unix  -  -  n  -     -   discard
+anvil     unix  -  -  n  -     1   anvil
+postlog   unix-dgram n - n -   1   postlogd
+"""
+
+# What the package's postinst would do, then the master in the foreground.
+START_POSTFIX = """
+cp /usr/share/postfix/dynamicmaps.cf /etc/postfix/
+chown root /var/spool/postfix
+chown postfix /var/lib/postfix
+postfix set-permissions >/dev/null 2>&1 || true
+postfix check
+exec /usr/lib/postfix/sbin/master -i
+"""
