@@ -106,11 +106,6 @@ impl Memory {
     }
 
     /// It answered.
-    /// Forgets which paths failed.
-    pub(super) fn forget_unreachable(&mut self) {
-        self.paths.clear();
-    }
-
     pub(super) fn succeeded(&mut self, path: PathKey) {
         self.paths.remove(&path);
     }
