@@ -205,6 +205,11 @@ impl Client {
         memory.unreachable((address, None), now).map(|(until, failure)| (until, failure.reply.to_string()))
     }
 
+    /// Forgets which addresses did not answer: an operator wants them tried again.
+    pub fn forget_unreachable(&self) {
+        self.shared.memory().forget_unreachable();
+    }
+
     fn begin(&self, target: &Target, now: Instant) -> Result<[(PathKey, Permit); 2], ConnectError> {
         let claim = self.shared.timeouts.connect + Duration::from_secs(30);
         let mut memory = self.shared.memory();

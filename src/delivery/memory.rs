@@ -105,6 +105,11 @@ impl Memory {
         until
     }
 
+    /// Forgets which paths failed.
+    pub(super) fn forget_unreachable(&mut self) {
+        self.paths.clear();
+    }
+
     /// It answered.
     pub(super) fn succeeded(&mut self, path: PathKey) {
         self.paths.remove(&path);
