@@ -2,7 +2,16 @@
 //!
 //! One TOML file becomes plain structs ([`Config`]); every default lives in a `Default` here, and
 //! `config/posthaste.toml` shows all of them (a test compares the two). No other module reads the file.
+//!
+//! [`Config::load`] finds every problem at once: first what is no TOML, or a key or value that does not exist
+//! (`load.rs`), then what contradicts itself, the RFCs or the machine (`check.rs`). Each is a [`Problem`] with its line
+//! and its remedy. Keys of files are looked at only for being there; whether a DKIM key can sign, the signer says.
 
+mod check;
+mod credentials;
+mod hostname;
+mod load;
+mod problem;
 mod size;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +21,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use credentials::Credentials;
+pub use hostname::HostnameError;
+pub use problem::{Problem, Severity};
 pub use size::ByteSize;
 
 use crate::mail::Domain;
@@ -373,3 +385,6 @@ pub struct DkimConfig {
     /// PEM private key, PKCS#8 or PKCS#1: RSA of at least 2048 bits, or Ed25519.
     pub key_file: PathBuf,
 }
+
+#[cfg(test)]
+mod tests;

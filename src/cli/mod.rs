@@ -1,0 +1,87 @@
+//! The commands, one file each. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+
+mod check;
+mod client;
+mod demo;
+mod dkim;
+mod queue;
+mod serve;
+mod spool;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+
+/// An outbound mail engine: takes mail over SMTP, keeps it durably, signs it and delivers it.
+#[derive(Debug, Parser)]
+#[command(name = "posthaste", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Serve(ConfigArgument),
+    /// Check the configuration; exit 2 if it has problems.
+    Check(ConfigArgument),
+    /// Send real messages through a real daemon to receivers of its own, no set-up needed.
+    Demo(demo::DemoArguments),
+    /// Make DKIM keys and their DNS records.
+    #[command(subcommand)]
+    Dkim(dkim::DkimCommand),
+    /// Look at the queue of the running daemon, and steer it.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Look after the spool on disk.
+    #[command(subcommand)]
+    Spool(spool::SpoolCommand),
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, Args)]
+struct ConfigArgument {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/posthaste/posthaste.toml")]
+    config: PathBuf,
+}
+
+impl ConfigArgument {
+    /// The checked configuration; otherwise every problem has been printed.
+    fn load(&self) -> Result<Config, ExitCode> {
+        let (config, problems) = match Config::load(&self.config) {
+            Ok((config, warnings)) => (Ok(config), warnings),
+            Err(problems) => (Err(ExitCode::from(BAD_USAGE)), problems),
+        };
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        config
+    }
+}
+
+const FAILED: u8 = 1;
+const BAD_USAGE: u8 = 2;
+
+/// Reads the arguments, runs the command, gives the exit code.
+pub fn run() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Check(arguments) => return check::run(&arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Dkim(command) => dkim::run(command),
+        Command::Queue(command) => queue::run(command),
+        Command::Spool(command) => spool::run(command),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("posthaste: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+/// A runtime for the short commands.
+fn block_on<T>(deed: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(deed))
+}

@@ -1,0 +1,151 @@
+//! `posthaste queue`: what waits, why, and make it go now.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use hyper::Method;
+
+use super::{BAD_USAGE, ConfigArgument, block_on, client};
+use crate::admin::{RetryAnswer, RetryRequest};
+use crate::config::Config;
+use crate::mail::{Domain, MessageId};
+use crate::queue::{Listed, MessageView, SiteView};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// Waiting messages, oldest first, and sites that are shut.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Only those with a recipient waiting at this domain.
+        #[arg(long)]
+        domain: Option<Domain>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// One message with all its recipients.
+    Show {
+        /// Its id, as in the receipt and the log.
+        id: MessageId,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Try again now: one message, all mail for a domain, or everything.
+    Retry {
+        /// A message.
+        id: Option<MessageId>,
+        /// All recipients at this domain.
+        #[arg(long, conflicts_with = "id")]
+        domain: Option<Domain>,
+        /// Everything that waits.
+        #[arg(long, conflicts_with_all = ["id", "domain"])]
+        all: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+}
+
+pub(super) fn run(command: QueueCommand) -> anyhow::Result<ExitCode> {
+    let arguments = match &command {
+        QueueCommand::List { config, .. } | QueueCommand::Show { config, .. } | QueueCommand::Retry { config, .. } => {
+            config.clone()
+        }
+    };
+    let config = match arguments.load() {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    block_on(async {
+        match command {
+            QueueCommand::List { limit, domain, json, .. } => list(&config, &arguments, limit, domain, json).await,
+            QueueCommand::Show { id, json, .. } => show(&config, &arguments, id, json).await,
+            QueueCommand::Retry { id: None, domain: None, all: false, .. } => {
+                eprintln!("posthaste queue retry: say what: a message id, --domain DOMAIN or --all");
+                Ok(ExitCode::from(BAD_USAGE))
+            }
+            QueueCommand::Retry { id, domain, json, .. } => retry(&config, &arguments, id, domain, json).await,
+        }
+    })?
+}
+
+async fn list(
+    config: &Config,
+    arguments: &ConfigArgument,
+    limit: usize,
+    domain: Option<Domain>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let domain = domain.map_or_else(String::new, |domain| format!("&domain={domain}"));
+    let path = format!("/v1/queue?limit={limit}{domain}");
+    let messages: Vec<Listed> = client::ask(config, arguments, Method::GET, &path, None).await?;
+    let sites: Vec<SiteView> = client::ask(config, arguments, Method::GET, "/v1/sites", None).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "messages": messages, "sites": sites }))?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for message in &messages {
+        let Listed { message_id, accepted_at, size, sender, recipient, recipients_waiting, .. } = message;
+        let others = recipients_waiting.saturating_sub(1);
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        println!("{message_id}  {accepted_at}  {size:>8}  <{sender}> -> <{recipient}>{others}");
+        let due = message.next_attempt.as_deref().unwrap_or("now");
+        println!("               due {due}{}", message.reason.as_ref().map_or(String::new(), |r| format!(": {r}")));
+    }
+    for site in sites.iter().filter(|site| site.health == "shut") {
+        let (shut_for, reason) = (site.shut_for.unwrap_or(0), site.reason.as_deref().unwrap_or("?"));
+        println!("site {} is shut for {shut_for} s: {reason}", site.site);
+    }
+    println!("{} messages", messages.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(config: &Config, arguments: &ConfigArgument, id: MessageId, json: bool) -> anyhow::Result<ExitCode> {
+    let view: MessageView = client::ask(config, arguments, Method::GET, &format!("/v1/queue/{id}"), None).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&view)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let listed = &view.listed;
+    println!("message   {id}");
+    println!("sender    <{}>", listed.sender);
+    println!("accepted  {}", listed.accepted_at);
+    println!("expires   {}", view.expires_at);
+    println!("size      {}", listed.size);
+    println!("stream    tenant {:?}, {}, campaign {:?}", view.tenant, listed.class.as_str(), view.campaign);
+    for recipient in &view.recipients {
+        println!("<{}>: {}, {} attempts", recipient.address, recipient.state, recipient.attempts);
+        if recipient.state == "waiting" {
+            println!("    due {}", recipient.next_attempt.as_deref().unwrap_or("now"));
+        }
+        recipient.reply.iter().for_each(|reply| println!("    {reply}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn retry(
+    config: &Config,
+    arguments: &ConfigArgument,
+    message_id: Option<MessageId>,
+    domain: Option<Domain>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let request = RetryRequest { message_id, domain: domain.map(|domain| domain.to_string()) };
+    let body = serde_json::to_string(&request)?;
+    let answer: RetryAnswer =
+        client::ask(config, arguments, Method::POST, "/v1/queue/retry", Some(body)).await?;
+    match json {
+        true => println!("{}", serde_json::to_string(&answer)?),
+        false => println!("{} recipients are due now", answer.recipients),
+    }
+    Ok(ExitCode::SUCCESS)
+}

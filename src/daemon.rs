@@ -1,0 +1,214 @@
+//! The wiring diagram: builds every part, joins them, reloads, and stops them along the path of mail, upstream first.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::task::JoinHandle;
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::config::{Config, SmtpConfig};
+use crate::delivery::Client;
+use crate::events::EventLog;
+use crate::log::{DiskFiles, Position};
+use crate::mail::Domain;
+use crate::queue::{Parts, Queue, RetryPolicy};
+use crate::routing::Router;
+use crate::signing::{Signer, SigningPool};
+use crate::spool::Spool;
+use crate::submission::{Submission, load_tls};
+use crate::telemetry::Metrics;
+
+/// How often dead disk space is looked for.
+const RECLAIM_EVERY: Duration = Duration::from_secs(1);
+
+/// The running daemon.
+pub struct Daemon {
+    submission: Submission,
+    queue: Arc<Queue>,
+    admin: Admin,
+    housekeeping: JoinHandle<()>,
+    spool: Arc<Spool>,
+    events: Arc<EventLog>,
+    metrics: Arc<Metrics>,
+    hostname: Domain,
+}
+
+impl Daemon {
+    /// Starts everything from a checked configuration. When it returns, mail is taken.
+    ///
+    /// # Errors
+    /// The first part that could not start, with the place and the reason; parts already started are stopped.
+    pub async fn start(config: &Config) -> anyhow::Result<Daemon> {
+        let clock = Clock;
+        let metrics = Arc::new(Metrics::new());
+        let hostname = config.hostname().context("hostname")?;
+        let parts = parts(config, &hostname, &metrics)?;
+
+        // The event log first: where it ends decides which events the spool hands over again.
+        let events_dir = config.data_dir.join("events");
+        let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
+        let events = Arc::new(events);
+        let (spool, restored) = open_spool(config, clock, &metrics, exported, &events).await?;
+        let floor = Arc::clone(&spool);
+        events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
+
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
+        let queue = Queue::new(
+            Arc::clone(&spool),
+            parts,
+            pool,
+            Arc::clone(&metrics),
+            clock,
+            SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
+        );
+        restored.into_iter().for_each(|message| queue.restore(message));
+        queue.start();
+
+        let admin = Admin::start(config.admin.listen, Arc::clone(&queue), Arc::clone(&metrics)).await?;
+        let smtp = &config.submission.smtp;
+        let door = Arc::new(Arc::clone(&queue));
+        let submission =
+            Submission::start(smtp.clone(), hostname.clone(), tls(smtp)?, door, Arc::clone(&metrics), clock)?;
+        metrics.config_ok.set(1.0);
+        let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
+        Ok(Daemon { submission, queue, admin, housekeeping, spool, events, metrics, hostname })
+    }
+
+    /// Where SMTP clients are served.
+    pub fn smtp_addresses(&self) -> &[SocketAddr] {
+        self.submission.local_addrs()
+    }
+
+    /// Where the admin surface is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Puts a new configuration in force without dropping a connection. What needs a restart (`hostname`, `data_dir`,
+    /// listen addresses, `spool.segment_size`) keeps its old value.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        let built = parts(config, &self.hostname, &self.metrics)
+            .and_then(|parts| Ok((parts, tls(&config.submission.smtp)?)))
+            .inspect_err(|_| self.metrics.config_ok.set(0.0));
+        let (parts, tls) = built?;
+        self.submission.reload(config.submission.smtp.clone(), tls);
+        self.queue.reload(parts);
+        self.metrics.config_ok.set(1.0);
+        Ok(())
+    }
+
+    /// Stops: no new mail, sessions finish their transaction within `grace`, everything known is synced.
+    ///
+    /// Returns whether all transactions ended in time; the others are repeated after the next start.
+    pub async fn close(self, grace: Duration) -> bool {
+        // A client in the middle of a message has a share of the grace; those between messages hear 421 at once.
+        self.submission.close(grace / 3).await;
+        let drained = self.queue.close(grace).await;
+        self.housekeeping.abort();
+        let (spool, events) = (self.spool, self.events);
+        let last = tokio::task::spawn_blocking(move || {
+            spool.close();
+            events.close();
+        });
+        if let Err(error) = last.await {
+            tracing::error!(error = %error, "the spool did not close cleanly");
+        }
+        self.admin.close().await;
+        drained
+    }
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").field("smtp", &self.smtp_addresses()).finish_non_exhaustive()
+    }
+}
+
+async fn open_spool(
+    config: &Config,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+    exported: Option<Position>,
+    events: &Arc<EventLog>,
+) -> anyhow::Result<(Arc<Spool>, Vec<crate::spool::Restored>)> {
+    let dir = config.data_dir.join("spool");
+    let (limits, metrics, events) = (config.spool.clone(), Arc::clone(metrics), Arc::clone(events));
+    let open = move || {
+        let mut restored = Vec::new();
+        let export = Arc::new(move |position, lines| events.write(position, lines));
+        let files = Arc::new(DiskFiles);
+        let restore = &mut |message| restored.push(message);
+        let (spool, opened) = Spool::open(&dir, &limits, files, metrics, exported, export, clock, restore)
+            .with_context(|| format!("spool in {}", dir.display()))?;
+        tracing::info!(messages = opened.messages, segments = opened.log.segments, "spool open");
+        Ok::<_, anyhow::Error>((spool, restored))
+    };
+    tokio::task::spawn_blocking(open).await?
+}
+
+/// Everything the queue conducts, from one configuration.
+fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::Result<Parts> {
+    let router = Router::new(&config.dns, &config.delivery, &config.route)?;
+    let client = Client::new(&config.delivery, hostname, Arc::clone(metrics));
+    let (signer, problems) = Signer::load(&config.dkim);
+    for problem in problems {
+        tracing::error!(problem = %problem, "mail from this domain is held back until the key can be used");
+    }
+    Ok(Parts {
+        router,
+        client,
+        signer: Arc::new(signer),
+        retry: RetryPolicy::new(&config.retry),
+        expire_after: config.retry.expire_after,
+        delivery: config.delivery.clone(),
+        spool: config.spool.clone(),
+        hostname: hostname.clone(),
+    })
+}
+
+fn tls(smtp: &SmtpConfig) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
+    match (&smtp.tls_cert_file, &smtp.tls_key_file) {
+        (Some(cert), Some(key)) => Ok(Some(load_tls(cert, key)?)),
+        _ => Ok(None),
+    }
+}
+
+/// Gives dead disk space back, once a second and for as long as there is more to do.
+async fn housekeep(spool: Arc<Spool>) {
+    let mut tick = tokio::time::interval(RECLAIM_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        loop {
+            let spool = Arc::clone(&spool);
+            match tokio::task::spawn_blocking(move || spool.reclaim()).await {
+                Ok(Ok((freed, true))) if freed > 0 => {}
+                Ok(Ok(_)) => break,
+                Ok(Err(error)) => {
+                    tracing::error!(error = %error, "disk space of the spool could not be reclaimed");
+                    break;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The event log on disk: one thread, one file, set aside by size.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::{Clock, Instant};
+use crate::config::EventsConfig;
+use crate::log::{Position, SegmentId};
+use crate::telemetry::Metrics;
+
+/// Lines written but not synced are synced after this long, so that the spool may give their records up.
+const SYNC_EVERY: Duration = Duration::from_millis(500);
+/// A write that failed is tried again after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The event log could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("event log {path}")]
+pub struct EventLogError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Called with the first segment whose events may not be on disk yet.
+pub type Synced = Box<dyn Fn(SegmentId) + Send + Sync>;
+
+/// Writes `events.jsonl`. Lines come in by [`write`](EventLog::write), which never blocks; what could not be written
+/// (disk full) is kept and tried again, and `posthaste_events_lag` shows how much that is.
+pub struct EventLog {
+    sender: Mutex<Option<Sender<(Position, Bytes)>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    synced: Arc<OnceLock<Synced>>,
+    metrics: Arc<Metrics>,
+}
+
+impl EventLog {
+    /// Opens the file in `dir`, cuts off an unfinished group at its end, starts the writing thread, and returns the
+    /// position of the last whole group.
+    ///
+    /// # Errors
+    /// When folder or file cannot be opened.
+    pub fn open(
+        dir: &Path,
+        config: &EventsConfig,
+        metrics: Arc<Metrics>,
+    ) -> Result<(EventLog, Option<Position>), EventLogError> {
+        let path = dir.join("events.jsonl");
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| EventLogError { path, source }
+        };
+        fs::create_dir_all(dir).map_err(failed(dir))?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed(&path))?;
+        let mut file = OpenedFile { path, file, size: 0, config: config.clone() };
+        let last = match file.recover().map_err(failed(&file.path))? {
+            None => file.last_position_set_aside().map_err(failed(&file.path))?,
+            some => some,
+        };
+        let (sender, inbox) = channel();
+        let synced = Arc::new(OnceLock::new());
+        let writer = Writer {
+            file,
+            inbox,
+            synced: Arc::clone(&synced),
+            metrics: Arc::clone(&metrics),
+            last: None,
+            dirty: false,
+            synced_at: Clock.instant(),
+        };
+        let thread = std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
+        let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
+        Ok((EventLog { sender, thread, synced, metrics }, last))
+    }
+
+    /// From now on `synced` is told how far the file is safely on disk. Only the first call counts.
+    pub fn on_synced(&self, synced: Synced) {
+        let _ = self.synced.set(synced);
+    }
+
+    /// Hands over one or more whole lines that stand at `position` in the spool's log. Positions rise.
+    pub fn write(&self, position: Position, lines: Bytes) {
+        if let Some(sender) = &*self.sender.lock().expect("no code panics under this lock") {
+            self.metrics.events_lag.inc();
+            // Fails only when the thread is gone, which close() alone brings about.
+            let _ = sender.send((position, lines));
+        }
+    }
+
+    /// Writes and syncs what waits, then stops the thread.
+    pub fn close(&self) {
+        drop(self.sender.lock().expect("no code panics under this lock").take());
+        if let Some(thread) = self.thread.lock().expect("no code panics under this lock").take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The file, opened and cut to whole lines.
+#[derive(Debug)]
+struct OpenedFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    config: EventsConfig,
+}
+
+impl OpenedFile {
+    /// Cuts off a line without end and a group without its last line; returns the position of the last whole group.
+    fn recover(&mut self) -> io::Result<Option<Position>> {
+        let len = self.file.metadata()?.len();
+        let tail = read_tail(&mut self.file, len)?;
+        let whole = whole_groups(&tail);
+        self.size = len - (tail.len() - whole) as u64;
+        if self.size != len {
+            tracing::warn!(file = %self.path.display(), octets = len - self.size, "cut an unfinished line off the event log");
+            self.file.set_len(self.size)?;
+        }
+        Ok(last_position(&tail[..whole]))
+    }
+
+    /// The last position of the newest file set aside: the present one is empty.
+    fn last_position_set_aside(&self) -> io::Result<Option<Position>> {
+        match File::open(self.set_aside(1)) {
+            Ok(mut file) => {
+                let len = file.metadata()?.len();
+                Ok(last_position(&read_tail(&mut file, len)?))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_aside(&self, age: usize) -> PathBuf {
+        self.path.with_extension(format!("jsonl.{age}"))
+    }
+
+    /// `events.jsonl` becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        for age in (1..self.config.keep.max(1)).rev() {
+            match fs::rename(self.set_aside(age), self.set_aside(age + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.path, self.set_aside(1))?;
+        self.file = OpenOptions::new().read(true).append(true).create(true).open(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn read_tail(file: &mut File, len: u64) -> io::Result<Vec<u8>> {
+    // Longer than any group of lines with one position.
+    const TAIL: u64 = 4 << 20;
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
+    file.take(TAIL).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
+/// The length of `tail` up to the end of the last group that has all its lines.
+fn whole_groups(tail: &[u8]) -> usize {
+    let mut end = memchr::memrchr(b'\n', tail).map_or(0, |at| at + 1);
+    while end > 0 {
+        let start = memchr::memrchr(b'\n', &tail[..end - 1]).map_or(0, |at| at + 1);
+        if !tail[start..end].ends_with(b"+\"}\n") {
+            break;
+        }
+        end = start;
+    }
+    end
+}
+
+fn last_position(lines: &[u8]) -> Option<Position> {
+    let lines = lines.strip_suffix(b"\n")?;
+    let start = memchr::memrchr(b'\n', lines).map_or(0, |at| at + 1);
+    let line: serde_json::Value = serde_json::from_slice(&lines[start..]).ok()?;
+    let (segment, offset) = line.get("position")?.as_str()?.split_once('-')?;
+    Some(Position { segment: SegmentId(segment.parse().ok()?), offset: offset.parse().ok()? })
+}
+
+struct Writer {
+    file: OpenedFile,
+    inbox: Receiver<(Position, Bytes)>,
+    synced: Arc<OnceLock<Synced>>,
+    metrics: Arc<Metrics>,
+    last: Option<Position>,
+    dirty: bool,
+    /// When the last sync ended.
+    synced_at: Instant,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        loop {
+            let open = match self.inbox.recv_timeout(SYNC_EVERY) {
+                Ok(first) => self.take(first, &mut buffer),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            self.write(&mut buffer);
+            if !open || Clock.instant() - self.synced_at >= SYNC_EVERY {
+                self.sync();
+            }
+            if !open {
+                return;
+            }
+        }
+    }
+
+    /// Collects what waits, up to the buffer's size.
+    fn take(&mut self, first: (Position, Bytes), buffer: &mut Vec<u8>) -> bool {
+        let mut next = Some(first);
+        while let Some((position, lines)) = next {
+            number_lines(position, &lines, buffer);
+            self.last = Some(position);
+            self.metrics.events_lag.dec();
+            next = if buffer.len() < 60 << 10 { self.inbox.try_recv().ok() } else { None };
+        }
+        true
+    }
+
+    fn write(&mut self, buffer: &mut Vec<u8>) {
+        if buffer.is_empty() {
+            return;
+        }
+        let lines = memchr::memchr_iter(b'\n', buffer).count() as u64;
+        let mut said = false;
+        while let Err(error) = self.try_write(buffer) {
+            if !said {
+                tracing::error!(file = %self.file.path.display(), error = %error,
+                    "the event log cannot be written; events are kept and tried again every second; free disk space");
+                said = true;
+            }
+            std::thread::sleep(RETRY_AFTER);
+        }
+        self.metrics.events.inc_by(lines);
+        self.dirty = true;
+        buffer.clear();
+    }
+
+    /// Writes all of `buffer` or, cutting the file back, nothing.
+    fn try_write(&mut self, buffer: &[u8]) -> io::Result<()> {
+        if self.file.size >= self.file.config.rotate_size.0 {
+            self.file.rotate()?;
+        }
+        if let Err(error) = self.file.file.write_all(buffer) {
+            self.file.file.set_len(self.file.size)?;
+            return Err(error);
+        }
+        self.file.size += buffer.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) {
+        if !self.dirty {
+            return;
+        }
+        self.synced_at = Clock.instant();
+        match self.file.file.sync_data() {
+            Ok(()) => {
+                self.dirty = false;
+                if let (Some(last), Some(synced)) = (self.last, self.synced.get()) {
+                    synced(last.segment);
+                }
+            }
+            Err(error) => tracing::error!(file = %self.file.path.display(), error = %error, "the event log cannot be synced"),
+        }
+    }
+}
+
+/// Appends `lines` to `buffer`, each with its position as last field; a `+` says that more lines of the group follow.
+fn number_lines(position: Position, lines: &[u8], buffer: &mut Vec<u8>) {
+    let mut rest = lines;
+    while let Some(end) = memchr::memchr(b'\n', rest) {
+        let line = rest[..end].strip_suffix(b"}").unwrap_or(&rest[..end]);
+        rest = &rest[end + 1..];
+        let more = if rest.is_empty() { "" } else { "+" };
+        buffer.extend_from_slice(line);
+        let _ = writeln!(buffer, ",\"position\":\"{}-{}{more}\"}}", position.segment.0, position.offset);
+    }
+}
+
+impl std::fmt::Debug for EventLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventLog").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(segment: u32, offset: u32) -> Position {
+        Position { segment: SegmentId(segment), offset }
+    }
+
+    fn open(dir: &Path, rotate: u64) -> (EventLog, Option<Position>) {
+        let config = EventsConfig { rotate_size: crate::config::ByteSize(rotate), keep: 2 };
+        EventLog::open(dir, &config, Arc::new(Metrics::new())).unwrap()
+    }
+
+    #[test]
+    fn goes_on_behind_the_last_whole_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, last) = open(dir.path(), 1 << 20);
+        assert_eq!(last, None);
+        log.write(position(1, 4096), Bytes::from_static(b"{\"a\":1}\n{\"a\":2}\n"));
+        log.close();
+        let path = dir.path().join("events.jsonl");
+        let lines = "{\"a\":1,\"position\":\"1-4096+\"}\n{\"a\":2,\"position\":\"1-4096\"}\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), lines);
+        let torn = "{\"a\":3,\"position\":\"1-8192+\"}\n{\"a\":4,\"posi";
+        fs::write(&path, format!("{lines}{torn}")).unwrap();
+        let (log, last) = open(dir.path(), 1 << 20);
+        assert_eq!(last, Some(position(1, 4096)));
+        log.close();
+        assert_eq!(fs::read_to_string(&path).unwrap(), lines);
+    }
+
+    #[test]
+    fn sets_files_aside_and_finds_the_position_there() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 1..=5 {
+            let (log, last) = open(dir.path(), 10);
+            assert_eq!(last, (n > 1).then(|| position(n - 1, 0)));
+            log.write(position(n, 0), Bytes::from_static(b"{\"a\":1}\n"));
+            log.close();
+        }
+        let count = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(count, 3);
+    }
+}

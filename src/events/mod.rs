@@ -1,0 +1,12 @@
+//! Record: one JSON line for every attempt and every end of a recipient.
+//!
+//! A line is made where the thing happens ([`Event`]), stored in the spool with the state it tells of, and only then, once
+//! synced, written to `events/events.jsonl` by the [`EventLog`] with the place of that record as its `position`. After a
+//! crash the spool hands over again whatever stands behind the last position in the file, so that the file has every
+//! event exactly once, in order.
+
+mod event;
+mod file;
+
+pub use event::{Event, Kind, Timings};
+pub use file::{EventLog, EventLogError};

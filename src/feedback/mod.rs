@@ -1,0 +1,19 @@
+//! Learn: what outcomes mean for the sender.
+//!
+//! So far one thing: when recipients have failed or expired, [`delivery_report`] makes the message that says so
+//! (RFC 3464), and the queue sends it like any other. Pure: no clock, no network, no disk. The steps:
+//!
+//! 1. Nobody is told of a failed report (a null reverse path), nor of a recipient whose NOTIFY excludes failures.
+//! 2. Words for people: which recipient, why, what the receiver said, what can be done (`words.rs`).
+//! 3. The same for machines, as `message/delivery-status` (`status.rs`).
+//! 4. The headers of the message, or all of it when RET asks for that and it is small.
+//!
+//! Everything in a report but its frame was written by others: addresses, replies, the message itself. Nothing of it
+//! reaches a field of ours before control characters and octets above 127 are gone (`field.rs`).
+
+mod field;
+mod report;
+mod status;
+mod words;
+
+pub use report::{Fate, ReportedRecipient, delivery_report};

@@ -1,0 +1,187 @@
+//! The report itself: who gets it, and its frame.
+
+use std::time::Duration;
+
+use mail_builder::headers::content_type::ContentType;
+use mail_builder::mime::MimePart;
+use memchr::memmem;
+
+use super::{field, status, words};
+use crate::clock::Timestamp;
+use crate::mail::{Class, Domain, Envelope, Failure, MessageId, Notify, Recipient, Ret, ReversePath, Stream, header};
+
+/// How long a report is tried. Not the lifetime of the message it is about: that may have been minutes.
+const LIFETIME: Duration = Duration::from_secs(4 * 86_400);
+
+/// The largest message returned whole; of larger ones only the headers go back (RFC 3461 §4.3 leaves that to us).
+const RETURN_MAX: usize = 64 << 10;
+
+/// RFC 5322 §2.1.1.
+const LINE_MAX: usize = 998;
+
+/// One recipient that was not reached, as a report tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportedRecipient<'a> {
+    /// Who.
+    pub recipient: &'a Recipient,
+    /// The last thing said about it.
+    pub failure: &'a Failure,
+    /// The host that said it, if one did.
+    pub mx: Option<&'a str>,
+    /// When; `Timestamp(0)` if it was never attempted.
+    pub last_attempt: Timestamp,
+    /// Why there will be no further attempt.
+    pub fate: Fate,
+}
+
+/// How a recipient came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Refused for good.
+    Failed,
+    /// Its time ran out.
+    Expired,
+}
+
+/// The report about recipients of one message that were not reached (RFC 3464), ready to be queued under `report_id`; to
+/// the envelope sender, from nobody.
+///
+/// `None` if nobody wants it: the message was a report itself (a null reverse path, RFC 5321 §6.1), or NOTIFY excludes
+/// failures for every recipient in `failed` (RFC 3461 §4.1). `content` is the message as accepted; what of it goes back
+/// follows RET: the headers if it says nothing.
+pub fn delivery_report(
+    original: &Envelope,
+    id: MessageId,
+    content: &[u8],
+    failed: &[ReportedRecipient<'_>],
+    hostname: &Domain,
+    report_id: MessageId,
+    now: Timestamp,
+) -> Option<(Envelope, Vec<u8>)> {
+    let sender = original.reverse_path.address()?;
+    let failed: Vec<&ReportedRecipient<'_>> = failed.iter().filter(|one| one.recipient.notify_failure()).collect();
+    if failed.is_empty() {
+        return None;
+    }
+    let returned = Returned::of(original, content);
+    let mut out = String::with_capacity(4096);
+    field::push(&mut out, "Date", &now.rfc5322());
+    field::push(&mut out, "From", &format!("Mail Delivery System <MAILER-DAEMON@{hostname}>"));
+    // An address holds no control character, and is raw UTF-8 where it must be (RFC 6532 §3.2).
+    out.push_str(&format!("To: <{sender}>\r\n"));
+    field::push(&mut out, "Subject", "Your message could not be delivered");
+    field::push(&mut out, "Message-ID", &format!("<{report_id}@{hostname}>"));
+    if let Some(original_id) = message_id(content) {
+        field::push(&mut out, "References", &original_id);
+    }
+    field::push(&mut out, "Auto-Submitted", "auto-replied");
+    field::push(&mut out, "MIME-Version", "1.0");
+    let words = words::for_people(original, id, &failed, hostname, returned.words());
+    let status = status::delivery_status(original, id, &failed, hostname);
+    let boundary = boundary(report_id, &[content, words.as_bytes(), status.as_bytes()]);
+    let eight_bit = !out.is_ascii() || returned.is_eight_bit();
+    let parts = vec![
+        MimePart::new("text/plain", words),
+        MimePart::new("message/delivery-status", status.as_bytes()).transfer_encoding("7bit"),
+        returned.into_part(),
+    ];
+    let kind = ContentType::new("multipart/report")
+        .attribute("report-type", "delivery-status")
+        .attribute("boundary", boundary);
+    let mut out = out.into_bytes();
+    MimePart::new(kind, parts).write_part(&mut out);
+
+    let smtputf8 = sender.needs_smtputf8();
+    // RFC 3461 §5.2.9 (h): a report asks for no reports.
+    let recipient = Recipient { notify: Some(Notify::default()), ..Recipient::new(sender.clone()) };
+    let envelope = Envelope {
+        reverse_path: ReversePath::Null,
+        recipients: vec![recipient],
+        stream: Stream { class: Class::System, ..original.stream.clone() },
+        accepted_at: now,
+        not_before: now,
+        expires_at: now.after(LIFETIME),
+        smtputf8,
+        eight_bit,
+        ret: None,
+        envid: None,
+        tags: Vec::new(),
+    };
+    Some((envelope, out))
+}
+
+/// What of the message goes back.
+enum Returned<'a> {
+    /// All of it.
+    Message { content: &'a [u8], kind: &'static str, encoding: &'static str },
+    /// Its header section, perhaps cut.
+    Headers(&'a [u8]),
+}
+
+impl<'a> Returned<'a> {
+    fn of(original: &Envelope, content: &'a [u8]) -> Returned<'a> {
+        let section = &content[..header::section_len(content)];
+        // A message inside a report cannot be encoded (RFC 2046 §5.2.1), so one with longer lines goes back as headers.
+        if original.ret == Some(Ret::Full) && content.len() <= RETURN_MAX && short_lines(content) {
+            let kind = if section.is_ascii() { "message/rfc822" } else { "message/global" };
+            let encoding = if content.is_ascii() { "7bit" } else { "8bit" };
+            return Returned::Message { content, kind, encoding };
+        }
+        // Cut behind the last line that fits whole.
+        let headers = match section.get(..RETURN_MAX) {
+            Some(start) => &start[..memchr::memrchr(b'\n', start).map_or(0, |at| at + 1)],
+            None => section,
+        };
+        Returned::Headers(headers)
+    }
+
+    fn words(&self) -> &'static str {
+        match self {
+            Returned::Message { .. } => "The message is attached.",
+            Returned::Headers(_) => "The headers of the message are attached.",
+        }
+    }
+
+    fn is_eight_bit(&self) -> bool {
+        matches!(self, Returned::Message { encoding: "8bit", .. })
+    }
+
+    fn into_part(self) -> MimePart<'a> {
+        match self {
+            Returned::Message { content, kind, encoding } => MimePart::new(kind, content).transfer_encoding(encoding),
+            // 8-bit headers and long lines are encoded, which RFC 6522 §4 allows here. RFC 6533's message/global-headers
+            // would name them better, but few programs that read reports know it.
+            Returned::Headers(section) if section.is_ascii() && short_lines(section) => {
+                MimePart::new("text/rfc822-headers", section).transfer_encoding("7bit")
+            }
+            Returned::Headers(section) => {
+                MimePart::new(ContentType::new("text/rfc822-headers").attribute("charset", "utf-8"), section)
+            }
+        }
+    }
+}
+
+fn short_lines(text: &[u8]) -> bool {
+    text.split(|b| *b == b'\n').all(|line| line.len() <= LINE_MAX + 1)
+}
+
+/// The message's own Message-ID, if it is fit to stand in a field of ours: one word between angle brackets.
+fn message_id(content: &[u8]) -> Option<String> {
+    let section = &content[..header::section_len(content)];
+    let id = header::fields(section).find(|field| field.is("Message-ID"))?.text();
+    let inner = id.strip_prefix('<')?.strip_suffix('>')?;
+    let fit = inner.len() <= 250 && inner.bytes().all(|b| b.is_ascii_graphic() && b != b'<' && b != b'>');
+    fit.then_some(id)
+}
+
+/// A boundary that occurs in none of the parts, even if somebody foresaw `report_id`.
+fn boundary(report_id: MessageId, parts: &[&[u8]]) -> String {
+    let mut boundary = format!("=_report-{report_id}");
+    while parts.iter().any(|part| memmem::find(part, boundary.as_bytes()).is_some()) {
+        boundary.push('x');
+    }
+    boundary
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! The part of a report for machines: `message/delivery-status` (RFC 3464 §2).
+//!
+//! Always ASCII: an address that is not is written as RFC 6533 §3 provides for this part, so that the report needs
+//! SMTPUTF8 only when the sender's own address does.
+
+use crate::clock::Timestamp;
+use crate::mail::{Domain, EnhancedCode, Envelope, MessageId, Origin};
+
+use super::field;
+use super::report::{Fate, ReportedRecipient};
+
+/// The whole part: fields about the message, then an empty line and fields for each recipient.
+pub(super) fn delivery_status(
+    original: &Envelope,
+    id: MessageId,
+    failed: &[&ReportedRecipient<'_>],
+    hostname: &Domain,
+) -> String {
+    let mut out = String::new();
+    field::push(&mut out, "Reporting-MTA", &format!("dns; {hostname}"));
+    if let Some(envid) = &original.envid {
+        field::push(&mut out, "Original-Envelope-Id", &field::from_xtext(envid));
+    }
+    field::push(&mut out, "Arrival-Date", &original.accepted_at.rfc5322());
+    for recipient in failed {
+        out.push_str("\r\n");
+        push_recipient(&mut out, id, recipient);
+    }
+    out
+}
+
+fn push_recipient(out: &mut String, id: MessageId, reported: &ReportedRecipient<'_>) {
+    if let Some(orcpt) = &reported.recipient.orcpt {
+        field::push(out, "Original-Recipient", &original_recipient(orcpt));
+    }
+    let address = reported.recipient.address.to_string();
+    let last = match address.is_ascii() {
+        true => format!("rfc822; {address}"),
+        false => format!("utf-8; {}", field::to_utf8_xtext(&address)),
+    };
+    field::push(out, "Final-Recipient", &last);
+    field::push(out, "Action", "failed");
+    field::push(out, "Status", &status(reported).to_string());
+    let reply = &reported.failure.reply;
+    match reported.failure.origin {
+        Origin::Remote { .. } => {
+            if let Some(mx) = reported.mx {
+                field::push(out, "Remote-MTA", &format!("dns; {mx}"));
+            }
+            field::push(out, "Diagnostic-Code", &format!("smtp; {reply}"));
+        }
+        Origin::Local => field::push(out, "Diagnostic-Code", &format!("x-posthaste; {reply}")),
+    }
+    let Timestamp(last_attempt) = reported.last_attempt;
+    if last_attempt > 0 {
+        field::push(out, "Last-Attempt-Date", &reported.last_attempt.rfc5322());
+    }
+    field::push(out, "Final-Log-ID", &id.to_string());
+}
+
+/// ORCPT is `type;xtext`; the field has it decoded (RFC 3464 §2.3.1). The type `utf-8` has an encoding of its own, which
+/// stays (RFC 6533 §3).
+fn original_recipient(orcpt: &str) -> String {
+    match orcpt.split_once(';') {
+        Some((kind, address)) if !kind.eq_ignore_ascii_case("utf-8") => {
+            format!("{kind}; {}", field::from_xtext(address))
+        }
+        _ => orcpt.to_owned(),
+    }
+}
+
+/// The receiver's word, except that giving up is ours: 4.4.7, delivery time expired (RFC 3463 §3.5).
+fn status(reported: &ReportedRecipient<'_>) -> EnhancedCode {
+    match reported.fate {
+        Fate::Failed => reported.failure.reply.enhanced_or_general(),
+        Fate::Expired => EnhancedCode(4, 4, 7),
+    }
+}

@@ -1,0 +1,318 @@
+//! The handle: what owners of records call.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::pending::{Group, Pending};
+use super::record::{HEADER_LEN, Header, body_crc, read_full};
+use super::replay::{GAP, ReplayReport, replay, scan};
+use super::segment::{FileName, LOCK_NAME, PAGE, SIZE_MAX, SIZE_MIN};
+use super::survey::{End, Surveyed};
+use super::table::Table;
+use super::writer::Writer;
+use super::{Append, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
+use crate::telemetry::Metrics;
+
+/// A log, open for writing. Share it by `Arc`; the last one to go closes it.
+pub struct Log {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What handle and writer share.
+pub(super) struct Shared {
+    pub options: LogOptions,
+    pub files: Arc<dyn Files>,
+    pub metrics: Arc<Metrics>,
+    pub pending: Arc<Pending>,
+    pub health: watch::Sender<Health>,
+    table: Mutex<Table>,
+    /// Held by the one who reclaims.
+    reclaiming: Mutex<()>,
+    /// The folder's lock, until the log is closed.
+    lock: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+}
+
+impl Log {
+    /// Opens the log in `options.dir`: shows every record to `visit`, oldest first, then begins a new segment.
+    ///
+    /// Nothing is reclaimed before the owner has said what is live: after this call it retains what is to stay, and repeats its calls of
+    /// [`Log::depend`]. A full disk does not hinder opening; the log is then read-only.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`] if another process has the folder; [`LogError::Io`] if the folder cannot be read or written.
+    /// Damage is no error, see [`ReplayReport::damaged`].
+    pub fn open(
+        mut options: LogOptions,
+        files: Arc<dyn Files>,
+        metrics: Arc<Metrics>,
+        visit: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<(Log, ReplayReport), LogError> {
+        options.segment_size = options.segment_size.clamp(SIZE_MIN, SIZE_MAX).next_multiple_of(PAGE);
+        let dir = options.dir.clone();
+        files.create_dir(&dir).map_err(LogError::io("create", &dir))?;
+        let lock_path = dir.join(LOCK_NAME);
+        let lock = files.lock(&lock_path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => LogError::Locked { dir: dir.clone() },
+            _ => LogError::io("lock", &lock_path)(e),
+        })?;
+        let mut replay = replay(&*files, &dir, options.segment_size, visit)?;
+        let report = std::mem::take(&mut replay.report);
+        for damage in &report.damaged {
+            metrics.spool_damaged.inc();
+            tracing::error!(%damage, "the log is damaged");
+        }
+        let table = std::mem::replace(&mut replay.table, Table::new(options.segment_size));
+        let shared = Arc::new(Shared {
+            pending: Pending::new(options.queue_bytes_max),
+            health: watch::Sender::new(Health::Ok),
+            table: Mutex::new(table),
+            reclaiming: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+            options,
+            files,
+            metrics,
+        });
+        let writer = Writer::start(shared.clone(), replay)?;
+        let thread = std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || writer.run())
+            .map_err(LogError::io("start a thread for", &dir))?;
+        Ok((Log { shared, thread: Mutex::new(Some(thread)) }, report))
+    }
+
+    /// Queues records; returns at once. They stand side by side in the log, in one batch, and stand or fall together, also in a crash.
+    /// The order of calls is the order in the log.
+    pub fn append(&self, group: impl IntoIterator<Item = Append>) {
+        if let Err(group) = self.shared.pending.push(Group::new(group)) {
+            group.into_dones().for_each(|done| done(Err(LogError::Closed)));
+        }
+    }
+
+    /// Reads a record and checks it, on the blocking pool.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Gone`], [`LogError::Io`].
+    ///
+    /// # Cancel safety
+    /// Safe; the read ends on its own.
+    pub async fn read(&self, location: Location) -> Result<Record, LogError> {
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || shared.read(location));
+        // Fails only while the runtime is being shut down.
+        read.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    /// As [`Log::read`], blocking.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn read_blocking(&self, location: Location) -> Result<Record, LogError> {
+        self.shared.read(location)
+    }
+
+    /// Counts a record as live: its segment stays. Call it in `done`, or, for what replay showed, before the first
+    /// [`Log::reclaim`]. Each retained record is to be released once.
+    pub fn retain(&self, location: Location) {
+        let added = self.shared.table().retain(location);
+        self.shared.metrics.spool_live_bytes.add(added as i64);
+    }
+
+    /// The record is not needed any more.
+    pub fn release(&self, location: Location) {
+        let removed = self.shared.table().release(location);
+        self.shared.metrics.spool_live_bytes.sub(removed as i64);
+    }
+
+    /// `segment` stays at least as long as `on`: a deletion in `segment` names a record in `on`, which would come back without it;
+    /// or `segment` holds the copy of a record in `on`, which a deletion of the copy does not reach. `on` is the older one; anything else is ignored.
+    pub fn depend(&self, segment: SegmentId, on: SegmentId) {
+        self.shared.table().depend(segment, on);
+    }
+
+    /// Segments from `floor` on are not reclaimed, whatever is live in them. Replaces the floor set before; there is
+    /// none at first.
+    pub fn set_reclaim_floor(&self, floor: SegmentId) {
+        self.shared.table().floor = Some(floor);
+    }
+
+    /// The segment whose live part is the smallest and below `live_below` (0 to 1), if the log takes more than 1.3 times its live octets and
+    /// four segments. Its records are worth copying forward: [`Log::scan`], append, release, depend, reclaim.
+    pub fn sparse(&self, live_below: f64) -> Option<SegmentId> {
+        self.shared.table().sparse(live_below)
+    }
+
+    /// Shows the records of one segment, dead ones too. Blocks.
+    ///
+    /// # Errors
+    /// [`LogError::Gone`], [`LogError::Io`].
+    pub fn scan(&self, segment: SegmentId, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
+        self.shared.scan(segment, visit)
+    }
+
+    /// Frees every segment that is not written to any more, holds nothing live, lies below the floor and waits for no
+    /// other; then those that waited for them. Returns how many. Blocks for a few file operations.
+    pub fn reclaim(&self) -> usize {
+        self.shared.reclaim()
+    }
+
+    /// Whether synced appends are taken.
+    pub fn health(&self) -> Health {
+        self.shared.health.borrow().clone()
+    }
+
+    /// Follows [`Log::health`].
+    pub fn watch_health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
+    }
+
+    /// The log in numbers.
+    pub fn stats(&self) -> Stats {
+        Stats { queued_bytes: self.shared.pending.bytes(), ..self.shared.table().stats() }
+    }
+
+    /// Writes and syncs what is queued, seals the open segment and ends the thread. Later appends get
+    /// [`LogError::Closed`]. Blocks; a second call does nothing.
+    pub fn close(&self) {
+        self.shared.pending.close();
+        let thread = self.thread.lock().expect("nothing panics under this lock").take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's thread panicked");
+        }
+        self.shared.lock.lock().expect("nothing panics under this lock").take();
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    pub fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("nothing panics under this lock")
+    }
+
+    /// Brings the gauge up to date.
+    pub fn publish_bytes(&self) {
+        let stats = self.table().stats();
+        let pool = stats.recycled as u64 * self.options.segment_size;
+        self.metrics.spool_bytes.set((stats.bytes + pool) as i64);
+    }
+
+    fn read(&self, location: Location) -> Result<Record, LogError> {
+        let id = location.position.segment;
+        let (file, stamp) = match self.table().segments.get(&id) {
+            Some(segment) => (segment.file.clone(), segment.stamp),
+            None => return Err(LogError::Gone { segment: id }),
+        };
+        let offset = u64::from(location.position.offset);
+        let mut bytes = vec![0; location.record_len() as usize];
+        let got = read_full(&*file, &mut bytes, offset);
+        let got = got.map_err(|e| LogError::io("read", &FileName::Segment(id.0).in_dir(&self.options.dir))(e))?;
+        bytes.truncate(got);
+        let damaged = |why| {
+            self.metrics.spool_damaged.inc();
+            LogError::Damaged { segment: id, offset, why }
+        };
+        let header = Header::parse(&bytes, stamp)
+            .filter(|h| (h.head_len, h.body_len) == (location.head_len, location.body_len))
+            .filter(|h| h.record_len() == bytes.len() as u64)
+            .ok_or_else(|| damaged(GAP))?;
+        let body_at = HEADER_LEN as usize + header.head_len as usize;
+        if !Header::is_intact(&bytes[..HEADER_LEN as usize], &bytes[HEADER_LEN as usize..body_at]) {
+            return Err(damaged("the head does not fit its checksum"));
+        }
+        if body_crc([&bytes[body_at..]]) != header.body_crc {
+            return Err(damaged(super::replay::BODY));
+        }
+        let bytes = Bytes::from(bytes);
+        Ok(Record {
+            kind: header.kind,
+            id: header.id,
+            head: bytes.slice(HEADER_LEN as usize..body_at),
+            body: bytes.slice(body_at..),
+        })
+    }
+
+    fn scan(&self, id: SegmentId, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
+        let path = FileName::Segment(id.0).in_dir(&self.options.dir);
+        let segment = match self.table().segments.get(&id) {
+            Some(segment) => Surveyed {
+                id,
+                path,
+                file: segment.file.clone(),
+                stamp: segment.stamp,
+                size: segment.size,
+                end: End::Sealed(segment.end),
+                headless: false,
+            },
+            None => return Err(LogError::Gone { segment: id }),
+        };
+        let damaged = scan(&segment, visit).map_err(LogError::io("read", &segment.path))?;
+        for damage in damaged {
+            self.metrics.spool_damaged.inc();
+            tracing::error!(%damage, "the log is damaged");
+        }
+        Ok(())
+    }
+
+    fn reclaim(&self) -> usize {
+        // Whoever else is at it will see the same segments.
+        let Ok(_one) = self.reclaiming.try_lock() else { return 0 };
+        let mut count = 0;
+        loop {
+            let dead = self.table().take_dead();
+            if dead.is_empty() {
+                break;
+            }
+            count += dead.len();
+            self.free(dead);
+        }
+        if count > 0 {
+            self.publish_bytes();
+        }
+        count
+    }
+
+    /// Takes the names of dead segments away, for good; only then may what waits for them go too.
+    fn free(&self, dead: Vec<(SegmentId, u64)>) {
+        let dir = &self.options.dir;
+        let healthy = *self.health.borrow() == Health::Ok;
+        let mut places = self.options.recycle_max.saturating_sub(self.table().pool.len());
+        let mut gone = Vec::new();
+        for (id, size) in dead {
+            let (from, to) = (FileName::Segment(id.0).in_dir(dir), FileName::Free(id.0).in_dir(dir));
+            // On a full disk space is worth more than speed.
+            let recycle = healthy && places > 0 && size == self.options.segment_size;
+            let done = if recycle { self.files.rename(&from, &to) } else { self.files.remove(&from) };
+            match done {
+                Ok(()) => {
+                    places -= usize::from(recycle);
+                    gone.push((id, recycle));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, path = %from.display(), "a dead segment cannot be freed");
+                    self.table().keep(id);
+                }
+            }
+        }
+        if let Err(error) = self.files.sync_dir(dir) {
+            // They may come back in a crash. They stay in the table, so that what waits for them stays too, until the next start.
+            tracing::error!(%error, dir = %dir.display(), "the log's folder cannot be synced");
+            return;
+        }
+        let mut table = self.table();
+        for (id, recycle) in gone {
+            table.freed(id);
+            table.pool.extend(recycle.then_some(id.0));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What waits for the writer thread.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::record::{HEAD_MAX, HEADER_LEN, Header, MORE, RECORD_MAX, body_crc};
+use super::{Append, Done, Durability, LogError};
+
+/// Longest group.
+const GROUP_MAX: u64 = 3 << 30;
+
+/// A record on its way, its header complete.
+pub(super) struct Entry {
+    pub header: Header,
+    pub head: Vec<u8>,
+    pub body: SmallVec<[Bytes; 2]>,
+    pub synced: bool,
+    pub done: Option<Done>,
+}
+
+impl Entry {
+    fn new(append: Append) -> Entry {
+        let body_len: usize = append.body.iter().map(Bytes::len).sum();
+        let header = Header {
+            kind: append.kind,
+            flags: 0,
+            // Too long ones are refused before these numbers are used.
+            head_len: u32::try_from(append.head.len()).unwrap_or(u32::MAX),
+            body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
+            body_crc: body_crc(append.body.iter().map(Bytes::as_ref)),
+            id: append.id,
+        };
+        Entry {
+            header,
+            head: append.head,
+            body: append.body,
+            synced: append.durability == Durability::Synced,
+            done: append.done,
+        }
+    }
+
+    /// Octets on disk.
+    pub fn len(&self) -> u64 {
+        self.header.record_len()
+    }
+}
+
+/// A group on its way: contiguous in one batch, all or nothing.
+pub(super) struct Group(SmallVec<[Entry; 4]>);
+
+impl Group {
+    /// Computes the checksums, here on the caller's thread, since there is only one writer.
+    pub fn new(appends: impl IntoIterator<Item = Append>) -> Group {
+        let mut entries: SmallVec<[Entry; 4]> = appends.into_iter().map(Entry::new).collect();
+        let synced = entries.iter().any(|e| e.synced);
+        if let Some((_, others)) = entries.split_last_mut() {
+            others.iter_mut().for_each(|e| e.header.flags |= MORE);
+        }
+        entries.iter_mut().for_each(|e| e.synced = synced);
+        Group(entries)
+    }
+
+    /// Those who want to know.
+    pub fn into_dones(self) -> impl Iterator<Item = Done> {
+        self.0.into_iter().filter_map(|e| e.done)
+    }
+
+    fn synced(&self) -> bool {
+        self.0.first().is_some_and(|e| e.synced)
+    }
+
+    fn len(&self) -> u64 {
+        self.0.iter().map(Entry::len).sum()
+    }
+
+    fn too_large(&self) -> bool {
+        let record = |e: &Entry| e.head.len() > HEAD_MAX || e.len() > HEADER_LEN + RECORD_MAX;
+        self.len() > GROUP_MAX || self.0.iter().any(record)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Entry>,
+    /// Octets queued, or taken and not yet synced.
+    bytes: usize,
+    /// Somebody waits for something in the queue.
+    synced: bool,
+    /// Refused at the door; their `done`s are called on the writer thread like all others.
+    refused: Vec<(Done, LogError)>,
+    /// The writer sleeps and wants to be woken.
+    sleeping: bool,
+    closing: bool,
+}
+
+/// The queue in front of the writer.
+pub(super) struct Pending {
+    state: Mutex<State>,
+    wake: Condvar,
+    bytes_max: usize,
+}
+
+/// What the writer has to do next.
+pub(super) struct Work {
+    pub entries: VecDeque<Entry>,
+    pub refused: Vec<(Done, LogError)>,
+    /// Nothing comes after this.
+    pub closing: bool,
+}
+
+impl Pending {
+    pub fn new(bytes_max: usize) -> Arc<Pending> {
+        Arc::new(Pending { state: Mutex::default(), wake: Condvar::new(), bytes_max })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+
+    /// Queues a group, or notes its refusal. Gives it back if the log is closed: there is nobody left to refuse it.
+    pub fn push(&self, group: Group) -> Result<(), Group> {
+        let len = group.len() as usize;
+        let mut state = self.lock();
+        let room = if group.synced() { self.bytes_max } else { self.bytes_max.saturating_mul(2) };
+        if state.closing {
+            return Err(group);
+        }
+        let refusal = if group.too_large() {
+            Some(LogError::TooLarge { len: group.len() })
+        } else if state.bytes > 0 && state.bytes + len > room {
+            // An empty queue takes anything, or a large message would never get in.
+            Some(LogError::Busy { queued: state.bytes })
+        } else {
+            None
+        };
+        let wake = match refusal {
+            Some(error) => {
+                let before = state.refused.len();
+                state.refused.extend(group.into_dones().map(|done| (done, error.clone())));
+                state.refused.len() > before
+            }
+            None => {
+                let first = state.queue.is_empty();
+                state.bytes += len;
+                state.synced |= group.synced();
+                state.queue.extend(group.0);
+                first || state.synced
+            }
+        };
+        if wake && state.sleeping {
+            state.sleeping = false;
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for work. `tick`: come back after this long even without. Relaxed work waits up to `linger` for company.
+    pub fn take(&self, linger: Duration, tick: Option<Duration>) -> Work {
+        let mut state = self.lock();
+        while state.queue.is_empty() && state.refused.is_empty() && !state.closing {
+            state.sleeping = true;
+            match tick {
+                None => state = self.wake.wait(state).expect("nothing panics under this lock"),
+                Some(tick) => {
+                    let (guard, timeout) = self.wake.wait_timeout(state, tick).expect("nothing panics under this lock");
+                    state = guard;
+                    if timeout.timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        if !state.queue.is_empty() && !state.synced && state.refused.is_empty() && !state.closing {
+            state.sleeping = true;
+            let company = |s: &mut State| {
+                let wait = !s.synced && s.refused.is_empty() && !s.closing;
+                s.sleeping = wait;
+                wait
+            };
+            state = self.wake.wait_timeout_while(state, linger, company).expect("nothing panics under this lock").0;
+        }
+        state.sleeping = false;
+        state.synced = false;
+        Work {
+            entries: std::mem::take(&mut state.queue),
+            refused: std::mem::take(&mut state.refused),
+            closing: state.closing,
+        }
+    }
+
+    /// `len` octets taken earlier are synced, or failed.
+    pub fn finished(&self, len: u64) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(len as usize);
+    }
+
+    /// Octets queued, or taken and not yet synced.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// From now on everything is refused; the writer finishes what is queued.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.sleeping = false;
+        self.wake.notify_one();
+    }
+}

@@ -1,0 +1,132 @@
+//! Replay: showing the owner what is there.
+
+use std::io;
+use std::path::Path;
+
+use super::survey::{End, Survey, Surveyed, find_end};
+use super::table::{Segment, Table};
+use super::walk::{Step, Walk};
+use super::{Damage, Files, LogError, Position, Replayed};
+
+/// What [`Log::open`](super::Log::open) found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// Segments read.
+    pub segments: usize,
+    /// Records shown.
+    pub records: u64,
+    /// Octets of those records.
+    pub bytes: u64,
+    /// Segments that were open when the process ended, and so were checked to the last octet.
+    pub unsealed: usize,
+    /// A batch was in flight when the process ended; nothing in it had been acknowledged.
+    pub torn: bool,
+    /// What should be readable and is not. Each is also a log line and counted in `spool_damaged`.
+    pub damaged: Vec<Damage>,
+}
+
+/// What `open` needs to go on from.
+pub(super) struct Replay {
+    pub report: ReplayReport,
+    pub table: Table,
+    /// Where the newest segment ends.
+    pub prior: Option<Position>,
+    /// Whether the newest segment has a seal; if not, the one that names its end has to stay as long.
+    pub prior_sealed: bool,
+    pub generation_max: u32,
+    pub has_reserve: bool,
+    pub residue: Vec<u32>,
+}
+
+/// Shows every record in `dir` to `visit`, oldest first. Writes nothing, but syncs segments whose end was not known.
+pub(super) fn replay(
+    files: &dyn Files,
+    dir: &Path,
+    segment_size: u64,
+    visit: &mut dyn FnMut(Replayed<'_>),
+) -> Result<Replay, LogError> {
+    let survey = Survey::take(files, dir, true)?;
+    let mut replay = Replay {
+        report: ReplayReport::default(),
+        table: Table::new(segment_size),
+        prior: None,
+        prior_sealed: true,
+        generation_max: survey.generation_max,
+        has_reserve: survey.has_reserve,
+        residue: survey.residue,
+    };
+    replay.table.pool = survey.pool;
+    let mut named = Vec::new();
+    for segment in survey.segments {
+        let end = settle_end(&segment, &mut replay.report).map_err(LogError::io("read", &segment.path))?;
+        if let End::Unknown = segment.end {
+            // What was read may be in the system's memory only, and from here on it counts as written.
+            segment.file.sync_data().map_err(LogError::io("sync", &segment.path))?;
+        }
+        show(&segment, end, &mut replay.report, visit).map_err(LogError::io("read", &segment.path))?;
+        replay.report.segments += 1;
+        replay.prior = Some(Position { segment: segment.id, offset: end as u32 });
+        replay.prior_sealed = matches!(segment.end, End::Sealed(_));
+        if let End::NamedBy(by, _) = segment.end {
+            named.push((by, segment.id));
+        }
+        let Surveyed { id, file, stamp, size, .. } = segment;
+        let state = Segment { file, stamp, size, end, live: 0, ended: true, freeing: false, waits_for: [].into() };
+        replay.table.segments.insert(id, state);
+    }
+    for (by, id) in named {
+        replay.table.depend(by, id);
+    }
+    Ok(replay)
+}
+
+/// The end of the segment, found if nothing names it, and damage noted on the way.
+fn settle_end(segment: &Surveyed, report: &mut ReplayReport) -> io::Result<u64> {
+    if segment.headless {
+        report.damaged.push(segment.damage(0, super::segment::PAGE, "the header page is not readable"));
+    }
+    match segment.end {
+        End::Sealed(end) | End::NamedBy(_, end) => Ok(end),
+        End::Unknown => {
+            let found = find_end(segment)?;
+            report.unsealed += 1;
+            report.torn |= found.torn;
+            let bodies = found.bodies.iter();
+            report.damaged.extend(bodies.map(|b| segment.damage(b.offset(), b.header.record_len(), BODY)));
+            Ok(found.end)
+        }
+    }
+}
+
+pub(super) const BODY: &str = "the body does not fit its checksum";
+pub(super) const GAP: &str = "no record is readable here";
+
+/// Shows the records of a segment up to `end`, without reading long bodies.
+fn show(
+    segment: &Surveyed,
+    end: u64,
+    report: &mut ReplayReport,
+    visit: &mut dyn FnMut(Replayed<'_>),
+) -> io::Result<()> {
+    let mut walk = Walk::new(&*segment.file, segment.stamp, end);
+    loop {
+        match walk.step()? {
+            Step::End => return Ok(()),
+            Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
+            Step::Record(found) => {
+                report.records += 1;
+                report.bytes += found.header.record_len();
+                let (kind, id) = (found.header.kind, found.header.id);
+                visit(Replayed { location: found.location, kind, id, head: walk.head(&found)? });
+            }
+        }
+    }
+}
+
+/// See [`Log::scan`](super::Log::scan). Returns what is damaged.
+pub(super) fn scan(segment: &Surveyed, visit: &mut dyn FnMut(Replayed<'_>)) -> io::Result<Vec<Damage>> {
+    let mut report = ReplayReport::default();
+    let end = settle_end(segment, &mut report)?;
+    show(segment, end, &mut report, visit)?;
+    Ok(report.damaged)
+}

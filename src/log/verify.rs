@@ -1,0 +1,94 @@
+//! Checking a log without opening it.
+
+use std::path::Path;
+
+use super::replay::{BODY, GAP};
+use super::segment::PAGE;
+use super::survey::{End, Survey, find_end};
+use super::walk::{Step, Walk};
+use super::{Damage, DiskFiles, Files, Location, LogError};
+
+/// A record that [`verify`] read, head intact.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifiedRecord<'a> {
+    /// Where it stands.
+    pub location: Location,
+    /// The owner's.
+    pub kind: u8,
+    /// The owner's.
+    pub id: u64,
+    /// The owner's.
+    pub head: &'a [u8],
+    /// Whether the body fits its checksum.
+    pub body_intact: bool,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Segments read.
+    pub segments: usize,
+    /// Records with an intact head.
+    pub records: u64,
+    /// Octets of those records.
+    pub bytes: u64,
+    /// What should be readable and is not.
+    pub damaged: Vec<Damage>,
+    /// Segments that end in a batch that was being written; nothing in it was acknowledged. Not damage.
+    pub torn: usize,
+}
+
+/// Reads every record in `dir`, bodies too, and changes nothing. May run beside a daemon that uses the log: what it is
+/// writing at the moment then looks torn. Blocks.
+///
+/// # Errors
+/// [`LogError::Io`] if the folder or a file cannot be read. Damage is no error.
+pub fn verify(dir: &Path, visit: &mut dyn FnMut(VerifiedRecord<'_>)) -> Result<VerifyReport, LogError> {
+    verify_with(&DiskFiles, dir, visit)
+}
+
+/// [`verify`] on other files.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(
+    files: &dyn Files,
+    dir: &Path,
+    visit: &mut dyn FnMut(VerifiedRecord<'_>),
+) -> Result<VerifyReport, LogError> {
+    let mut report = VerifyReport::default();
+    for segment in Survey::take(files, dir, false)?.segments {
+        let failed = |e| LogError::io("read", &segment.path)(e);
+        report.segments += 1;
+        if segment.headless {
+            report.damaged.push(segment.damage(0, PAGE, "the header page is not readable"));
+        }
+        let end = match segment.end {
+            End::Sealed(end) | End::NamedBy(_, end) => end,
+            End::Unknown => {
+                let found = find_end(&segment).map_err(failed)?;
+                report.torn += usize::from(found.torn);
+                found.end
+            }
+        };
+        let mut walk = Walk::new(&*segment.file, segment.stamp, end);
+        loop {
+            match walk.step().map_err(failed)? {
+                Step::End => break,
+                Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
+                Step::Record(found) => {
+                    let body_intact = walk.body_intact(&found).map_err(failed)?;
+                    if !body_intact {
+                        report.damaged.push(segment.damage(found.offset(), found.header.record_len(), BODY));
+                    }
+                    report.records += 1;
+                    report.bytes += found.header.record_len();
+                    let head = walk.head(&found).map_err(failed)?;
+                    let (kind, id) = (found.header.kind, found.header.id);
+                    visit(VerifiedRecord { location: found.location, kind, id, head, body_intact });
+                }
+            }
+        }
+    }
+    Ok(report)
+}

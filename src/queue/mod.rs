@@ -1,0 +1,276 @@
+//! Wait, and conduct: from accepted to finished, for every recipient.
+//!
+//! A message becomes one [`Item`](scheduler::Item) per receiving host. An item sleeps on the timer wheel until it is due,
+//! is routed to its site (one look-up per host at a time), stands there in its stream's line, is pulled by a session,
+//! and comes back with one outcome per recipient: finished, asleep until the next attempt, or back in front of the line
+//! because the connection broke. All of that is [`scheduler`], pure and under one lock; this module carries out what it
+//! asks for and owns the tasks.
+//!
+//! | file | step |
+//! |---|---|
+//! | `door.rs` | a message comes in: spool, then [`Queue::admit`] |
+//! | `wheel.rs`, `retry.rs` | it sleeps until due |
+//! | `scheduler.rs`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
+//! | `session.rs` | a connection pulls work until there is none |
+//! | `settle.rs` | outcomes become states, events and reports |
+//! | `restore.rs`, `view.rs` | start-up; what operators see and do |
+
+mod door;
+mod ready;
+mod restore;
+mod retry;
+mod scheduler;
+mod session;
+mod settle;
+mod site;
+mod view;
+mod wheel;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand::rngs::SmallRng;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+pub use retry::RetryPolicy;
+pub use view::{Listed, MessageView, SiteView};
+
+use crate::clock::{Clock, Instant, Timestamp};
+use crate::config::{DeliveryConfig, SpoolConfig};
+use crate::delivery::Client;
+use crate::mail::{AddressHost, Domain};
+use crate::routing::{NoRoute, Router};
+use crate::signing::{Signer, SigningPool};
+use crate::spool::{Message, Spool};
+use crate::telemetry::Metrics;
+use scheduler::{Action, HostId, Limits, Scheduler, Verdict};
+
+/// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
+#[allow(missing_debug_implementations, reason = "a resolver has none")]
+pub struct Parts {
+    /// Finds the way.
+    pub router: Router,
+    /// Speaks to receivers.
+    pub client: Client,
+    /// Signs.
+    pub signer: Arc<Signer>,
+    /// Says when to try again.
+    pub retry: RetryPolicy,
+    /// How long a message may wait when its client does not say.
+    pub expire_after: Duration,
+    /// Session limits and source addresses.
+    pub delivery: DeliveryConfig,
+    /// Limits at the door.
+    pub spool: SpoolConfig,
+    /// Our name in reports.
+    pub hostname: Domain,
+}
+
+/// The queue. Shared by `Arc`.
+pub struct Queue {
+    scheduler: Mutex<Scheduler>,
+    spool: Arc<Spool>,
+    parts: ArcSwap<Parts>,
+    pool: SigningPool,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    /// Zero of the scheduler's clock.
+    started: Instant,
+    /// The timer task must look again.
+    rearm: Notify,
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+    chance: Mutex<SmallRng>,
+}
+
+impl Queue {
+    /// An empty queue over `spool`. Must be called inside a runtime, in which its tasks will run. Nothing is attempted
+    /// before [`start`](Queue::start).
+    pub fn new(
+        spool: Arc<Spool>,
+        parts: Parts,
+        pool: SigningPool,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        chance: SmallRng,
+    ) -> Arc<Queue> {
+        let mut scheduler = Scheduler::default();
+        scheduler.limits = limits(&parts.delivery);
+        Arc::new(Queue {
+            scheduler: Mutex::new(scheduler),
+            spool,
+            parts: ArcSwap::from_pointee(parts),
+            pool,
+            metrics,
+            clock,
+            started: clock.instant(),
+            rearm: Notify::new(),
+            tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+            chance: Mutex::new(chance),
+        })
+    }
+
+    /// Starts the timer task.
+    pub fn start(self: &Arc<Queue>) {
+        self.tasks.spawn_on(Arc::clone(self).run_timers(), &self.runtime);
+    }
+
+    /// Puts a new configuration in force for everything that starts from now on.
+    pub fn reload(&self, parts: Parts) {
+        self.lock().limits = limits(&parts.delivery);
+        self.parts.store(Arc::new(parts));
+    }
+
+    /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`.
+    ///
+    /// Returns whether all finished; if not, the recipients in flight are attempted again after the next start.
+    pub async fn close(&self, grace: Duration) -> bool {
+        let idle = self.lock().stop();
+        idle.iter().for_each(|session| session.notify_one());
+        self.rearm.notify_one();
+        self.tasks.close();
+        tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
+    }
+
+    /// A durable message joins the queue. Called once for each, on any thread; does not block.
+    pub fn admit(self: &Arc<Queue>, message: &Message) {
+        let envelope = &message.envelope;
+        self.metrics.recipients_accepted.inc_by(envelope.recipients.len() as u64);
+        let timestamp = self.clock.timestamp();
+        let now = self.now();
+        let expires = self.at(now, timestamp, envelope.expires_at);
+        let due = self.at(now, timestamp, envelope.not_before).min(expires);
+        let groups = group_by_host(envelope.recipients.iter().map(|r| r.address.host()));
+        let groups = groups.into_iter().map(|(host, recipients)| (host.clone(), 0, recipients, due));
+        let mut actions = Vec::new();
+        self.lock().add(
+            now,
+            message.id,
+            &envelope.stream,
+            envelope.accepted_at,
+            envelope.recipients.len(),
+            expires,
+            groups,
+            &mut actions,
+        );
+        self.run(actions);
+    }
+
+    /// Carries out what the scheduler asked for. Not under its lock.
+    fn run(self: &Arc<Queue>, actions: Vec<Action>) {
+        for action in actions {
+            let queue = Arc::clone(self);
+            match action {
+                Action::Wake(session) => session.notify_one(),
+                Action::Rearm => self.rearm.notify_one(),
+                Action::Connect(site) => self.spawn(queue.run_session(site)),
+                Action::Resolve(host, name) => self.spawn(queue.resolve(host, name)),
+                Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
+                Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
+            }
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    async fn resolve(self: Arc<Queue>, host: HostId, name: AddressHost) {
+        let found = self.parts.load_full().router.route(&name).await;
+        let (found, until) = match found {
+            Ok(route) => (Ok(Arc::clone(&route)), route.valid_until),
+            Err(NoRoute::Later { failure, until }) => (Err(Verdict::Later(failure)), until),
+            Err(NoRoute::Never { failure, until }) => (Err(Verdict::Never(failure)), until),
+        };
+        let until = until.saturating_duration_since(self.started).as_millis() as u64;
+        let mut actions = Vec::new();
+        self.lock().routed(self.now(), host, found, until, &mut actions);
+        self.run(actions);
+    }
+
+    /// The one clock: sleeps until the earliest sleeper or expiry, exactly.
+    async fn run_timers(self: Arc<Queue>) {
+        loop {
+            let mut actions = Vec::new();
+            let next = {
+                let mut scheduler = self.lock();
+                if scheduler.stopped() {
+                    return;
+                }
+                scheduler.tick(self.now(), &mut actions);
+                scheduler.next_wake()
+            };
+            self.run(actions);
+            match next {
+                None => self.rearm.notified().await,
+                Some(next) => {
+                    let until = self.started + Duration::from_millis(next);
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until) => {}
+                        () = self.rearm.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().expect("no code panics under this lock")
+    }
+
+    /// Milliseconds on the scheduler's clock.
+    fn now(&self) -> u64 {
+        (self.clock.instant() - self.started).as_millis() as u64
+    }
+
+    /// Where a wall-clock time lies on the scheduler's clock, if `timestamp` is `now`. Rounded up, so that nothing is
+    /// woken before its time.
+    fn at(&self, now: u64, timestamp: Timestamp, time: Timestamp) -> u64 {
+        match time.0 > timestamp.0 {
+            true => now + 1 + (time.0 - timestamp.0),
+            false => now,
+        }
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
+fn limits(delivery: &DeliveryConfig) -> Limits {
+    Limits {
+        connections_max: delivery.connections_max,
+        connections_per_site: delivery.connections_per_site,
+        recipients_per_transaction: delivery.recipients_per_transaction,
+        pause_min: delivery.site_pause_min.as_millis() as u64,
+        pause_max: delivery.site_pause_max.as_millis() as u64,
+    }
+}
+
+/// Places of the recipients by host, hosts in order of first appearance.
+fn group_by_host<'a>(
+    hosts: impl Iterator<Item = &'a AddressHost>,
+) -> SmallVec<[(&'a AddressHost, SmallVec<[u32; 2]>); 1]> {
+    let mut groups: SmallVec<[(&AddressHost, SmallVec<[u32; 2]>); 1]> = SmallVec::new();
+    let mut places = std::collections::HashMap::new();
+    for (recipient, host) in hosts.enumerate() {
+        let fresh = groups.len();
+        // A map only pays once there is more than one host.
+        let place = match groups.first() {
+            None => fresh,
+            Some((first, _)) if *first == host => 0,
+            Some(_) => *places.entry(host).or_insert(fresh),
+        };
+        if place == fresh {
+            groups.push((host, SmallVec::new()));
+        }
+        groups[place].1.push(recipient as u32);
+    }
+    groups
+}

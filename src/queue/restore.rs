@@ -1,0 +1,54 @@
+//! Start-up: what the spool found joins the queue again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::Queue;
+use crate::mail::AddressHost;
+use crate::spool::{RecipientState, Restored, Update};
+
+impl Queue {
+    /// An unfinished message found at start-up joins the queue with the states it had.
+    pub fn restore(self: &Arc<Queue>, restored: Restored) {
+        let Restored { id, envelope, changes } = restored;
+        let timestamp = self.clock.timestamp();
+        let now = self.now();
+        let expires = self.at(now, timestamp, envelope.expires_at);
+        let states: HashMap<u32, RecipientState> = changes.into_iter().map(|c| (c.recipient, c.state)).collect();
+        let mut groups: Vec<(AddressHost, u16, SmallVec<[u32; 2]>, u64)> = Vec::new();
+        let mut places: HashMap<(&AddressHost, u16, u64), usize> = HashMap::new();
+        for (place, recipient) in envelope.recipients.iter().enumerate() {
+            let (attempts, due) = match states.get(&(place as u32)) {
+                None => (0, envelope.not_before),
+                Some(RecipientState::Waiting { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
+                Some(RecipientState::Ended(_)) => continue,
+            };
+            let (attempts, due) = (attempts.min(u16::MAX.into()) as u16, self.at(now, timestamp, due).min(expires));
+            let host = recipient.address.host();
+            let group = *places.entry((host, attempts, due)).or_insert_with(|| {
+                groups.push((host.clone(), attempts, SmallVec::new(), due));
+                groups.len() - 1
+            });
+            groups[group].2.push(place as u32);
+        }
+        if groups.is_empty() {
+            // Every recipient ended, but the tombstone did not reach the disk.
+            let update = Update {
+                id,
+                changes: Vec::new(),
+                finished: true,
+                events: Bytes::new(),
+                signature: None,
+                reports: Vec::new(),
+            };
+            return self.spool.record(update, |_| {});
+        }
+        let mut actions = Vec::new();
+        let (stream, accepted_at, recipients) = (&envelope.stream, envelope.accepted_at, envelope.recipients.len());
+        self.lock().add(now, id, stream, accepted_at, recipients, expires, groups, &mut actions);
+        self.run(actions);
+    }
+}

@@ -1,0 +1,315 @@
+//! A session task: one connection to one site, which pulls work until there is none.
+
+use std::sync::Arc;
+
+use rand::RngExt;
+use tokio::sync::Notify;
+
+use super::scheduler::{Action, Batch, Item, SiteId};
+use super::settle::Attempted;
+use super::{Parts, Queue};
+use crate::delivery::{Connection, Job, Target};
+use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
+use crate::routing::{Hop, Route};
+use crate::spool::{Message, SpoolError};
+
+/// Gives the session's place back whatever becomes of the task.
+struct Slot {
+    queue: Arc<Queue>,
+    site: SiteId,
+    connecting: bool,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut actions = Vec::new();
+        self.queue.lock().session_ended(self.queue.now(), self.site, self.connecting, &mut actions);
+        self.queue.run(actions);
+    }
+}
+
+/// How a session came to its end.
+enum Ending {
+    /// Nothing to do, its share done, or shutting down.
+    Done,
+    /// The connection broke; `proved` if it had delivered before.
+    Broken { failure: Failure, proved: bool },
+}
+
+impl Queue {
+    /// The life of one session: connect, serve, quit.
+    pub(super) async fn run_session(self: Arc<Queue>, site: SiteId) {
+        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true };
+        let parts = self.parts.load_full();
+        let route = Arc::clone(&self.lock().site(site).route);
+        let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
+        gauge("connecting").inc();
+        let dialled = self.dial(&parts, &route).await;
+        gauge("connecting").dec();
+        let mut connection = match dialled {
+            Ok(connection) => connection,
+            Err(failure) => return self.site_failed(site, &failure),
+        };
+        slot.connecting = false;
+        self.with_actions(|scheduler, now, actions| scheduler.connected(now, site, actions));
+        gauge("open").inc();
+        let ending = self.serve(&parts, site, &route, &mut connection).await;
+        gauge("open").dec();
+        match ending {
+            Ending::Done => connection.quit().await,
+            // A connection that never delivered and broke is as good as none.
+            Ending::Broken { failure, proved: false } => self.site_failed(site, &failure),
+            Ending::Broken { failure, proved: true } => {
+                tracing::debug!(site = %route.site, reason = %failure.reply, "session ended early");
+            }
+        }
+    }
+
+    fn site_failed(self: &Arc<Queue>, site: SiteId, failure: &Failure) {
+        self.with_actions(|scheduler, now, actions| scheduler.unreachable(now, site, failure, actions));
+    }
+
+    /// The first host that answers, in order of preference. A host known to be dead is passed over.
+    async fn dial(&self, parts: &Parts, route: &Route) -> Result<Connection, Failure> {
+        let order = {
+            let mut chance = self.chance.lock().expect("no code panics under this lock");
+            route.order(&mut *chance)
+        };
+        let mut last = None;
+        for hop in order.into_iter().map(|index| &route.hops[index]) {
+            match self.dial_hop(parts, route, hop).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => last = Some(failure),
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::ours(Blame::Site, EnhancedCode(4, 4, 4), "the site has no hosts")))
+    }
+
+    async fn dial_hop(&self, parts: &Parts, route: &Route, hop: &Hop) -> Result<Connection, Failure> {
+        let addresses = match parts.router.addresses(route, hop).await {
+            Ok(addresses) => addresses,
+            // Other hosts of the site may have addresses; and if none has, DNS may be mended. So never for good.
+            Err(no_route) => return Err(for_now(no_route.failure().clone())),
+        };
+        let mut last = None;
+        for address in addresses {
+            if let Some((_, reason)) = parts.client.unreachable(address, self.clock.instant()) {
+                last.get_or_insert_with(|| {
+                    let text = format!("{} [{}] did not answer lately: {reason}", hop.host, address.ip());
+                    Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), text)
+                });
+                continue;
+            }
+            let target = Target {
+                host: hop.host.to_string(),
+                address,
+                source: self.source_for(parts, address.ip()),
+                tls: route.tls,
+                credentials: route.credentials.clone(),
+            };
+            match parts.client.connect(&target).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    tracing::debug!(site = %route.site, host = %hop.host, %address, error = %error, "no session");
+                    last = Some(for_now(error.failure));
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::ours(Blame::Site, EnhancedCode(4, 4, 4), "the host has no addresses")))
+    }
+
+    /// One of our addresses of the same family, at random; `None`: the system chooses.
+    fn source_for(&self, parts: &Parts, peer: std::net::IpAddr) -> Option<std::net::IpAddr> {
+        let fitting = parts.delivery.source_addresses.iter().filter(|source| source.is_ipv4() == peer.is_ipv4());
+        let fitting: Vec<_> = fitting.collect();
+        if fitting.is_empty() {
+            return None;
+        }
+        let chance = &mut *self.chance.lock().expect("no code panics under this lock");
+        Some(*fitting[chance.random_range(0..fitting.len())])
+    }
+
+    /// Pulls and delivers until there is nothing to do or the connection has had its share.
+    async fn serve(
+        self: &Arc<Queue>,
+        parts: &Parts,
+        site: SiteId,
+        route: &Route,
+        connection: &mut Connection,
+    ) -> Ending {
+        let wake = Arc::new(Notify::new());
+        let mut proved = false;
+        let mut fresh = true;
+        for _ in 0..parts.delivery.messages_per_connection {
+            let batch = loop {
+                let next = {
+                    let mut scheduler = self.lock();
+                    if scheduler.must_yield(site) && !fresh {
+                        return Ending::Done;
+                    }
+                    scheduler.next_batch(site, &wake)
+                };
+                match next {
+                    Some(batch) => break batch,
+                    None => {
+                        if !self.idle(parts, site, connection, &wake).await {
+                            return Ending::Done;
+                        }
+                    }
+                }
+            };
+            let failure = self.attempt(parts, site, route, connection, batch, fresh).await;
+            fresh = false;
+            match failure {
+                Some(failure) => return Ending::Broken { failure, proved },
+                None if proved => {}
+                None => {
+                    proved = true;
+                    self.lock().proved(site);
+                }
+            }
+            if !connection.is_usable() {
+                return Ending::Done;
+            }
+        }
+        Ending::Done
+    }
+
+    /// Waits for work with the connection open. False: end the session.
+    async fn idle(
+        &self,
+        parts: &Parts,
+        site: SiteId,
+        connection: &mut Connection,
+        wake: &Arc<Notify>,
+    ) -> bool {
+        if self.lock().stopped() {
+            return false;
+        }
+        let woken = tokio::select! {
+            () = wake.notified() => true,
+            () = connection.idle() => false,
+            () = tokio::time::sleep(parts.delivery.idle_timeout) => false,
+        };
+        let mut scheduler = self.lock();
+        let handed_work = !scheduler.leave_idle(site, wake);
+        // Work was handed over while the connection died: hand it on.
+        if !woken && handed_work {
+            drop(scheduler);
+            return connection.is_usable();
+        }
+        woken && !scheduler.stopped()
+    }
+
+    /// One transaction. Returns why the connection is gone, if it broke.
+    async fn attempt(
+        self: &Arc<Queue>,
+        parts: &Parts,
+        site: SiteId,
+        route: &Route,
+        connection: &mut Connection,
+        batch: Batch,
+        fresh: bool,
+    ) -> Option<Failure> {
+        let Batch { message: id, items } = batch;
+        let started = self.clock.timestamp();
+        let message = match self.spool.load(id).await {
+            Ok(message) => message,
+            Err(error) => {
+                self.settle_unreadable(&items, error);
+                return None;
+            }
+        };
+        if let Err(failure) = self.prepare(parts, &message, started).await {
+            self.settle(&message, items, Attempted::none(started, failure), Some(site));
+            return None;
+        }
+        let envelope = &message.envelope;
+        let places = items.iter().flat_map(|item: &Item| &item.recipients);
+        let recipients: Vec<&Recipient> = places.map(|place| &envelope.recipients[*place as usize]).collect();
+        let empty = bytes::Bytes::new();
+        let job = Job {
+            reverse_path: &envelope.reverse_path,
+            recipients: &recipients,
+            signature: message.signature.get().unwrap_or(&empty),
+            content: &message.content,
+            eight_bit: envelope.eight_bit,
+            smtputf8: envelope.needs_smtputf8(),
+            ret: envelope.ret,
+            envid: envelope.envid.as_deref(),
+        };
+        let transaction = connection.deliver(&job).await;
+        let failure = transaction.session_failure.clone();
+        self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
+        let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
+        self.settle(&message, items, attempted, Some(site));
+        failure
+    }
+
+    /// Before a message may go out: its time is not up, and it is signed if a key is configured.
+    async fn prepare(
+        &self,
+        parts: &Parts,
+        message: &Message,
+        now: crate::clock::Timestamp,
+    ) -> Result<(), Failure> {
+        if now >= message.envelope.expires_at {
+            return Err(Failure::ours(Blame::Message, EnhancedCode(4, 4, 7), "the message's time ran out"));
+        }
+        if !message.signature.initialized() && !parts.signer.is_empty() && parts.signer.applies(&message.content) {
+            let sign = || self.pool.sign(Arc::clone(&parts.signer), message.content.clone(), now);
+            message.signature.get_or_try_init(sign).await.map_err(|error| {
+                self.metrics.signing_failures.inc();
+                tracing::error!(message_id = %message.id, error = %error,
+                    "message held back: its DKIM key cannot be used; mend the key and reload");
+                Failure::ours(Blame::Message, EnhancedCode(4, 7, 0), format!("not signed, so not sent: {error}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A receiver that took some recipients and left others without a verdict says how many it wants at a time.
+    fn note_recipients_max(&self, site: SiteId, outcomes: &[Option<Outcome>], session_lives: bool) {
+        let decided = outcomes.iter().filter(|outcome| outcome.is_some()).count();
+        if session_lives && decided < outcomes.len() {
+            self.lock().learn_recipients_max(site, decided);
+        }
+    }
+
+    fn settle_unreadable(self: &Arc<Queue>, items: &[Item], error: SpoolError) {
+        match error {
+            SpoolError::Unknown(_) => {
+                let mut scheduler = self.lock();
+                scheduler.landed(items);
+                items.iter().for_each(|item| scheduler.drop_item(item));
+            }
+            error => {
+                let id = items[0].message;
+                tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
+                self.settle_blind(items.to_vec(), &Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string()));
+            }
+        }
+    }
+
+    /// Lets `deed` change the scheduler and carries out what it asks for.
+    pub(super) fn with_actions(
+        self: &Arc<Queue>,
+        deed: impl FnOnce(&mut super::Scheduler, u64, &mut Vec<Action>),
+    ) {
+        let mut actions = Vec::new();
+        let now = self.now();
+        deed(&mut self.lock(), now, &mut actions);
+        self.run(actions);
+    }
+}
+
+/// A host's trouble is never a verdict on a message: whatever it said, another attempt follows.
+fn for_now(mut failure: Failure) -> Failure {
+    if failure.reply.is_permanent() {
+        failure.reply.enhanced = failure.reply.enhanced.map(|EnhancedCode(_, subject, detail)| EnhancedCode(4, subject, detail));
+        if failure.origin == crate::mail::Origin::Local {
+            failure.reply.code = 451;
+        }
+    }
+    failure
+}

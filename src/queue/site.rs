@@ -1,0 +1,131 @@
+//! One site: its ready mail, its sessions, its health.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::ready::Ready;
+use crate::mail::Failure;
+use crate::routing::Route;
+
+/// Everything the queue knows of a site.
+#[derive(Debug)]
+pub(super) struct SiteState {
+    /// The newest route that led here.
+    pub(super) route: Arc<Route>,
+    pub(super) ready: Ready,
+    /// Session tasks, connecting ones included.
+    pub(super) sessions: usize,
+    pub(super) connecting: usize,
+    /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
+    pub(super) idle: Vec<Arc<Notify>>,
+    /// It stands in the line of sites that wait for a connection.
+    pub(super) hungry: bool,
+    pub(super) health: Health,
+    /// Recipients it takes in one transaction, once it has said so.
+    pub(super) recipients_max: Option<usize>,
+}
+
+impl SiteState {
+    pub(super) fn new(route: Arc<Route>) -> SiteState {
+        SiteState {
+            route,
+            ready: Ready::default(),
+            sessions: 0,
+            connecting: 0,
+            idle: Vec::new(),
+            hungry: false,
+            health: Health::Open { failures: 0 },
+            recipients_max: None,
+        }
+    }
+}
+
+/// Whether a site can be reached. Times are milliseconds on the queue's clock.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Health {
+    /// It answers, or has not been asked; `failures` in a row before.
+    Open { failures: u32 },
+    /// It answers, but wants no more than so many sessions for now.
+    Crowded { sessions: usize, until: u64 },
+    /// None of its hosts answered. After `until` one session probes it.
+    Shut { failures: u32, until: u64, failure: Failure },
+}
+
+impl Health {
+    /// Why nothing is attempted now.
+    pub(super) fn closed(&self, now: u64) -> Option<&Failure> {
+        match self {
+            Health::Shut { until, failure, .. } if now < *until => Some(failure),
+            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => None,
+        }
+    }
+
+    /// Sessions it may have: one while it must prove itself.
+    pub(super) fn sessions_max(&self, now: u64, limit: usize) -> usize {
+        match self {
+            Health::Open { .. } => limit,
+            Health::Crowded { sessions, until } if now < *until => limit.min(*sessions),
+            Health::Crowded { .. } => limit,
+            Health::Shut { until, .. } if now < *until => 0,
+            Health::Shut { .. } => 1,
+        }
+    }
+
+    /// All its hosts failed: shut for `min`, doubling with every failure in a row up to `max`.
+    pub(super) fn failed(self, now: u64, failure: Failure, min: u64, max: u64) -> Health {
+        let failures = match self {
+            Health::Open { failures } => failures + 1,
+            Health::Crowded { .. } => 1,
+            // A straggler from before it was shut: it tells us nothing new.
+            Health::Shut { until, .. } if now < until => return self,
+            Health::Shut { failures, .. } => failures + 1,
+        };
+        let pause = min.saturating_mul(1 << (failures - 1).min(20)).min(max.max(min));
+        Health::Shut { failures, until: now + pause, failure }
+    }
+
+    /// One more session was refused while `sessions` live.
+    pub(super) fn crowded(self, now: u64, sessions: usize, pause: u64) -> Health {
+        match self {
+            Health::Open { .. } | Health::Crowded { .. } => Health::Crowded { sessions, until: now + pause },
+            Health::Shut { .. } => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Blame, EnhancedCode};
+
+    fn failure() -> Failure {
+        Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), "no answer")
+    }
+
+    #[test]
+    fn a_dead_site_is_probed_ever_more_rarely() {
+        let (min, max) = (60_000, 1_800_000);
+        let mut health = Health::Open { failures: 0 };
+        let mut now = 0;
+        for pause in [60_000, 120_000, 240_000, 480_000, 960_000, 1_800_000, 1_800_000] {
+            assert_eq!(health.closed(now), None);
+            health = health.failed(now, failure(), min, max);
+            assert_eq!(health.closed(now + pause - 1), Some(&failure()));
+            assert_eq!(health.sessions_max(now + pause - 1, 20), 0);
+            // A straggler changes nothing.
+            assert_eq!(health.clone().failed(now + 1, failure(), min, max), health);
+            now += pause;
+            assert_eq!(health.closed(now), None);
+            assert_eq!(health.sessions_max(now, 20), 1);
+        }
+    }
+
+    #[test]
+    fn a_crowded_site_keeps_the_sessions_it_has() {
+        let health = Health::Open { failures: 0 }.crowded(0, 3, 1000);
+        assert_eq!(health.sessions_max(999, 20), 3);
+        assert_eq!(health.sessions_max(1000, 20), 20);
+        assert_eq!(health.closed(0), None);
+    }
+}

@@ -1,0 +1,233 @@
+//! What operators see of the queue, and do to it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Queue;
+use super::site::Health;
+use crate::clock::Timestamp;
+use crate::mail::{AddressHost, Class, MessageId};
+use crate::spool::{RecipientState, SpoolError};
+
+/// One waiting message in a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub message_id: MessageId,
+    /// The envelope sender.
+    pub sender: String,
+    /// Recipients not at their end.
+    pub recipients_waiting: usize,
+    /// The first of them.
+    pub recipient: String,
+    /// Octets.
+    pub size: usize,
+    /// RFC 3339.
+    pub accepted_at: String,
+    /// RFC 3339; `None`: now.
+    pub next_attempt: Option<String>,
+    /// The class.
+    pub class: Class,
+    /// The last failure.
+    pub reason: Option<String>,
+}
+
+/// All there is to say of one waiting message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MessageView {
+    /// The line of the list.
+    #[serde(flatten)]
+    pub listed: Listed,
+    /// The tenant, if said.
+    pub tenant: String,
+    /// The campaign, if said.
+    pub campaign: String,
+    /// When it is given up.
+    pub expires_at: String,
+    /// Every recipient.
+    pub recipients: Vec<RecipientView>,
+}
+
+/// One recipient of a waiting message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecipientView {
+    /// The address.
+    pub address: String,
+    /// `waiting`, or its end.
+    pub state: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When it is due; `None`: now, or never.
+    pub next_attempt: Option<String>,
+    /// The last reply.
+    pub reply: Option<String>,
+}
+
+/// One site with mail or sessions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SiteView {
+    /// Its hosts.
+    pub site: String,
+    /// Items that could go now.
+    pub ready: usize,
+    /// Sessions open or opening.
+    pub sessions: usize,
+    /// `open`, `crowded` or `shut`.
+    pub health: String,
+    /// Why it is shut.
+    pub reason: Option<String>,
+    /// Seconds until it is probed.
+    pub shut_for: Option<u64>,
+}
+
+impl Queue {
+    /// The oldest `limit` waiting messages whose open recipients include one at `host`, if given.
+    ///
+    /// # Errors
+    /// Never for a message that finishes meanwhile; only when the spool cannot be read.
+    pub async fn list(&self, limit: usize, host: Option<&AddressHost>) -> Result<Vec<Listed>, SpoolError> {
+        let mut ids: Vec<MessageId> = self.lock().messages().map(|(id, ..)| id).collect();
+        ids.sort_unstable();
+        let mut listed = Vec::new();
+        for id in ids {
+            if listed.len() >= limit {
+                break;
+            }
+            match self.view(id).await {
+                Ok(view) if host.is_none_or(|host| view.concerns(host)) => listed.push(view.listed),
+                Ok(_) | Err(SpoolError::Unknown(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(listed)
+    }
+
+    /// One message.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unknown`] when it is finished or never was.
+    pub async fn view(&self, id: MessageId) -> Result<MessageView, SpoolError> {
+        let message = self.spool.load(id).await?;
+        let states = self.spool.states(id).await?;
+        let (open, sleepers) = {
+            let scheduler = self.lock();
+            (scheduler.open_of(id), scheduler.sleepers_of(id))
+        };
+        let (now, timestamp) = (self.now(), self.clock.timestamp());
+        let due = |place: u32| {
+            let sleeper = sleepers.iter().find(|(_, item)| item.recipients.contains(&place));
+            sleeper.map(|(due, _)| Timestamp(timestamp.0 + due.saturating_sub(now)).to_string())
+        };
+        let envelope = &message.envelope;
+        let mut recipients = Vec::with_capacity(envelope.recipients.len());
+        for (place, recipient) in (0u32..).zip(&envelope.recipients) {
+            let mut view = RecipientView {
+                address: recipient.address.to_string(),
+                state: if open.contains(&place) { "waiting" } else { "ended" }.into(),
+                attempts: 0,
+                next_attempt: due(place),
+                reply: None,
+            };
+            for change in states.iter().filter(|change| change.recipient == place) {
+                match &change.state {
+                    RecipientState::Waiting { attempts, failure, .. } if *attempts >= view.attempts => {
+                        view.attempts = *attempts;
+                        view.reply = Some(failure.reply.to_string());
+                    }
+                    RecipientState::Waiting { .. } => {}
+                    RecipientState::Ended(end) => view.state = end.as_str().into(),
+                }
+            }
+            recipients.push(view);
+        }
+        let waiting = || recipients.iter().filter(|r| r.state == "waiting");
+        let listed = Listed {
+            message_id: id,
+            sender: envelope.reverse_path.to_string(),
+            recipients_waiting: waiting().count(),
+            recipient: waiting().next().map(|r| r.address.clone()).unwrap_or_default(),
+            size: message.content.len(),
+            accepted_at: envelope.accepted_at.to_string(),
+            next_attempt: waiting().filter_map(|r| r.next_attempt.clone()).min(),
+            class: envelope.stream.class,
+            reason: waiting().find_map(|r| r.reply.clone()),
+        };
+        Ok(MessageView {
+            listed,
+            tenant: envelope.stream.tenant.to_string(),
+            campaign: envelope.stream.campaign.to_string(),
+            expires_at: envelope.expires_at.to_string(),
+            recipients,
+        })
+    }
+
+    /// Sites with ready mail or sessions, or shut.
+    pub fn sites(&self) -> Vec<SiteView> {
+        let now = self.now();
+        let scheduler = self.lock();
+        let sites = scheduler.sites().iter();
+        let told = sites.map(|site| {
+            let (health, reason, shut_for) = match &site.health {
+                Health::Shut { until, failure, .. } if now < *until => {
+                    ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))
+                }
+                Health::Crowded { until, .. } if now < *until => ("crowded", None, None),
+                Health::Open { .. } | Health::Crowded { .. } | Health::Shut { .. } => ("open", None, None),
+            };
+            SiteView {
+                site: site.route.site.to_string(),
+                ready: site.ready.len(),
+                sessions: site.sessions,
+                health: health.into(),
+                reason,
+                shut_for,
+            }
+        });
+        told.filter(|site| site.ready + site.sessions > 0 || site.health != "open").collect()
+    }
+
+    /// Makes sleeping recipients due now: those of one message, those at one host, or all. Shut sites are probed again.
+    /// Returns how many recipients were woken.
+    pub fn retry(self: &Arc<Queue>, message: Option<MessageId>, host: Option<&AddressHost>) -> usize {
+        let mut woken = 0;
+        self.parts.load().client.forget_unreachable();
+        self.with_actions(|scheduler, now, actions| {
+            scheduler.reopen_sites();
+            let select = |id, at: &AddressHost| message.is_none_or(|m| m == id) && host.is_none_or(|h| h == at);
+            woken = scheduler.hurry(now, select, actions);
+        });
+        woken
+    }
+
+    /// Recipients not at their end.
+    pub fn open_recipients(&self) -> usize {
+        self.lock().open_recipients()
+    }
+
+    /// Brings the gauges that are only worth their cost when somebody looks up to date.
+    pub fn observe(&self) {
+        let now = self.clock.timestamp();
+        let scheduler = self.lock();
+        let mut oldest = [now; 3];
+        for (_, stream, accepted_at, _) in scheduler.messages() {
+            let class = stream.class as usize;
+            oldest[class] = oldest[class].min(accepted_at);
+        }
+        for class in Class::ALL {
+            let (open, ready) = (scheduler.counts.open[class as usize], scheduler.counts.ready[class as usize]);
+            let gauge = |state| self.metrics.queue_recipients.with_label_values(&[class.as_str(), state]);
+            gauge("ready").set(ready);
+            gauge("waiting").set(open - ready);
+            let age = now.since(oldest[class as usize]);
+            self.metrics.queue_oldest.with_label_values(&[class.as_str()]).set(age.as_secs_f64());
+        }
+    }
+}
+
+impl MessageView {
+    fn concerns(&self, host: &AddressHost) -> bool {
+        let at = format!("@{host}");
+        self.recipients.iter().any(|r| r.state == "waiting" && r.address.ends_with(&at))
+    }
+}

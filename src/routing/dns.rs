@@ -1,0 +1,190 @@
+//! Look-ups: hickory's caching stub resolver, and what its many errors mean to us.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as Answer, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+use super::fixed::RoutingError;
+use crate::config::DnsConfig;
+use crate::mail::Domain;
+
+/// How long a no without an SOA record is believed.
+pub(super) const NEGATIVE_TTL: Duration = Duration::from_secs(300);
+
+/// How long after a look-up that failed the next one waits.
+const FAILURE_WAIT: Duration = Duration::from_secs(60);
+
+/// TTLs are believed within these bounds; 0 would have every message ask anew.
+const TTL_MIN: Duration = Duration::from_secs(1);
+const TTL_MAX: Duration = Duration::from_secs(86_400);
+
+/// The resolver.
+pub(super) struct Dns {
+    resolver: TokioResolver,
+    timeout: Duration,
+}
+
+/// MX records as they came: preference and name (without trailing dot; `.` for the root).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MxAnswer {
+    pub(super) records: Vec<(u16, String)>,
+    pub(super) ttl: Duration,
+}
+
+/// What a look-up without records means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum DnsError {
+    /// NXDOMAIN.
+    NoDomain { ttl: Duration },
+    /// The name exists, such records do not.
+    NoRecords { ttl: Duration },
+    /// Anything else: SERVFAIL, REFUSED, time-out, nonsense. Says nothing about the name.
+    Unknown { what: String, wait: Duration },
+}
+
+impl Dns {
+    /// Prepares; asks nothing.
+    pub(super) fn new(config: &DnsConfig) -> Result<Dns, RoutingError> {
+        let mut builder = if config.nameservers.is_empty() {
+            TokioResolver::builder_tokio().map_err(|e| RoutingError::Resolver(e.to_string()))?
+        } else {
+            let servers = config.nameservers.iter().map(|server| {
+                let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                    connection.port = server.port();
+                    connection
+                });
+                NameServerConfig::new(server.ip(), true, connections.into())
+            });
+            let servers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+        };
+        *builder.options_mut() = options(config, builder.options_mut().clone());
+        let resolver = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
+        Ok(Dns { resolver, timeout: config.timeout })
+    }
+
+    /// The MX records of `domain`, through CNAMEs.
+    pub(super) async fn mx(&self, domain: &Domain) -> Result<MxAnswer, DnsError> {
+        let lookup = self.lookup(domain, RecordType::MX).await?;
+        let records: Vec<(u16, String)> = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::MX(mx) => Some((mx.preference, exchange_text(&mx.exchange))),
+                _ => None,
+            })
+            .collect();
+        match records.is_empty() {
+            true => Err(DnsError::NoRecords { ttl: NEGATIVE_TTL }),
+            false => Ok(MxAnswer { records, ttl: ttl_of(&lookup) }),
+        }
+    }
+
+    /// The addresses of `host`, through CNAMEs: IPv6 and IPv4 by turns, never empty, and how long they hold. If one
+    /// family cannot be learned, the other will do.
+    pub(super) async fn addresses(&self, host: &Domain) -> Result<(Vec<IpAddr>, Duration), DnsError> {
+        let (v6, v4) = tokio::join!(self.lookup(host, RecordType::AAAA), self.lookup(host, RecordType::A));
+        let ttl = [&v6, &v4].into_iter().flatten().map(ttl_of).min().unwrap_or(NEGATIVE_TTL);
+        let found = interleave(ips(&v6), ips(&v4));
+        if !found.is_empty() {
+            return Ok((found, ttl));
+        }
+        let none = || DnsError::NoRecords { ttl: NEGATIVE_TTL };
+        Err(both(v6.err().unwrap_or_else(none), v4.err().unwrap_or_else(none)))
+    }
+
+    async fn lookup(&self, domain: &Domain, record_type: RecordType) -> Result<Lookup, DnsError> {
+        let unknown = |what: String| DnsError::Unknown { what, wait: FAILURE_WAIT };
+        // Ours are checked ASCII names, so this parses; `from_ascii` would also keep underscores.
+        let mut name = Name::from_ascii(domain.as_str()).map_err(|e| unknown(e.to_string()))?;
+        name.set_fqdn(true);
+        // hickory's own time-out is per try, server and transport; this one is what the operator meant.
+        match tokio::time::timeout(self.timeout, self.resolver.lookup(name, record_type)).await {
+            Ok(Ok(lookup)) => Ok(lookup),
+            Ok(Err(error)) => Err(meaning(&error)),
+            Err(_) => Err(unknown(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+}
+
+fn options(config: &DnsConfig, system: ResolverOpts) -> ResolverOpts {
+    let mut options = system;
+    options.ndots = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = config.cache_entries as u64;
+    options.max_active_requests = 1024;
+    // Three tries fit into the wait.
+    options.timeout = (config.timeout / 3).max(Duration::from_millis(100));
+    options.attempts = 2;
+    options.positive_max_ttl = Some(TTL_MAX);
+    options.negative_max_ttl = Some(TTL_MAX);
+    options
+}
+
+fn exchange_text(name: &Name) -> String {
+    let text = name.to_ascii();
+    match text.strip_suffix('.') {
+        Some(host) if !host.is_empty() => host.to_owned(),
+        _ => text,
+    }
+}
+
+fn ips(lookup: &Result<Lookup, DnsError>) -> Vec<IpAddr> {
+    let answers = lookup.as_ref().map(Lookup::answers).unwrap_or_default();
+    answers.iter().filter_map(|record| record.data.ip_addr()).collect()
+}
+
+fn interleave(v6: Vec<IpAddr>, v4: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut all = Vec::with_capacity(v6.len() + v4.len());
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    loop {
+        match (v6.next(), v4.next()) {
+            (None, None) => return all,
+            (six, four) => all.extend(six.into_iter().chain(four)),
+        }
+    }
+}
+
+fn ttl_of(lookup: &Lookup) -> Duration {
+    let least = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
+    Duration::from_secs(least.into()).clamp(TTL_MIN, TTL_MAX)
+}
+
+/// What AAAA and A without records say together.
+fn both(v6: DnsError, v4: DnsError) -> DnsError {
+    match (v6, v4) {
+        (unknown @ DnsError::Unknown { .. }, _) | (_, unknown @ DnsError::Unknown { .. }) => unknown,
+        (DnsError::NoDomain { ttl: a }, DnsError::NoDomain { ttl: b }) => DnsError::NoDomain { ttl: a.min(b) },
+        (
+            DnsError::NoDomain { ttl: a } | DnsError::NoRecords { ttl: a },
+            DnsError::NoDomain { ttl: b } | DnsError::NoRecords { ttl: b },
+        ) => DnsError::NoRecords { ttl: a.min(b) },
+    }
+}
+
+/// Only NXDOMAIN and an empty answer are a no; every other error says nothing about the name.
+fn meaning(error: &NetError) -> DnsError {
+    let unknown = |what: String, wait| DnsError::Unknown { what, wait };
+    match error {
+        NetError::Dns(Answer::NoRecordsFound(none)) => {
+            let said = none.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
+            let ttl = said.unwrap_or(NEGATIVE_TTL).clamp(TTL_MIN, TTL_MAX);
+            match none.response_code {
+                ResponseCode::NXDomain => DnsError::NoDomain { ttl },
+                ResponseCode::NoError => DnsError::NoRecords { ttl },
+                code => unknown(code.to_string(), FAILURE_WAIT),
+            }
+        }
+        NetError::Dns(Answer::ResponseCode(code)) => unknown(code.to_string(), FAILURE_WAIT),
+        // Our own limit, not the domain's fault.
+        NetError::Busy => unknown("too many look-ups at once".into(), TTL_MIN),
+        other => unknown(other.to_string(), FAILURE_WAIT),
+    }
+}

@@ -1,0 +1,41 @@
+//! Messages kept in memory for their first attempt.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Message;
+use crate::mail::MessageId;
+
+/// What a message costs beyond its content, roughly.
+const OVERHEAD: usize = 512;
+
+/// Bounded in octets. When full, newcomers stay on disk: the older ones will be sent first and are worth more here.
+#[derive(Debug)]
+pub(super) struct Cache {
+    messages: HashMap<MessageId, Arc<Message>>,
+    size: usize,
+    size_max: usize,
+}
+
+impl Cache {
+    pub(super) fn new(size_max: usize) -> Cache {
+        Cache { messages: HashMap::new(), size: 0, size_max }
+    }
+
+    pub(super) fn get(&self, id: MessageId) -> Option<Arc<Message>> {
+        self.messages.get(&id).cloned()
+    }
+
+    pub(super) fn insert(&mut self, message: &Arc<Message>) {
+        let size = message.content.len() + OVERHEAD;
+        if self.size + size <= self.size_max && self.messages.insert(message.id, Arc::clone(message)).is_none() {
+            self.size += size;
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: MessageId) {
+        if let Some(message) = self.messages.remove(&id) {
+            self.size -= message.content.len() + OVERHEAD;
+        }
+    }
+}

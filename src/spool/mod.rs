@@ -1,0 +1,374 @@
+//! Own: messages in the log, and what became of each recipient. The `250` is earned here.
+//!
+//! A message is one `MESSAGE` record: envelope as head, content as body, written once. Whatever happens to a recipient
+//! later is a small `STATE` record that rides along with the next sync and carries the event lines that tell of it, so
+//! that state and events are exactly as durable as each other. The `STATE` record that ends the last recipient is the
+//! message's tombstone. A `SIGNATURE` record keeps what was signed at the first attempt for the retries.
+//!
+//! | on disk | means | after a crash |
+//! |---|---|---|
+//! | `MESSAGE`, no tombstone | accepted, not finished | waits again, with the states found |
+//! | `MESSAGE` not whole | never acknowledged | not there |
+//! | `STATE` lost | an attempt is forgotten | that attempt is repeated |
+//! | tombstone lost | the final reply was in flight | the recipient gets it twice |
+//! | two copies of a `MESSAGE` | a straggler was being copied forward | the later one counts |
+//!
+//! States are order-independent: an end wins over waiting, more attempts over fewer, so copying a `STATE` record forward
+//! is safe at any time. A segment with a tombstone outlives the segments with the message ([`crate::log`] `depend`).
+
+mod cache;
+mod codec;
+mod message;
+mod reclaim;
+mod replay;
+mod state;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use smallvec::smallvec;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::SpoolConfig;
+use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, LogOptions, Position, SegmentId};
+use crate::mail::{Envelope, MessageId, MessageIds};
+use crate::telemetry::Metrics;
+
+use cache::Cache;
+use codec::{Reader, Writer};
+pub use codec::CodecError;
+pub use message::Message;
+pub use replay::{Opened, Restored};
+pub use state::{Change, End, RecipientState};
+
+const MESSAGE: u8 = 1;
+const STATE: u8 = 2;
+const SIGNATURE: u8 = 3;
+
+/// Why the spool did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SpoolError {
+    /// The log refused or failed.
+    #[error(transparent)]
+    Log(#[from] Arc<LogError>),
+    /// The record is there but cannot be read.
+    #[error("message {id} on disk: {source}")]
+    Damaged {
+        /// The message.
+        id: MessageId,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// No such message: finished, or never accepted.
+    #[error("message {0} is not in the spool")]
+    Unknown(MessageId),
+}
+
+/// Takes event lines once they are on disk: where the record stands, and one or more JSON objects, a line each.
+pub type Export = Arc<dyn Fn(Position, Bytes) + Send + Sync>;
+
+/// What one transaction changed about a message; written as one group, so all of it or nothing survives.
+#[derive(Debug)]
+pub struct Update {
+    /// Which message.
+    pub id: MessageId,
+    /// New states, by recipient.
+    pub changes: Vec<Change>,
+    /// No recipient is left: the record is the tombstone.
+    pub finished: bool,
+    /// The event lines that tell of the changes.
+    pub events: Bytes,
+    /// What was signed, to be kept for the retries.
+    pub signature: Option<Bytes>,
+    /// Reports to the sender, accepted in the same group.
+    pub reports: Vec<Arc<Message>>,
+}
+
+/// The spool. Shared by `Arc`.
+pub struct Spool {
+    log: Log,
+    state: Mutex<State>,
+    ids: MessageIds,
+    export: Export,
+}
+
+#[derive(Debug)]
+struct State {
+    index: HashMap<MessageId, Entry>,
+    cache: Cache,
+    /// Copies of messages that finished while they were being copied: their tombstone must outlive the copy.
+    ghosts: HashMap<MessageId, SegmentId>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    location: Location,
+    /// One recipient only, so that a new state replaces the old ones.
+    single: bool,
+    later: Option<Box<Later>>,
+}
+
+/// Records of a message beyond the first attempt.
+#[derive(Debug, Default)]
+struct Later {
+    states: Vec<Location>,
+    signature: Option<Location>,
+}
+
+impl Spool {
+    /// Opens the log in `dir` and reads back what is there; `restore` gets every unfinished message. Event lines behind
+    /// `exported` are handed to `export` again.
+    ///
+    /// # Errors
+    /// When the folder cannot be opened or is in use. Damaged records are reported in the result, not errors.
+    #[allow(clippy::too_many_arguments, reason = "wired once, in daemon.rs")]
+    pub fn open(
+        dir: &Path,
+        config: &SpoolConfig,
+        files: Arc<dyn Files>,
+        metrics: Arc<Metrics>,
+        exported: Option<Position>,
+        export: Export,
+        clock: Clock,
+        restore: &mut dyn FnMut(Restored),
+    ) -> Result<(Arc<Spool>, Opened), SpoolError> {
+        let options = LogOptions {
+            segment_size: config.segment_size.0,
+            disk_free_min: config.disk_free_min.0,
+            ..LogOptions::new(dir)
+        };
+        let mut replay = replay::Replay::new(exported, export.clone());
+        let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
+        let (log, report) = opened.map_err(Arc::new)?;
+        let (index, last) = replay.finish(&log, restore);
+        let opened = Opened { messages: index.len(), log: report };
+        let cache = Cache::new(config.cache_size.bytes());
+        let ids = MessageIds::after(last);
+        ids.next(clock.timestamp());
+        let state = Mutex::new(State { index, cache, ghosts: HashMap::new() });
+        Ok((Arc::new(Spool { log, state, ids, export }), opened))
+    }
+
+    /// An id for a message about to come.
+    pub fn next_id(&self, now: Timestamp) -> MessageId {
+        self.ids.next(now)
+    }
+
+    /// Writes a message. `done` is called on the log's thread when it is synced or refused; it must not block.
+    pub fn accept(
+        self: &Arc<Self>,
+        message: Arc<Message>,
+        done: impl FnOnce(Result<Arc<Message>, SpoolError>) + Send + 'static,
+    ) {
+        let (spool, accepted) = (Arc::clone(self), Arc::clone(&message));
+        let append = message_record(&message, Durability::Synced, move |result| match result {
+            Ok(location) => {
+                spool.admit(&accepted, location);
+                done(Ok(accepted));
+            }
+            Err(error) => done(Err(Arc::new(error).into())),
+        });
+        self.log.append([append]);
+    }
+
+    /// Writes what one transaction changed. Never fails for the caller: the log keeps the records until they are on disk.
+    /// `admitted` is called for each report, on the log's thread, once it is synced.
+    pub fn record(self: &Arc<Self>, update: Update, admitted: impl Fn(Arc<Message>) + Send + Sync + 'static) {
+        let admitted = Arc::new(admitted);
+        let mut group = Vec::with_capacity(1 + update.reports.len());
+        for report in update.reports {
+            let (spool, admitted) = (Arc::clone(self), Arc::clone(&admitted));
+            group.push(message_record(&Arc::clone(&report), Durability::Relaxed, move |result| {
+                if let Ok(location) = result {
+                    spool.admit(&report, location);
+                    admitted(report);
+                }
+            }));
+        }
+        // Order in the log is order under this lock: a copy of the message can not come behind its tombstone.
+        let mut state = self.lock();
+        state.cache.remove(update.id);
+        let ended = if update.finished { state.index.remove(&update.id) } else { None };
+        if let Some(signature) = update.signature.filter(|_| !update.finished) {
+            group.push(self.signature_record(update.id, signature));
+        }
+        group.push(self.state_record(update.id, &update.changes, update.finished, update.events, ended));
+        self.log.append(group);
+    }
+
+    /// The message with its content, from memory or from disk.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unknown`] when finished; otherwise the record cannot be read.
+    ///
+    /// # Cancel safety
+    /// Nothing changes but what is cached.
+    pub async fn load(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
+        let (location, signature) = {
+            let state = self.lock();
+            if let Some(message) = state.cache.get(id) {
+                return Ok(message);
+            }
+            let entry = state.index.get(&id).ok_or(SpoolError::Unknown(id))?;
+            (entry.location, entry.later.as_ref().and_then(|later| later.signature))
+        };
+        let record = self.log.read(location).await.map_err(Arc::new)?;
+        let damaged = |source| SpoolError::Damaged { id, source };
+        if record.id != id.0 {
+            return Err(damaged(CodecError("message id")));
+        }
+        let envelope = codec::read_envelope(&mut Reader(&record.head)).map_err(damaged)?;
+        let message = Message::new(id, envelope, record.body);
+        if let Some(location) = signature {
+            let signature = self.log.read(location).await.map_err(Arc::new)?;
+            message.signature.set(signature.body).expect("a new message has no signature yet");
+        }
+        Ok(Arc::new(message))
+    }
+
+    /// The states written so far for a message's recipients, in the order of the log; unsynced ones may be missing.
+    ///
+    /// # Errors
+    /// As [`load`](Spool::load).
+    pub async fn states(&self, id: MessageId) -> Result<Vec<Change>, SpoolError> {
+        let locations: Vec<Location> = {
+            let state = self.lock();
+            let entry = state.index.get(&id).ok_or(SpoolError::Unknown(id))?;
+            entry.later.as_ref().map_or_else(Vec::new, |later| later.states.clone())
+        };
+        let mut changes = Vec::new();
+        for location in locations {
+            let record = self.log.read(location).await.map_err(Arc::new)?;
+            let found = state::read(&record.head).map_err(|source| SpoolError::Damaged { id, source })?;
+            changes.extend(found.changes);
+        }
+        Ok(changes)
+    }
+
+    /// Whether new mail can be written, and why not.
+    pub fn health(&self) -> Health {
+        self.log.health()
+    }
+
+    /// Segments from this one on hold events that are not yet safely in the event log.
+    pub fn set_exported(&self, floor: SegmentId) {
+        self.log.set_reclaim_floor(floor);
+    }
+
+    /// Syncs what waits, seals the log and stops its thread. Call it last.
+    pub fn close(&self) {
+        self.log.close();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics under this lock")
+    }
+
+    /// On the log's thread: the message is durable.
+    fn admit(&self, message: &Arc<Message>, location: Location) {
+        self.log.retain(location);
+        let mut state = self.lock();
+        let single = message.envelope.recipients.len() == 1;
+        state.index.insert(message.id, Entry { location, single, later: None });
+        state.cache.insert(message);
+    }
+
+    fn signature_record(self: &Arc<Self>, id: MessageId, signature: Bytes) -> Append {
+        let spool = Arc::clone(self);
+        let done = move |result: Result<Location, LogError>| {
+            let Ok(location) = result else { return };
+            let mut state = spool.lock();
+            if let Some(entry) = state.index.get_mut(&id) {
+                spool.log.retain(location);
+                let old = entry.later.get_or_insert_default().signature.replace(location);
+                old.into_iter().for_each(|old| spool.log.release(old));
+            }
+        };
+        append(SIGNATURE, id, Vec::new(), signature, done)
+    }
+
+    fn state_record(
+        self: &Arc<Self>,
+        id: MessageId,
+        changes: &[Change],
+        finished: bool,
+        events: Bytes,
+        ended: Option<Entry>,
+    ) -> Append {
+        let spool = Arc::clone(self);
+        let head = state::write(changes, finished, &events);
+        let done = move |result: Result<Location, LogError>| {
+            let Ok(location) = result else { return };
+            match ended {
+                Some(entry) => spool.bury(id, entry, location.position.segment),
+                None if !finished => spool.keep_state(id, location),
+                None => {}
+            }
+            if !events.is_empty() {
+                (spool.export)(location.position, events);
+            }
+        };
+        append(STATE, id, head, Bytes::new(), done)
+    }
+
+    /// On the log's thread: the tombstone in `segment` is durable.
+    fn bury(&self, id: MessageId, entry: Entry, segment: SegmentId) {
+        let ghost = self.lock().ghosts.remove(&id);
+        self.log.depend(segment, entry.location.position.segment);
+        ghost.into_iter().for_each(|ghost| self.log.depend(segment, ghost));
+        self.log.release(entry.location);
+        if let Some(later) = entry.later {
+            later.states.into_iter().chain(later.signature).for_each(|location| self.log.release(location));
+        }
+    }
+
+    /// On the log's thread: a state of an unfinished message is durable.
+    fn keep_state(&self, id: MessageId, location: Location) {
+        let mut state = self.lock();
+        let Some(entry) = state.index.get_mut(&id) else { return };
+        self.log.retain(location);
+        let later = entry.later.get_or_insert_default();
+        if entry.single {
+            later.states.drain(..).for_each(|old| self.log.release(old));
+        }
+        later.states.push(location);
+    }
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool").finish_non_exhaustive()
+    }
+}
+
+fn message_record(
+    message: &Message,
+    durability: Durability,
+    done: impl FnOnce(Result<Location, LogError>) + Send + 'static,
+) -> Append {
+    let mut head = Writer(Vec::with_capacity(192));
+    codec::write_envelope(&mut head, &message.envelope);
+    Append { durability, ..append(MESSAGE, message.id, head.0, message.content.clone(), done) }
+}
+
+fn append(
+    kind: u8,
+    id: MessageId,
+    head: Vec<u8>,
+    body: Bytes,
+    done: impl FnOnce(Result<Location, LogError>) + Send + 'static,
+) -> Append {
+    Append { kind, id: id.0, head, body: smallvec![body], durability: Durability::Relaxed, done: Some(Box::new(done)) }
+}
+
+/// What `posthaste spool verify` prints for a record: its kind and whether its head can be read.
+pub fn describe(kind: u8, head: &[u8]) -> Result<&'static str, CodecError> {
+    match kind {
+        MESSAGE => codec::read_envelope(&mut Reader(head)).map(|_: Envelope| "message"),
+        STATE => state::read(head).map(|_| "state"),
+        SIGNATURE => Ok("signature"),
+        _ => Err(CodecError("kind")),
+    }
+}

@@ -1,0 +1,115 @@
+//! Giving disk back: dead segments are reused, stragglers in nearly dead ones are copied forward first.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use bytes::Bytes;
+
+use super::{Entry, MESSAGE, SIGNATURE, STATE, Spool, SpoolError, State, append, state};
+use crate::log::{Location, LogError, Replayed, SegmentId};
+use crate::mail::MessageId;
+
+/// Segments with less than this share of live octets are worth copying.
+const SPARSE: f64 = 0.3;
+
+impl Spool {
+    /// One round: copies the stragglers of the sparsest segment, if there is one, and frees what is dead. Blocks on disk;
+    /// returns the segments freed and whether another round is worth its while. Only one at a time.
+    ///
+    /// # Errors
+    /// When the sparse segment cannot be read; nothing is lost then.
+    pub fn reclaim(self: &Arc<Self>) -> Result<(usize, bool), SpoolError> {
+        let sparse = self.log.sparse(SPARSE);
+        if let Some(segment) = sparse {
+            self.copy_forward(segment)?;
+        }
+        Ok((self.log.reclaim(), sparse.is_some()))
+    }
+
+    /// Appends every live record of `segment` again and waits until all copies are durable.
+    fn copy_forward(self: &Arc<Self>, segment: SegmentId) -> Result<(), SpoolError> {
+        let (waiter, copied) = channel::<()>();
+        let mut outcome = Ok(());
+        let mut copy = |record: Replayed<'_>| {
+            if outcome.is_ok() {
+                outcome = self.copy(&record, &waiter);
+            }
+        };
+        self.log.scan(segment, &mut copy).map_err(Arc::new)?;
+        drop(waiter);
+        // Every copy holds a sender until its callback has run.
+        while copied.recv().is_ok() {}
+        outcome
+    }
+
+    fn copy(self: &Arc<Self>, record: &Replayed<'_>, waiter: &Sender<()>) -> Result<(), SpoolError> {
+        let (id, kind, old) = (MessageId(record.id), record.kind, record.location);
+        if !self.lock().holds(id, kind, old) {
+            return Ok(());
+        }
+        let (head, body) = match kind {
+            // The events have been exported, or the segment would not be offered; nobody needs them here again.
+            STATE => (state::without_events(record.head), Bytes::new()),
+            _ => (record.head.to_vec(), self.log.read_blocking(old).map_err(Arc::new)?.body),
+        };
+        // Under the lock until it is queued, so that a tombstone can only come behind it.
+        let state = self.lock();
+        if !state.holds(id, kind, old) {
+            return Ok(());
+        }
+        let (spool, waiter) = (Arc::clone(self), waiter.clone());
+        let done = move |result: Result<Location, LogError>| {
+            if let Ok(new) = result {
+                spool.moved(id, kind, old, new);
+            }
+            drop(waiter);
+        };
+        self.log.append([append(kind, id, head, body, done)]);
+        Ok(())
+    }
+
+    /// On the log's thread: a copy is durable.
+    fn moved(&self, id: MessageId, kind: u8, old: Location, new: Location) {
+        let mut state = self.lock();
+        if kind == MESSAGE {
+            self.log.depend(new.position.segment, old.position.segment);
+        }
+        match state.index.get_mut(&id) {
+            Some(entry) if entry.holds(kind, old) => {
+                self.log.retain(new);
+                entry.refer(kind, old, new);
+                self.log.release(old);
+            }
+            Some(_) => {}
+            None if kind == MESSAGE => {
+                state.ghosts.insert(id, new.position.segment);
+            }
+            None => {}
+        }
+    }
+}
+
+impl State {
+    fn holds(&self, id: MessageId, kind: u8, location: Location) -> bool {
+        self.index.get(&id).is_some_and(|entry| entry.holds(kind, location))
+    }
+}
+
+impl Entry {
+    fn holds(&self, kind: u8, location: Location) -> bool {
+        match (kind, &self.later) {
+            (MESSAGE, _) => self.location == location,
+            (STATE, Some(later)) => later.states.contains(&location),
+            (SIGNATURE, Some(later)) => later.signature == Some(location),
+            _ => false,
+        }
+    }
+
+    fn refer(&mut self, kind: u8, old: Location, new: Location) {
+        match (kind, &mut self.later) {
+            (STATE, Some(later)) => later.states.iter_mut().filter(|l| **l == old).for_each(|l| *l = new),
+            (SIGNATURE, Some(later)) => later.signature = Some(new),
+            _ => self.location = new,
+        }
+    }
+}

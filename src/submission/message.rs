@@ -1,0 +1,438 @@
+//! What the door does to a message: reads its header, takes out what must not leave, puts in front what is missing.
+//!
+//! The body is never moved. Content arrives in a buffer with [`HEADROOM`] free octets in front; fields that are taken
+//! out close their gap by moving the header part towards the body, fields that are added are written into the headroom.
+//!
+//! Where the RFCs leave the choice:
+//! - *No header at all* (the first line is no field): an empty line is put in front, so the text becomes the body, as
+//!   Postfix does; scripts that pipe plain text rely on it. A leading mbox line (`From `) is dropped.
+//! - *A line that is no field in the midst of a header*: refused. Whatever follows it (Bcc, MIME fields) would be shown
+//!   to the recipients as text, and the sender would never hear of it.
+//! - *No From, Date or Message-ID*: added (RFC 6409 §8). From is made of the envelope's sender, as Postfix does for its
+//!   own clients: without it no signing key could be chosen and large receivers refuse the message.
+//! - Bcc, Resent-Bcc (RFC 5322 §3.6.3) and Return-Path (RFC 5321 §4.4) are taken out.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+
+use super::options::{OptionError, Options, PREFIX};
+use super::received::Received;
+use crate::clock::Timestamp;
+use crate::mail::header::{self, Field};
+use crate::mail::{EnhancedCode, EnvelopeAddress, Reply, ReversePath, Stream};
+
+/// Free octets in front of the content in the buffer given to [`complete`]. All fields we add fit.
+pub const HEADROOM: usize = 2048;
+
+/// Received fields at which a message is taken to be in a loop (RFC 5321 §6.3).
+const HOPS_MAX: usize = 100;
+
+/// What is known of a message when its content is complete.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The trace field to write.
+    pub received: Received<'a>,
+    /// The envelope's sender.
+    pub reverse_path: &'a ReversePath,
+    /// The client said SMTPUTF8.
+    pub smtputf8: bool,
+    /// The content holds octets above 127.
+    pub eight_bit: bool,
+    /// How long it is kept unless it says otherwise.
+    pub expire_after: Duration,
+}
+
+/// A message ready to be handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    /// As it goes out.
+    pub content: Bytes,
+    /// What it occupies in memory, in octets: the content and what is left of the headroom.
+    pub capacity: usize,
+    /// Where it belongs.
+    pub stream: Stream,
+    /// Its tags.
+    pub tags: Vec<Box<str>>,
+    /// Not tried before.
+    pub not_before: Timestamp,
+    /// Given up then.
+    pub expires_at: Timestamp,
+}
+
+/// Why a message is refused for its header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// A line in the midst of the header is neither field nor continuation.
+    #[error("line {line} of the header is no field")]
+    NoField {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// Octets above 127 in a field, without SMTPUTF8.
+    #[error("field {field} holds 8-bit text, which needs SMTPUTF8 or encoding (RFC 2047)")]
+    EightBitField {
+        /// Its name.
+        field: String,
+    },
+    /// With SMTPUTF8, a field that is not UTF-8.
+    #[error("field {field} is not valid UTF-8")]
+    NotUtf8 {
+        /// Its name.
+        field: String,
+    },
+    /// Too many Received fields.
+    #[error("{hops} Received fields, more than {HOPS_MAX}: the message is in a loop")]
+    Loop {
+        /// How many there are.
+        hops: usize,
+    },
+    /// An order to us that we cannot obey.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+}
+
+impl MessageError {
+    /// What the client is told.
+    pub fn reply(&self) -> Reply {
+        let (code, enhanced) = match self {
+            MessageError::NoField { .. } | MessageError::Option(_) => (550, EnhancedCode(5, 6, 0)),
+            MessageError::EightBitField { .. } | MessageError::NotUtf8 { .. } => (550, EnhancedCode(5, 6, 7)),
+            MessageError::Loop { .. } => (554, EnhancedCode(5, 4, 6)),
+        };
+        Reply::ours(code, enhanced, self.to_string())
+    }
+}
+
+/// Checks and completes a message. `buffer` is [`HEADROOM`] octets of room and then the content, which ends in CRLF (or
+/// is empty) and holds no bare CR or LF.
+///
+/// # Errors
+/// The header is not fit to be sent, or orders something we cannot do.
+pub fn complete(mut buffer: Vec<u8>, circumstances: &Circumstances<'_>) -> Result<Completed, MessageError> {
+    let now = circumstances.received.at;
+    let message = buffer.get(HEADROOM..).unwrap_or_default();
+    let section = &message[..header::section_len(message)];
+    let mut facts = Facts::default();
+    facts.read(section, circumstances)?;
+    let (not_before, expires_at) = facts.options.times(now, circumstances.expire_after)?;
+
+    let section_end = HEADROOM + section.len();
+    let start = close_gaps(&mut buffer, section_end, &facts.removed);
+    let start = put_in_front(&mut buffer, start, facts.prefix(circumstances).as_bytes());
+    buffer.shrink_to_fit();
+    let capacity = buffer.capacity();
+    let mut content = Bytes::from(buffer);
+    content.advance(start);
+    let (stream, tags) = (facts.options.stream(), facts.options.take_tags());
+    Ok(Completed { content, capacity, stream, tags, not_before, expires_at })
+}
+
+/// What a walk over the header finds.
+#[derive(Default)]
+struct Facts {
+    options: Options,
+    /// Octets to take out, from the start of the section, in order.
+    removed: SmallVec<[Range<usize>; 4]>,
+    has_from: bool,
+    has_date: bool,
+    has_message_id: bool,
+    headless: bool,
+    hops: usize,
+}
+
+impl Facts {
+    fn read(&mut self, section: &[u8], circumstances: &Circumstances<'_>) -> Result<(), MessageError> {
+        let mbox_line = mbox_line_len(section);
+        if mbox_line > 0 {
+            self.removed.push(0..mbox_line);
+        }
+        let mut end = mbox_line;
+        for field in header::fields(&section[mbox_line..]) {
+            end = mbox_line + field.end;
+            self.take(field, mbox_line, circumstances)?;
+        }
+        self.headless = end == mbox_line && end < section.len();
+        if !self.headless && end < section.len() {
+            return Err(MessageError::NoField { line: memchr::memchr_iter(b'\n', &section[..end]).count() + 1 });
+        }
+        if self.hops > HOPS_MAX {
+            return Err(MessageError::Loop { hops: self.hops });
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, field: Field<'_>, shift: usize, circumstances: &Circumstances<'_>) -> Result<(), MessageError> {
+        if circumstances.eight_bit && !field.value.is_ascii() {
+            let name = || String::from_utf8_lossy(field.name).into_owned();
+            if !circumstances.smtputf8 {
+                return Err(MessageError::EightBitField { field: name() });
+            }
+            if std::str::from_utf8(field.value).is_err() {
+                return Err(MessageError::NotUtf8 { field: name() });
+            }
+        }
+        // By length first: most fields are none of these, and this walk is on the path of every message.
+        match field.name.len() {
+            4 if field.is("From") => self.has_from = true,
+            4 if field.is("Date") => self.has_date = true,
+            10 if field.is("Message-ID") => self.has_message_id = true,
+            8 if field.is("Received") => self.hops += 1,
+            3 if field.is("Bcc") => self.remove(field, shift),
+            10 if field.is("Resent-Bcc") => self.remove(field, shift),
+            11 if field.is("Return-Path") => self.remove(field, shift),
+            length if length > PREFIX.len() && field.name[..PREFIX.len()].eq_ignore_ascii_case(PREFIX.as_bytes()) => {
+                let name = String::from_utf8_lossy(field.name);
+                self.options.set(&name, &field.text(), circumstances.received.at)?;
+                self.remove(field, shift);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, field: Field<'_>, shift: usize) {
+        self.removed.push(field.start + shift..field.end + shift);
+    }
+
+    /// The fields to stand in front, and the empty line if the message has no header.
+    fn prefix(&self, circumstances: &Circumstances<'_>) -> String {
+        let Received { id, by, at, .. } = circumstances.received;
+        let mut prefix = String::with_capacity(512);
+        let mut write = |args: std::fmt::Arguments<'_>| prefix.write_fmt(args).expect("a String takes all");
+        write(format_args!("{}", circumstances.received));
+        if !self.has_message_id {
+            write(format_args!("Message-ID: <{id}@{by}>\r\n"));
+        }
+        if !self.has_date {
+            write(format_args!("Date: {}\r\n", at.rfc5322()));
+        }
+        if !self.has_from {
+            match circumstances.reverse_path {
+                ReversePath::Null => write(format_args!("From: MAILER-DAEMON@{by}\r\n")),
+                ReversePath::Address(address) => write(format_args!("From: {}\r\n", HeaderAddress(address))),
+            }
+        }
+        if self.headless {
+            write(format_args!("\r\n"));
+        }
+        prefix
+    }
+}
+
+/// An envelope address as a header field may hold it: a local part that is no dot-atom is quoted (RFC 5322 §3.4.1).
+struct HeaderAddress<'a>(&'a EnvelopeAddress);
+
+impl std::fmt::Display for HeaderAddress<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (local, host) = (self.0.local(), self.0.host());
+        let odd_dots = local.starts_with('.') || local.ends_with('.') || local.contains("..");
+        if odd_dots && !local.starts_with('"') { write!(f, "\"{local}\"@{host}") } else { write!(f, "{local}@{host}") }
+    }
+}
+
+/// The length of a line that separates messages in an mbox file, which some programs leave in front.
+fn mbox_line_len(section: &[u8]) -> usize {
+    if !section.starts_with(b"From ") && !section.starts_with(b">From ") {
+        return 0;
+    }
+    memchr::memmem::find(section, b"\r\n").map_or(0, |at| at + 2)
+}
+
+/// Takes `removed` (counted from the section's start at [`HEADROOM`]) out by moving what lies in front of each towards
+/// `section_end`. Returns where the header now starts.
+fn close_gaps(buffer: &mut [u8], section_end: usize, removed: &[Range<usize>]) -> usize {
+    let mut to = section_end;
+    let mut kept_end = section_end;
+    for gap in removed.iter().rev() {
+        let kept = HEADROOM + gap.end..kept_end;
+        to -= kept.len();
+        buffer.copy_within(kept, to);
+        kept_end = HEADROOM + gap.start;
+    }
+    let kept = HEADROOM..kept_end;
+    let start = to - kept.len();
+    if start != HEADROOM {
+        buffer.copy_within(kept, start);
+    }
+    start
+}
+
+/// Writes `prefix` in front of `start`; returns where it begins.
+fn put_in_front(buffer: &mut Vec<u8>, start: usize, prefix: &[u8]) -> usize {
+    match start.checked_sub(prefix.len()) {
+        Some(at) => {
+            buffer[at..start].copy_from_slice(prefix);
+            at
+        }
+        // Cannot be as long as HEADROOM is right (a test holds it), but a longer prefix costs only a move.
+        None => {
+            buffer.splice(..start, prefix.iter().copied());
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::received::{HelloName, Protocol};
+    use super::*;
+    use crate::mail::{Class, Domain, MessageId};
+
+    const NOW: Timestamp = Timestamp(1_795_348_800_000); // 2026-11-22T12:00:00Z
+    const DATE: &str = "Sun, 22 Nov 2026 12:00:00 +0000";
+
+    struct Case {
+        reverse_path: &'static str,
+        smtputf8: bool,
+    }
+
+    const PLAIN: Case = Case { reverse_path: "a@b.example", smtputf8: false };
+
+    impl Case {
+        fn run(&self, message: &[u8]) -> Result<Completed, MessageError> {
+            let hello = HelloName::read(b"app.example");
+            let by: Domain = "mta.example".parse().expect("a domain");
+            let reverse_path = self.reverse_path.parse().expect("a path");
+            let mut buffer = vec![0; HEADROOM];
+            buffer.extend_from_slice(message);
+            complete(
+                buffer,
+                &Circumstances {
+                    received: Received {
+                        hello: &hello,
+                        client: [192, 0, 2, 1].into(),
+                        by: &by,
+                        protocol: Protocol { extended: true, tls: false, smtputf8: self.smtputf8 },
+                        id: MessageId(1),
+                        recipient: None,
+                        at: NOW,
+                    },
+                    reverse_path: &reverse_path,
+                    smtputf8: self.smtputf8,
+                    eight_bit: !message.is_ascii(),
+                    expire_after: Duration::from_secs(3600),
+                },
+            )
+        }
+
+        /// Checks what comes out behind our Received field.
+        #[track_caller]
+        fn check(&self, message: &str, expected: &str) {
+            let completed = self.run(message.as_bytes()).expect("accepted");
+            let text = String::from_utf8_lossy(&completed.content).into_owned();
+            assert!(text.starts_with("Received: from app.example ([192.0.2.1])\r\n\tby mta.example"), "{text}");
+            let rest = text.split_once(&format!("{DATE}\r\n")).expect("the field's date").1;
+            assert_eq!(rest, expected);
+        }
+
+        #[track_caller]
+        fn check_refused(&self, message: &[u8], expected: &str) {
+            assert_eq!(self.run(message).map_err(|e| e.reply().to_string()), Err(expected.to_owned()));
+        }
+    }
+
+    const ALL: &str = "Date: x\r\nMessage-ID: <y>\r\nFrom: z\r\n";
+
+    #[test]
+    fn leaves_a_complete_message_alone() {
+        PLAIN.check(&format!("{ALL}\r\nbody\r\n"), &format!("{ALL}\r\nbody\r\n"));
+        PLAIN.check(ALL, ALL);
+    }
+
+    #[test]
+    fn adds_what_is_missing() {
+        let added = format!("Message-ID: <0000000000001@mta.example>\r\nDate: {DATE}\r\nFrom: a@b.example\r\n");
+        PLAIN.check("Subject: s\r\n\r\nbody\r\n", &format!("{added}Subject: s\r\n\r\nbody\r\n"));
+        PLAIN.check("", &added);
+        PLAIN.check("\r\nbody\r\n", &format!("{added}\r\nbody\r\n"));
+        PLAIN.check("no header here\r\n\r\nbody\r\n", &format!("{added}\r\nno header here\r\n\r\nbody\r\n"));
+        PLAIN.check(" X: folded into ours?\r\n\r\n", &format!("{added}\r\n X: folded into ours?\r\n\r\n"));
+        let null = Case { reverse_path: "", smtputf8: false };
+        null.check("Date: x\r\nMessage-Id: y\r\n\r\n", "From: MAILER-DAEMON@mta.example\r\nDate: x\r\nMessage-Id: y\r\n\r\n");
+        let dots = Case { reverse_path: "a..b@c.example", smtputf8: false };
+        dots.check("Date: x\r\nMessage-Id: y\r\n\r\n", "From: \"a..b\"@c.example\r\nDate: x\r\nMessage-Id: y\r\n\r\n");
+    }
+
+    #[test]
+    fn takes_out_what_must_not_leave() {
+        PLAIN.check(
+            &format!("BCC: a,\r\n b\r\n{ALL}Bcc : c\r\nReturn-Path: <q>\r\nTo: t\r\nResent-Bcc: r\r\n\r\nBcc: body\r\n"),
+            &format!("{ALL}To: t\r\n\r\nBcc: body\r\n"),
+        );
+        PLAIN.check(&format!("From a@b Mon Nov 23\r\nBcc: x\r\n{ALL}\r\n"), &format!("{ALL}\r\n"));
+        PLAIN.check(&format!(">From a@b Mon\r\n{ALL}"), ALL);
+    }
+
+    #[test]
+    fn reads_orders_and_takes_them_out() {
+        let message = format!(
+            "X-Posthaste-Tenant: t1\r\n{ALL}x-posthaste-class:\r\n bulk\r\nX-Posthaste-Tags: a,b\r\n\
+             X-Posthaste-Expires: 2h\r\nX-Posthaste-Not-Before: 2026-11-22T13:00:00Z\r\nX-Other: o\r\n\r\n"
+        );
+        let completed = PLAIN.run(message.as_bytes()).expect("accepted");
+        assert!(completed.content.ends_with(format!("+0000\r\n{ALL}X-Other: o\r\n\r\n").as_bytes()));
+        assert_eq!(completed.stream, Stream { tenant: "t1".into(), class: Class::Bulk, campaign: "".into() });
+        assert_eq!(completed.tags, ["a".into(), "b".into()]);
+        assert_eq!((completed.not_before.0 - NOW.0, completed.expires_at.0 - NOW.0), (3_600_000, 7_200_000));
+    }
+
+    #[test]
+    fn refuses_headers_not_fit_to_be_sent() {
+        let utf8 = Case { reverse_path: "a@b.example", smtputf8: true };
+        PLAIN.check_refused(
+            b"A: b\r\n c\r\nno field\r\nC: d\r\n\r\n",
+            "550 5.6.0 line 3 of the header is no field",
+        );
+        PLAIN.check_refused(
+            "A: b\r\nSubject: \u{fc}\r\n\r\n".as_bytes(),
+            "550 5.6.7 field Subject holds 8-bit text, which needs SMTPUTF8 or encoding (RFC 2047)",
+        );
+        utf8.check_refused(b"Subject: \xfc\r\n\r\n", "550 5.6.7 field Subject is not valid UTF-8");
+        utf8.check(&format!("{ALL}Subject: \u{fc}\r\n\r\n"), &format!("{ALL}Subject: \u{fc}\r\n\r\n"));
+        PLAIN.check(&format!("{ALL}\r\n\u{fc}\r\n"), &format!("{ALL}\r\n\u{fc}\r\n"));
+        PLAIN.check_refused(
+            "Received: x\r\n".repeat(101).as_bytes(),
+            "554 5.4.6 101 Received fields, more than 100: the message is in a loop",
+        );
+        PLAIN.check_refused(
+            b"X-Posthaste-Class: system\r\n\r\n",
+            "550 5.6.0 X-Posthaste-Class: \"system\": is kept for our own reports; say transactional or bulk",
+        );
+        PLAIN.check_refused(
+            b"X-Posthaste-Expires: 1h\r\nX-Posthaste-Not-Before: 2h\r\n\r\n",
+            "550 5.6.0 X-Posthaste-Expires: \"2026-11-22T13:00:00.000Z\": is not after X-Posthaste-Not-Before",
+        );
+    }
+
+    #[test]
+    fn the_longest_prefix_fits_the_headroom() {
+        let label = "l".repeat(61);
+        let domain: Domain = format!("{label}.{label}.{label}.{label}.e").parse().expect("long, but a domain");
+        let address = |n: usize| -> EnvelopeAddress { format!("{}@{domain}", "x".repeat(n)).parse().expect("long") };
+        let hello = HelloName::Odd("h".repeat(255).into());
+        let (short, long) = (address(1), address(255));
+        for recipient in [&short, &long] {
+            let circumstances = Circumstances {
+                received: Received {
+                    hello: &hello,
+                    client: "1111:2222:3333:4444:5555:6666:7777:8888".parse().expect("an address"),
+                    by: &domain,
+                    protocol: Protocol { extended: true, tls: true, smtputf8: true },
+                    id: MessageId(1),
+                    recipient: Some(recipient),
+                    at: NOW,
+                },
+                reverse_path: &ReversePath::Address(address(255)),
+                smtputf8: true,
+                eight_bit: false,
+                expire_after: Duration::from_secs(1),
+            };
+            let facts = Facts { headless: true, ..Facts::default() };
+            assert!(facts.prefix(&circumstances).len() <= HEADROOM);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Accepts mail: listeners in front, one [`Door`] behind.
+//!
+//! The promise: a client hears `250` only after the door has said that the message is durable, and whatever was not
+//! understood whole is refused whole. On the way in
+//!
+//! 1. a listener speaks its protocol and gathers an envelope and content ([`smtp`] so far);
+//! 2. [`message`] reads the header, takes out what must not leave, adds what is missing, writes the trace field
+//!    ([`received`]) and obeys the client's orders to us ([`options`]);
+//! 3. the [`Door`] takes responsibility, for several messages of one session at a time; replies keep their order.
+//!
+//! Foreign octets end here: what passes has parsed addresses, lines that end in CRLF and nothing else (SMTP smuggling),
+//! no NUL, and a header section made of fields.
+
+pub mod door;
+pub mod message;
+pub mod options;
+pub mod received;
+mod smtp;
+mod tls;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio_util::sync::DropGuard;
+use tokio_util::task::TaskTracker;
+
+pub use door::Door;
+pub use tls::{TlsError, load_tls};
+
+use self::smtp::{Controls, Policy, Shared};
+use crate::clock::Clock;
+use crate::config::SmtpConfig;
+use crate::mail::Domain;
+use crate::telemetry::Metrics;
+
+/// The SMTP listeners and their sessions. Dropped without [`Submission::close`], they stop at once.
+#[derive(Debug)]
+pub struct Submission {
+    controls: Arc<Controls>,
+    tasks: TaskTracker,
+    local_addrs: Vec<SocketAddr>,
+    _abort: DropGuard,
+}
+
+/// Why the listeners could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmissionError {
+    /// An address of `submission.smtp.listen` is taken, not ours, or not allowed.
+    #[error("listen on {address} (submission.smtp.listen)")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Submission {
+    /// Opens all listeners of `config` and begins to accept. `hostname` is what we call ourselves; without `tls`
+    /// STARTTLS is not offered. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// An address cannot be listened on; no listener is left open then.
+    pub fn start<D: Door>(
+        config: SmtpConfig,
+        hostname: Domain,
+        tls: Option<Arc<ServerConfig>>,
+        door: Arc<D>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<Submission, SubmissionError> {
+        let mut listeners = Vec::new();
+        let mut local_addrs = Vec::new();
+        for &address in &config.listen {
+            let error = |source| SubmissionError::Bind { address, source };
+            // Alone, [::] also serves IPv4; beside 0.0.0.0 it must not, or the second bind fails.
+            let v4_apart = config.listen.contains(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
+            let listener = smtp::bind(address, v4_apart).map_err(error)?;
+            local_addrs.push(listener.local_addr().map_err(error)?);
+            listeners.push(listener);
+        }
+        let controls = Arc::new(Controls::new(Policy { config, tls }));
+        let shared = Arc::new(Shared::new(hostname, door, controls.clone(), metrics, clock));
+        let tasks = TaskTracker::new();
+        for listener in listeners {
+            tasks.spawn(smtp::accept(listener, shared.clone(), tasks.clone()));
+        }
+        let abort = controls.aborting.clone().drop_guard();
+        tracing::info!(listen = ?local_addrs, "accepting mail by SMTP");
+        Ok(Submission { controls, tasks, local_addrs, _abort: abort })
+    }
+
+    /// Where it listens, in the order of `config.listen`; ports given as 0 are the real ones.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
+    }
+
+    /// Puts another configuration in force: at once for new sessions, from the next MAIL on for open ones (networks and
+    /// limits; what EHLO announced stays said). The addresses in `config.listen` cannot change while we run; other
+    /// ones are ignored with a warning.
+    pub fn reload(&self, config: SmtpConfig, tls: Option<Arc<ServerConfig>>) {
+        if config.listen != self.controls.policy.load().config.listen {
+            tracing::warn!("submission.smtp.listen has changed; this needs a restart");
+        }
+        self.controls.change(Policy { config, tls });
+    }
+
+    /// Stops: listeners close, sessions that receive nothing get `421 4.3.2`, the others may finish the message they
+    /// are receiving. What is still open after `grace` is cut off. Returns when all is over.
+    ///
+    /// # Cancel safety
+    /// Can be dropped and called again; the stop goes on.
+    pub async fn close(&self, grace: Duration) {
+        self.controls.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!(sessions = self.tasks.len(), "cutting off sessions that did not end within the grace");
+        }
+        self.controls.aborting.cancel();
+        self.tasks.wait().await;
+    }
+}

@@ -1,0 +1,243 @@
+//! What a client asks of us in the message itself: the `X-Posthaste-` fields, which never leave the house.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use humantime_serde::re::humantime;
+
+use crate::clock::Timestamp;
+use crate::mail::{Class, Stream};
+
+/// What all names begin with.
+pub const PREFIX: &str = "X-Posthaste-";
+
+/// Longest tenant, campaign or tag, in octets.
+const WORD_MAX: usize = 128;
+
+/// Most tags on one message.
+const TAGS_MAX: usize = 32;
+
+/// How far ahead a time may lie.
+const AHEAD_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// The fields of one message, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    tenant: Option<Arc<str>>,
+    campaign: Option<Arc<str>>,
+    class: Option<Class>,
+    tags: Option<Vec<Box<str>>>,
+    not_before: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+}
+
+/// A field we cannot obey. Nothing of the message is kept then: half-understood orders are worse than none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value:?}: {why}")]
+pub struct OptionError {
+    /// The field's name as given.
+    pub field: String,
+    /// Its value, shortened.
+    pub value: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+impl Options {
+    /// Takes one field. `name` begins with [`PREFIX`], in any case; `value` is unfolded and trimmed.
+    ///
+    /// # Errors
+    /// The name is unknown or was there before, or the value is not what it must be. A misspelt name is refused, too:
+    /// a password reset whose `-Expires` was ignored would come a day late.
+    pub fn set(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), OptionError> {
+        let known = match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+            "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
+            "campaign" => word(value).and_then(|word| once(&mut self.campaign, word.into())),
+            "class" => class(value).and_then(|class| once(&mut self.class, class)),
+            "tags" => tags(value).and_then(|tags| once(&mut self.tags, tags)),
+            "not-before" => time(value, now).and_then(|time| once(&mut self.not_before, time)),
+            "expires" => expiry(value, now).and_then(|time| once(&mut self.expires_at, time)),
+            // To take the key and not honour it would promise "never twice" and break it.
+            "idempotency-key" => Err("not supported by this version"),
+            _ => Err("no such field in this version"),
+        };
+        known.map_err(|why| OptionError { field: name.into(), value: value.chars().take(80).collect(), why })
+    }
+
+    /// Where the message belongs.
+    pub fn stream(&self) -> Stream {
+        Stream {
+            tenant: self.tenant.clone().unwrap_or_default(),
+            class: self.class.unwrap_or_default(),
+            campaign: self.campaign.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Its tags.
+    pub fn take_tags(&mut self) -> Vec<Box<str>> {
+        self.tags.take().unwrap_or_default()
+    }
+
+    /// From when and until when it is tried. A message held back lives `expire_after` from the time it is let go, so
+    /// that one planned for next week is not given up before.
+    ///
+    /// # Errors
+    /// It would expire before it may be tried.
+    pub fn times(&self, now: Timestamp, expire_after: Duration) -> Result<(Timestamp, Timestamp), OptionError> {
+        let not_before = self.not_before.unwrap_or(now).max(now);
+        let expires_at = self.expires_at.unwrap_or_else(|| not_before.after(expire_after));
+        if expires_at <= not_before {
+            return Err(OptionError {
+                field: format!("{PREFIX}Expires"),
+                value: expires_at.to_string(),
+                why: "is not after X-Posthaste-Not-Before",
+            });
+        }
+        Ok((not_before, expires_at))
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), &'static str> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err("the field is there twice"),
+    }
+}
+
+fn word(value: &str) -> Result<&str, &'static str> {
+    if value.is_empty() || value.len() > WORD_MAX || value.chars().any(char::is_control) {
+        return Err("must be 1 to 128 printable octets");
+    }
+    Ok(value)
+}
+
+fn class(value: &str) -> Result<Class, &'static str> {
+    match Class::parse(value) {
+        Some(Class::System) => Err("is kept for our own reports; say transactional or bulk"),
+        Some(class) => Ok(class),
+        None => Err("must be transactional or bulk"),
+    }
+}
+
+fn tags(value: &str) -> Result<Vec<Box<str>>, &'static str> {
+    let tags: Vec<Box<str>> = value
+        .split(',')
+        .map(str::trim)
+        .filter(|tag| !tag.is_empty())
+        .map(|tag| word(tag).map(Box::from))
+        .collect::<Result<_, _>>()
+        .map_err(|_| "each tag must be 1 to 128 printable octets")?;
+    if tags.len() > TAGS_MAX {
+        return Err("at most 32 tags");
+    }
+    Ok(tags)
+}
+
+fn expiry(value: &str, now: Timestamp) -> Result<Timestamp, &'static str> {
+    let time = time(value, now)?;
+    if time <= now { Err("has passed") } else { Ok(time) }
+}
+
+/// A point in time (RFC 3339, with any offset), or a duration from now: `2h`, `1h 30m`.
+fn time(value: &str, now: Timestamp) -> Result<Timestamp, &'static str> {
+    let relative = || humantime::parse_duration(value.strip_prefix('+').unwrap_or(value)).ok();
+    let time = rfc3339(value)
+        .or_else(|| relative().map(|wait| now.after(wait)))
+        .ok_or("must be a time such as 2026-11-22T12:00:00Z or a duration such as 2h")?;
+    if time.since(now) > AHEAD_MAX { Err("is more than a year ahead") } else { Ok(time) }
+}
+
+/// RFC 3339 §5.6 with `Z` or a numeric offset.
+fn rfc3339(value: &str) -> Option<Timestamp> {
+    if let Some(time) = Timestamp::parse_rfc3339(value) {
+        return Some(time);
+    }
+    let (local, offset) = value.split_at_checked(value.len().checked_sub(6)?)?;
+    let local = Timestamp::parse_rfc3339(&format!("{local}Z"))?;
+    let &[sign, h1, h2, b':', m1, m2] = offset.as_bytes() else { return None };
+    let digit = |b: u8| b.is_ascii_digit().then(|| u64::from(b - b'0'));
+    let (hours, minutes) = (digit(h1)? * 10 + digit(h2)?, digit(m1)? * 10 + digit(m2)?);
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
+    let shift = (hours * 60 + minutes) * 60_000;
+    match sign {
+        b'+' => local.0.checked_sub(shift),
+        b'-' => local.0.checked_add(shift),
+        _ => None,
+    }
+    .map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_795_348_800_000); // 2026-11-22T12:00:00Z
+
+    #[track_caller]
+    fn check(fields: &[(&str, &str)], expected: Result<Options, &str>) {
+        let mut options = Options::default();
+        let result = fields.iter().try_for_each(|(name, value)| options.set(&format!("X-Posthaste-{name}"), value, NOW));
+        assert_eq!(result.map(|()| options).map_err(|e| e.to_string()), expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn reads_streams_and_tags() {
+        check(
+            &[("Tenant", "shop 1"), ("CAMPAIGN", "spring"), ("class", "Bulk"), ("Tags", "a, b c,,d,")],
+            Ok(Options {
+                tenant: Some("shop 1".into()),
+                campaign: Some("spring".into()),
+                class: Some(Class::Bulk),
+                tags: Some(vec!["a".into(), "b c".into(), "d".into()]),
+                ..Options::default()
+            }),
+        );
+    }
+
+    #[test]
+    fn reads_times() {
+        for (text, after) in [
+            ("2h", 7200),
+            ("+90s", 90),
+            ("1h 30m", 5400),
+            ("2026-11-22T12:00:10Z", 10),
+            ("2026-11-22T14:00:10+02:00", 10),
+            ("2026-11-22T06:30:10-05:30", 10),
+            ("2026-11-22T11:00:00Z", -3600),
+        ] {
+            let expected = Timestamp(NOW.0.checked_add_signed(after * 1000).expect("in range"));
+            assert_eq!(time(text, NOW), Ok(expected), "{text}");
+        }
+        for bad in ["", "soon", "12:00", "2026-11-22", "2026-11-22T12:00:00", "2026-11-22T12:00:00+99:00", "-2h", "ü"] {
+            assert!(time(bad, NOW).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_obey() {
+        check(&[("Class", "system")], Err("X-Posthaste-Class: \"system\": is kept for our own reports; say transactional or bulk"));
+        check(&[("Class", "urgent")], Err("X-Posthaste-Class: \"urgent\": must be transactional or bulk"));
+        check(&[("Tenant", "")], Err("X-Posthaste-Tenant: \"\": must be 1 to 128 printable octets"));
+        check(&[("Tenant", "a\tb")], Err("X-Posthaste-Tenant: \"a\\tb\": must be 1 to 128 printable octets"));
+        check(&[("Tenant", "a"), ("tenant", "b")], Err("X-Posthaste-tenant: \"b\": the field is there twice"));
+        check(&[("Expires", "0s")], Err("X-Posthaste-Expires: \"0s\": has passed"));
+        check(&[("Expires", "2000d")], Err("X-Posthaste-Expires: \"2000d\": is more than a year ahead"));
+        check(&[("Idempotency-Key", "k")], Err("X-Posthaste-Idempotency-Key: \"k\": not supported by this version"));
+        check(&[("Campain", "k")], Err("X-Posthaste-Campain: \"k\": no such field in this version"));
+        assert!(tags(&"x,".repeat(33)).is_err());
+        assert!(word(&"x".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn a_message_held_back_lives_from_its_release() {
+        let hour = Duration::from_secs(3600);
+        let mut options = Options::default();
+        assert_eq!(options.times(NOW, hour), Ok((NOW, NOW.after(hour))));
+        options.set("X-Posthaste-Not-Before", "2h", NOW).expect("good");
+        assert_eq!(options.times(NOW, hour), Ok((NOW.after(2 * hour), NOW.after(3 * hour))));
+        options.set("X-Posthaste-Expires", "1h", NOW).expect("good");
+        assert!(options.times(NOW, hour).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! The replies a session owes, in order. Some are known at once; the one to a message waits for the door.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::limits::MemoryShare;
+use crate::mail::{MessageId, Reply};
+
+/// The door's work on a message.
+pub(super) type Accepting = Pin<Box<dyn Future<Output = Result<(), Reply>> + Send>>;
+
+/// Messages in flight in one session. More would not make group commits larger, only memory.
+const PENDING_MAX: usize = 64;
+
+/// Octets of replies held back for writing. A client that pipelines without reading stalls here.
+const READY_MAX: usize = 32 << 10;
+
+/// Longest line of a reply, in octets without CRLF (RFC 5321 §4.5.3.1.5).
+const LINE_MAX: usize = 510;
+
+/// The queue of replies: octets that can be written now, then messages in flight, each with what stands behind it.
+#[derive(Default)]
+pub(super) struct Replies {
+    ready: Vec<u8>,
+    pending: VecDeque<Pending>,
+}
+
+struct Pending {
+    accepting: Accepting,
+    ticket: Ticket,
+    behind: Vec<u8>,
+}
+
+/// A message in flight.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    /// Its id.
+    pub(super) id: MessageId,
+    /// For the log; `None` when nobody listens.
+    pub(super) record: Option<Box<str>>,
+    /// The memory of its content, held until the door has answered.
+    pub(super) memory: MemoryShare,
+}
+
+impl Replies {
+    /// Queues octets that are a reply already.
+    pub(super) fn push_raw(&mut self, octets: &[u8]) {
+        self.tail().extend_from_slice(octets);
+    }
+
+    /// Queues a reply.
+    pub(super) fn push(&mut self, reply: &Reply) {
+        print(reply, self.tail());
+    }
+
+    /// Queues the place of the reply to a message in flight.
+    pub(super) fn push_pending(&mut self, accepting: Accepting, ticket: Ticket) {
+        self.pending.push_back(Pending { accepting, ticket, behind: Vec::new() });
+    }
+
+    fn tail(&mut self) -> &mut Vec<u8> {
+        self.pending.back_mut().map_or(&mut self.ready, |last| &mut last.behind)
+    }
+
+    /// Octets to be written now. The caller clears them when they are.
+    pub(super) fn ready(&mut self) -> &mut Vec<u8> {
+        &mut self.ready
+    }
+
+    /// Whether a message is in flight.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether to stop taking commands until some replies are written.
+    pub(super) fn is_full(&self) -> bool {
+        let behind = self.pending.back().map_or(0, |last| last.behind.len());
+        self.pending.len() >= PENDING_MAX || self.ready.len() >= READY_MAX || behind >= READY_MAX
+    }
+
+    /// Waits for the oldest message in flight. Its reply is to be given with [`Replies::settle`]; until then it must not
+    /// be polled again.
+    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(), Reply>>> {
+        let Some(oldest) = self.pending.front_mut() else { return Poll::Ready(None) };
+        Poll::Ready(Some(ready!(oldest.accepting.as_mut().poll(context))))
+    }
+
+    /// Puts the reply to the oldest message in its place and lets go what stood behind it.
+    pub(super) fn settle(&mut self, reply: impl FnOnce(&Ticket) -> Reply) {
+        let Some(oldest) = self.pending.pop_front() else { return };
+        print(&reply(&oldest.ticket), &mut self.ready);
+        self.ready.extend_from_slice(&oldest.behind);
+    }
+}
+
+/// Writes a reply as it goes over the wire. Octets that could break a line or a terminal are replaced: texts quote what
+/// the client sent.
+fn print(reply: &Reply, out: &mut Vec<u8>) {
+    let mut lines = reply.text.split('\n').peekable();
+    while let Some(line) = lines.next() {
+        let mark = if lines.peek().is_some() { '-' } else { ' ' };
+        let start = out.len();
+        match reply.enhanced {
+            Some(enhanced) => write!(out, "{:03}{mark}{enhanced} ", reply.code),
+            None => write!(out, "{:03}{mark}", reply.code),
+        }
+        .expect("a Vec takes all");
+        out.extend(line.chars().map(|c| if matches!(c, ' '..='~') { c as u8 } else { b'?' }));
+        out.truncate(start + LINE_MAX);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::task::Waker;
+
+    use super::super::limits::Memory;
+    use super::*;
+    use crate::mail::EnhancedCode;
+
+    fn ticket(id: u64) -> Ticket {
+        Ticket { id: MessageId(id), record: None, memory: MemoryShare::empty(Memory::new(0)) }
+    }
+
+    #[test]
+    fn prints_replies_that_cannot_inject() {
+        let check = |reply: Reply, expected: &str| {
+            let mut out = Vec::new();
+            print(&reply, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        };
+        let code = EnhancedCode(5, 1, 1);
+        check(Reply::ours(550, code, "one\ntwo"), "550-5.1.1 one\r\n550 5.1.1 two\r\n");
+        check(Reply::ours(550, code, "a\r250 ok\u{0}\u{fc}"), "550 5.1.1 a?250 ok??\r\n");
+        check(Reply { code: 354, enhanced: None, text: "go".into() }, "354 go\r\n");
+        let mut out = Vec::new();
+        print(&Reply::ours(550, code, "x".repeat(3000)), &mut out);
+        assert_eq!(out.len(), 512);
+    }
+
+    #[test]
+    fn replies_keep_their_order() {
+        let mut replies = Replies::default();
+        replies.push_raw(b"1\r\n");
+        replies.push_pending(Box::pin(ready(Ok(()))), ticket(2));
+        replies.push_raw(b"3\r\n");
+        replies.push_pending(Box::pin(pending()), ticket(4));
+        replies.push_raw(b"5\r\n");
+        assert_eq!(replies.ready(), b"1\r\n");
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(replies.poll_oldest(&mut context), Poll::Ready(Some(Ok(()))));
+        replies.settle(|ticket| Reply::ours(250, EnhancedCode(2, 0, 0), ticket.id.to_string()));
+        assert_eq!(replies.ready(), b"1\r\n250 2.0.0 0000000000002\r\n3\r\n");
+        assert_eq!(replies.poll_oldest(&mut context), Poll::Pending);
+        assert!(replies.has_pending() && !replies.is_full());
+        replies.push_raw(&[b'x'; READY_MAX]);
+        assert!(replies.is_full());
+    }
+}

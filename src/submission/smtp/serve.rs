@@ -1,0 +1,215 @@
+//! Drives a [`Session`] over a connection: reads, writes, waits, and changes to TLS on the way.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::super::door::Door;
+use super::Shared;
+use super::input::Input;
+use super::session::{Ending, Next, Session};
+use crate::clock::Instant;
+
+/// How long we listen before we speak. Whoever talks before the banner has normally done so by then; honest clients
+/// wait for it and will not notice.
+const LISTEN_FIRST: Duration = Duration::from_millis(1);
+
+/// A session silent for this long gives its read buffer back.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a client that is cut off may go on talking, so that our last words are not lost in a reset.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Serves one client until it goes. `client` is its canonical address.
+///
+/// # Cancel safety
+/// Dropped, the client hears nothing more, and messages in flight are as [`Door::accept`] says.
+pub(super) async fn serve<S, D>(mut io: S, client: IpAddr, shared: Arc<Shared<D>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    D: Door,
+{
+    let mut talk = Talk::new(&shared, client);
+    let ending = match talk.greet(&mut io).await {
+        Ok(()) => talk.converse(&mut io).await,
+        Err(error) => Err(error),
+    };
+    match ending {
+        Ok(Ending::StartTls) => talk.over_tls(io).await,
+        Ok(ending) => part(&mut io, ending).await,
+        Err(error) => tracing::debug!(%error, "connection lost"),
+    }
+    // The client is gone, but what the door has begun it ends: half a hand-over helps nobody.
+    while talk.session.replies().has_pending() {
+        poll_fn(|context| talk.session.poll_settle(context)).await;
+    }
+}
+
+/// A dialogue and what wakes it.
+struct Talk<D> {
+    session: Session<D>,
+    input: Input,
+    shared: Arc<Shared<D>>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    told_closing: bool,
+    alarm: Pin<Box<Sleep>>,
+    last_heard: Instant,
+    resting: bool,
+}
+
+/// Why a dialogue that waits goes on.
+enum Wake {
+    Settled,
+    Read(io::Result<usize>),
+    Alarm,
+    Closing,
+}
+
+impl<D: Door> Talk<D> {
+    fn new(shared: &Arc<Shared<D>>, client: IpAddr) -> Talk<D> {
+        Talk {
+            session: Session::new(shared.clone(), client),
+            input: Input::default(),
+            shared: shared.clone(),
+            closing: Box::pin(shared.controls.closing.clone().cancelled_owned()),
+            told_closing: false,
+            alarm: Box::pin(sleep(REST_AFTER)),
+            last_heard: shared.clock.instant(),
+            resting: false,
+        }
+    }
+
+    /// Sends the banner, unless the client has spoken first.
+    async fn greet<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut S) -> io::Result<()> {
+        match timeout(LISTEN_FIRST, self.input.read(io)).await {
+            // It connected only to see whether we are here.
+            Ok(Ok(0)) => self.session.hung_up(),
+            Ok(Ok(_)) => self.session.spoke_first(),
+            Ok(Err(error)) => return Err(error),
+            Err(_silent) => self.session.greet(),
+        }
+        Ok(())
+    }
+
+    /// Talks until the dialogue ends and all replies are written.
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut S) -> io::Result<Ending> {
+        loop {
+            let next = self.session.advance(&mut self.input);
+            self.write(io).await?;
+            let reading = match next {
+                Next::Write => continue,
+                Next::Input => true,
+                Next::End(ending) if !self.session.replies().has_pending() => return Ok(ending),
+                Next::End(_) | Next::Settle => false,
+            };
+            match self.wait(io, reading).await {
+                Wake::Settled => self.last_heard = self.shared.clock.instant(),
+                Wake::Read(Ok(0)) => self.session.hung_up(),
+                Wake::Read(Ok(_)) => self.heard(),
+                Wake::Read(Err(error)) => return Err(error),
+                Wake::Closing => {
+                    self.told_closing = true;
+                    self.session.leave();
+                }
+                Wake::Alarm => self.alarm(),
+            }
+        }
+    }
+
+    async fn wait<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut S, reading: bool) -> Wake {
+        let pending = self.session.replies().has_pending();
+        let (session, input) = (&mut self.session, &mut self.input);
+        tokio::select! {
+            biased;
+            () = poll_fn(|context| session.poll_settle(context)), if pending => Wake::Settled,
+            result = input.read(io), if reading => Wake::Read(result),
+            () = &mut self.closing, if !self.told_closing => Wake::Closing,
+            () = &mut self.alarm => Wake::Alarm,
+        }
+    }
+
+    /// All replies that are ready, in one write.
+    async fn write<S: AsyncWrite + Unpin>(&mut self, io: &mut S) -> io::Result<()> {
+        let patience = self.session.patience();
+        let ready = self.session.replies().ready();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let writing = async {
+            io.write_all(ready).await?;
+            io.flush().await
+        };
+        timeout(patience, writing).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        ready.clear();
+        Ok(())
+    }
+
+    fn heard(&mut self) {
+        self.last_heard = self.shared.clock.instant();
+        if self.resting {
+            self.resting = false;
+            self.alarm.as_mut().reset(self.last_heard + REST_AFTER);
+        }
+    }
+
+    /// The alarm is not set anew with each octet; when it rings, it looks at how long it has really been quiet.
+    fn alarm(&mut self) {
+        let now = self.shared.clock.instant();
+        if self.session.replies().has_pending() {
+            self.last_heard = now;
+        }
+        let patience = self.session.patience();
+        let quiet = now.duration_since(self.last_heard);
+        if quiet >= patience {
+            self.session.idled();
+        }
+        self.resting = quiet >= REST_AFTER;
+        if self.resting {
+            self.input.rest();
+        }
+        let again = if self.resting || patience < REST_AFTER { patience } else { REST_AFTER };
+        self.alarm.as_mut().reset((self.last_heard + again).max(now + Duration::from_millis(1)));
+    }
+
+    /// Shakes hands and goes on over TLS.
+    async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: S) {
+        let Some(config) = self.session.tls_config() else { return };
+        let patience = self.session.patience();
+        let handshake = TlsAcceptor::from(config).accept(io);
+        let mut io = match timeout(patience, handshake).await {
+            Ok(Ok(io)) => io,
+            Ok(Err(error)) => {
+                self.session.insecure();
+                return tracing::debug!(%error, "TLS handshake failed");
+            }
+            Err(_) => {
+                self.session.insecure();
+                return tracing::debug!("TLS handshake took too long");
+            }
+        };
+        self.session.secured();
+        self.input = Input::default();
+        self.heard();
+        match self.converse(&mut io).await {
+            Ok(ending) => part(&mut io, ending).await,
+            Err(error) => tracing::debug!(%error, "connection lost"),
+        }
+    }
+}
+
+/// Closes our side, and waits a moment for the client to read why.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, ending: Ending) {
+    let _ = timeout(LINGER, io.shutdown()).await;
+    if ending == Ending::CutOff {
+        let mut sink = [0; 1024];
+        let _ = timeout(LINGER, async { while matches!(io.read(&mut sink).await, Ok(1..)) {} }).await;
+    }
+}
