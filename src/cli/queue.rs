@@ -141,8 +141,7 @@ async fn retry(
 ) -> anyhow::Result<ExitCode> {
     let request = RetryRequest { message_id, domain: domain.map(|domain| domain.to_string()) };
     let body = serde_json::to_string(&request)?;
-    let answer: RetryAnswer =
-        client::ask(config, arguments, Method::POST, "/v1/queue/retry", Some(body)).await?;
+    let answer: RetryAnswer = client::ask(config, arguments, Method::POST, "/v1/queue/retry", Some(body)).await?;
     match json {
         true => println!("{}", serde_json::to_string(&answer)?),
         false => println!("{} recipients are due now", answer.recipients),

@@ -68,7 +68,9 @@ fn reload(daemon: &Daemon, file: &Path) {
     match Config::load(file) {
         Ok((config, _)) => match daemon.reload(&config) {
             Ok(()) => tracing::info!(file = %file.display(), "configuration reloaded"),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "reload failed, the old configuration stays in force"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "reload failed, the old configuration stays in force")
+            }
         },
         Err(problems) => {
             daemon.metrics().config_ok.set(0.0);

@@ -78,7 +78,9 @@ mod tests {
         assert!(all.pipelining && all.chunking && all.eight_bit_mime && all.smtputf8 && all.starttls && all.size);
         assert_eq!((all.size_max, all.dsn, all.recipients_max), (Some(157_286_400), false, None));
 
-        let odd = Capabilities::parse("x\nsize 0\nAUTH=LOGIN plain\ndsn\nLIMITS MAILMAX=5 RCPTMAX=50\nXSIZE 5\n\n PIPELINING");
+        let odd = Capabilities::parse(
+            "x\nsize 0\nAUTH=LOGIN plain\ndsn\nLIMITS MAILMAX=5 RCPTMAX=50\nXSIZE 5\n\n PIPELINING",
+        );
         assert!(odd.size && odd.auth_plain && odd.auth_login && odd.dsn && odd.pipelining);
         assert_eq!((odd.size_max, odd.recipients_max), (None, Some(50)));
 

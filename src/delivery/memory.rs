@@ -82,9 +82,7 @@ impl Memory {
     pub(super) fn begin(&mut self, path: PathKey, now: Instant, claim: Duration) -> Permit {
         match self.paths.get_mut(&path) {
             None => Permit::Free,
-            Some(entry) if entry.until > now => {
-                Permit::Refused { until: entry.until, failure: entry.failure.clone() }
-            }
+            Some(entry) if entry.until > now => Permit::Refused { until: entry.until, failure: entry.failure.clone() },
             Some(entry) => {
                 entry.until = now + claim;
                 entry.probing = true;

@@ -266,10 +266,8 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &str, expected: &[&str]) {
-        let read: Vec<String> = read(bytes.as_bytes(), 7)
-            .into_iter()
-            .map(|r| r.unwrap_or_else(|garbage| garbage.to_string()))
-            .collect();
+        let read: Vec<String> =
+            read(bytes.as_bytes(), 7).into_iter().map(|r| r.unwrap_or_else(|garbage| garbage.to_string())).collect();
         assert_eq!(read, expected, "{bytes:?}");
     }
 

@@ -185,11 +185,8 @@ impl Tally {
     pub(super) fn take(&mut self, step: Step, reply: ReplyRef<'_>) -> Result<(), Broken> {
         let situation = Situation { accepted: self.accepted, first_transaction: self.first_transaction };
         let verdict = judge(step, reply.code, reply.enhanced, situation);
-        let failure = |blame| Failure {
-            blame,
-            origin: Origin::Remote { command: step.command() },
-            reply: reply.to_reply(),
-        };
+        let failure =
+            |blame| Failure { blame, origin: Origin::Remote { command: step.command() }, reply: reply.to_reply() };
         match (step, verdict) {
             (_, Verdict::Closing) => {
                 return Err(Broken::Closing { command: step.command(), reply: reply.to_reply() });

@@ -76,7 +76,8 @@ impl EventLog {
             dirty: false,
             synced_at: Clock.instant(),
         };
-        let thread = std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
+        let thread =
+            std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
         let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
         Ok((EventLog { sender, thread, synced, metrics }, last))
     }
@@ -275,7 +276,9 @@ impl Writer {
                     synced(last.segment);
                 }
             }
-            Err(error) => tracing::error!(file = %self.file.path.display(), error = %error, "the event log cannot be synced"),
+            Err(error) => {
+                tracing::error!(file = %self.file.path.display(), error = %error, "the event log cannot be synced")
+            }
         }
     }
 }

@@ -40,10 +40,12 @@ mod tests {
     fn doubles_up_to_the_longest_wait() {
         let policy = RetryPolicy::new(&RetryConfig::default());
         let mut rng = rand::rngs::SmallRng::seed_from_u64(7);
-        for (attempt, centre) in [(1, 300), (2, 600), (3, 1200), (6, 9600), (7, 14400), (40, 14400), (u32::MAX, 14400)] {
+        for (attempt, centre) in [(1, 300), (2, 600), (3, 1200), (6, 9600), (7, 14400), (40, 14400), (u32::MAX, 14400)]
+        {
             for _ in 0..100 {
                 let delay = policy.delay(attempt, &mut rng);
-                let (low, high) = (Duration::from_secs(centre).mul_f64(0.75), Duration::from_secs(centre).mul_f64(1.25));
+                let (low, high) =
+                    (Duration::from_secs(centre).mul_f64(0.75), Duration::from_secs(centre).mul_f64(1.25));
                 assert!(delay >= low.max(Duration::from_secs(300)) && delay <= high, "attempt {attempt}: {delay:?}");
             }
         }

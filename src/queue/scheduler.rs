@@ -535,11 +535,16 @@ impl Scheduler {
     }
 
     /// Wakes the sleepers that `select` picks, now. Returns how many recipients that were.
-    pub(super) fn hurry(&mut self, now: u64, select: impl Fn(MessageId, &AddressHost) -> bool, actions: &mut Vec<Action>) -> usize {
+    pub(super) fn hurry(
+        &mut self,
+        now: u64,
+        select: impl Fn(MessageId, &AddressHost) -> bool,
+        actions: &mut Vec<Action>,
+    ) -> usize {
         let hosts = &self.hosts;
-        let picked = self.sleepers.extract(|item| {
-            hosts[item.host as usize].as_ref().is_some_and(|host| select(item.message, &host.host))
-        });
+        let picked = self
+            .sleepers
+            .extract(|item| hosts[item.host as usize].as_ref().is_some_and(|host| select(item.message, &host.host)));
         let recipients = picked.iter().map(|item| item.recipients.len()).sum();
         for item in picked {
             // The operator knows better than what we remember of it.
@@ -564,9 +569,7 @@ impl Scheduler {
 
     /// Messages with open recipients: id, stream, acceptance, number of open recipients; in no order.
     pub(super) fn messages(&self) -> impl Iterator<Item = (MessageId, &Stream, Timestamp, usize)> {
-        self.messages
-            .iter()
-            .map(|(id, m)| (*id, &self.streams[m.stream as usize], m.accepted_at, m.open.len()))
+        self.messages.iter().map(|(id, m)| (*id, &self.streams[m.stream as usize], m.accepted_at, m.open.len()))
     }
 
     /// When the sleepers of a message are due, with their recipients.

@@ -176,13 +176,7 @@ impl Queue {
     }
 
     /// Waits for work with the connection open. False: end the session.
-    async fn idle(
-        &self,
-        parts: &Parts,
-        site: SiteId,
-        connection: &mut Connection,
-        wake: &Arc<Notify>,
-    ) -> bool {
+    async fn idle(&self, parts: &Parts, site: SiteId, connection: &mut Connection, wake: &Arc<Notify>) -> bool {
         if self.lock().stopped() {
             return false;
         }
@@ -247,12 +241,7 @@ impl Queue {
     }
 
     /// Before a message may go out: its time is not up, and it is signed if a key is configured.
-    async fn prepare(
-        &self,
-        parts: &Parts,
-        message: &Message,
-        now: crate::clock::Timestamp,
-    ) -> Result<(), Failure> {
+    async fn prepare(&self, parts: &Parts, message: &Message, now: crate::clock::Timestamp) -> Result<(), Failure> {
         if now >= message.envelope.expires_at {
             return Err(Failure::ours(Blame::Message, EnhancedCode(4, 4, 7), "the message's time ran out"));
         }
@@ -286,16 +275,16 @@ impl Queue {
             error => {
                 let id = items[0].message;
                 tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
-                self.settle_blind(items.to_vec(), &Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string()));
+                self.settle_blind(
+                    items.to_vec(),
+                    &Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string()),
+                );
             }
         }
     }
 
     /// Lets `deed` change the scheduler and carries out what it asks for.
-    pub(super) fn with_actions(
-        self: &Arc<Queue>,
-        deed: impl FnOnce(&mut super::Scheduler, u64, &mut Vec<Action>),
-    ) {
+    pub(super) fn with_actions(self: &Arc<Queue>, deed: impl FnOnce(&mut super::Scheduler, u64, &mut Vec<Action>)) {
         let mut actions = Vec::new();
         let now = self.now();
         deed(&mut self.lock(), now, &mut actions);
@@ -306,7 +295,8 @@ impl Queue {
 /// A host's trouble is never a verdict on a message: whatever it said, another attempt follows.
 fn for_now(mut failure: Failure) -> Failure {
     if failure.reply.is_permanent() {
-        failure.reply.enhanced = failure.reply.enhanced.map(|EnhancedCode(_, subject, detail)| EnhancedCode(4, subject, detail));
+        failure.reply.enhanced =
+            failure.reply.enhanced.map(|EnhancedCode(_, subject, detail)| EnhancedCode(4, subject, detail));
         if failure.origin == crate::mail::Origin::Local {
             failure.reply.code = 451;
         }

@@ -374,7 +374,8 @@ impl<'a> Settlement<'a> {
         event.blame = told.blame;
         if let Some(attempted) = attempted {
             event.timings_ms = attempted.timings;
-            event.timings_ms.queue = attempted.started.since(envelope.accepted_at.max(envelope.not_before)).as_millis() as u64;
+            event.timings_ms.queue =
+                attempted.started.since(envelope.accepted_at.max(envelope.not_before)).as_millis() as u64;
         }
         let session = attempted.and_then(|attempted| attempted.session);
         if let Some((route, facts)) = session {

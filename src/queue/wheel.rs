@@ -37,14 +37,7 @@ pub struct Wheel<T> {
 
 impl<T> Default for Wheel<T> {
     fn default() -> Wheel<T> {
-        Wheel {
-            now: 0,
-            heads: [NIL; LEVELS * SLOTS],
-            occupied: [0; LEVELS],
-            entries: Vec::new(),
-            free: NIL,
-            len: 0,
-        }
+        Wheel { now: 0, heads: [NIL; LEVELS * SLOTS], occupied: [0; LEVELS], entries: Vec::new(), free: NIL, len: 0 }
     }
 }
 

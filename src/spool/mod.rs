@@ -37,8 +37,8 @@ use crate::mail::{Envelope, MessageId, MessageIds};
 use crate::telemetry::Metrics;
 
 use cache::Cache;
-use codec::{Reader, Writer};
 pub use codec::CodecError;
+use codec::{Reader, Writer};
 pub use message::Message;
 pub use replay::{Opened, Restored};
 pub use state::{Change, End, RecipientState};

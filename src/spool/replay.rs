@@ -105,11 +105,7 @@ impl Replay {
     }
 
     /// The index, and the highest id seen.
-    pub(super) fn finish(
-        self,
-        log: &Log,
-        restore: &mut dyn FnMut(Restored),
-    ) -> (HashMap<MessageId, Entry>, MessageId) {
+    pub(super) fn finish(self, log: &Log, restore: &mut dyn FnMut(Restored)) -> (HashMap<MessageId, Entry>, MessageId) {
         let mut index = HashMap::with_capacity(self.found.len());
         for (id, found) in self.found {
             let Some((location, envelope)) = found.message else { continue };

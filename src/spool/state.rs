@@ -112,9 +112,8 @@ pub(super) fn without_events(head: &[u8]) -> Vec<u8> {
 }
 
 fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
-    let number = |r: &mut Reader<'_>, field| {
-        r.number(field).and_then(|n| u32::try_from(n).map_err(|_| CodecError(field)))
-    };
+    let number =
+        |r: &mut Reader<'_>, field| r.number(field).and_then(|n| u32::try_from(n).map_err(|_| CodecError(field)));
     let recipient = number(r, "recipient")?;
     let state = match r.u8("state")? {
         WAITING => RecipientState::Waiting {

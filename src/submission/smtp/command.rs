@@ -239,8 +239,15 @@ mod tests {
         good("MAIL FROM:<\"a>b\\\" c\"@b.example> SIZE=1\r\n", "<\"a>b\\\" c\"@b.example>");
         good("MAIL FROM:<jürgen@bücher.example>\r\n", "<jürgen@xn--bcher-kva.example>");
         for bad in [
-            "MAIL a@b", "MAIL FROM:a@b", "MAIL FROM:<a@b", "MAIL FROM:a@b>", "MAIL FROM:<a@b>SIZE=1", "MAIL",
-            "MAIL FROM", "MAIL TO:<a@b>", "MAIL FROM:<a@b>>",
+            "MAIL a@b",
+            "MAIL FROM:a@b",
+            "MAIL FROM:<a@b",
+            "MAIL FROM:a@b>",
+            "MAIL FROM:<a@b>SIZE=1",
+            "MAIL",
+            "MAIL FROM",
+            "MAIL TO:<a@b>",
+            "MAIL FROM:<a@b>>",
         ] {
             let expected = "501 5.5.4 write MAIL FROM:<address> and parameters behind a space";
             assert_eq!(from(&format!("{bad}\r\n")), Err(expected.to_owned()), "{bad}");

@@ -614,8 +614,7 @@ impl<D: Door> Session<D> {
         let Some(hello) = &self.hello else { return Err(Refusal::sequence("say EHLO first")) };
         let shared = &*self.shared;
         let id = shared.door.next_id();
-        let protocol =
-            Protocol { extended: hello.extended, tls: self.tls, smtputf8: transaction.parameters.smtputf8 };
+        let protocol = Protocol { extended: hello.extended, tls: self.tls, smtputf8: transaction.parameters.smtputf8 };
         let received = Received {
             hello: &hello.name,
             client: self.client,
