@@ -18,21 +18,22 @@ mod report;
 mod stage;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use report::{DemoReport, SiteReport};
 
 use crate::clock::{Clock, Instant};
-use crate::config::Config;
+use crate::daemon::Daemon;
 use account::{Books, EventReader};
 use load::{LoadError, Progress, Submitted};
 use stage::Stage;
 
 /// Connections the application uses.
 const CONNECTIONS: usize = 32;
+
+/// What the daemon may take to stop.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// What to send.
 #[derive(Debug, Clone)]
@@ -57,8 +58,8 @@ pub enum DemoError {
     /// The peers could not be built.
     #[error("preparing the demo")]
     Prepare(#[source] io::Error),
-    /// The daemon did not start or stop.
-    #[error("daemon: {0}")]
+    /// The daemon did not start.
+    #[error("starting the daemon: {0}")]
     Daemon(String),
     /// Messages were not taken.
     #[error("handing messages over")]
@@ -84,17 +85,19 @@ pub async fn run(options: DemoOptions) -> Result<DemoReport, DemoError> {
 
 async fn carry_out(options: DemoOptions) -> Result<DemoReport, DemoError> {
     let stage = Stage::build(&options).await.map_err(DemoError::Prepare)?;
-    let daemon = start_daemon(stage.config()).await?;
+    let failed = |error: anyhow::Error| DemoError::Daemon(format!("{error:#}"));
+    let daemon = Daemon::start(&stage.config()).await.map_err(failed)?;
     if !options.json {
         eprintln!("{} messages to 4 receivers; data in {}", options.messages, stage.data_dir().display());
     }
 
+    let door = daemon.smtp_addresses()[0];
     let mut books = stage.books();
     let progress = Arc::new(Progress::default());
     let start = Clock.instant();
     let deadline = start + Duration::from_secs(60) + Duration::from_millis(20) * options.messages as u32;
     let letter = stage.letters();
-    let load = load::submit(daemon.door, CONNECTIONS, options.messages, letter, Arc::clone(&progress));
+    let load = load::submit(door, CONNECTIONS, options.messages, letter, Arc::clone(&progress));
     let mut events = EventReader::new(stage.data_dir().join("events").join("events.jsonl"));
     let mut view = View { quiet: options.json, start, shown: start };
     let (submitted, total) = {
@@ -104,7 +107,8 @@ async fn carry_out(options: DemoOptions) -> Result<DemoReport, DemoError> {
     };
     view.end();
 
-    daemon.stop.await?;
+    // Whatever was still on its way shows up as a recipient without an end.
+    daemon.close(GRACE).await;
     read_all(&mut events, &mut books).await?;
     Ok(conclude(stage, books, &submitted, start, total))
 }
@@ -154,19 +158,6 @@ fn conclude(stage: Stage, mut books: Books, submitted: &[Submitted], start: Inst
         problems_total,
         violations,
     }
-}
-
-/// A daemon in this process.
-struct Running {
-    door: SocketAddr,
-    /// Drains it and ends it.
-    stop: Pin<Box<dyn Future<Output = Result<(), DemoError>> + Send>>,
-}
-
-/// SEAM: `crate::daemon::Daemon::start(config)` goes here.
-async fn start_daemon(config: Config) -> Result<Running, DemoError> {
-    let _ = config;
-    Err(DemoError::Daemon("not joined yet".into()))
 }
 
 /// The line on standard error that tells how far things are: redrawn on a terminal, once a second elsewhere.

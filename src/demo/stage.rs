@@ -34,8 +34,6 @@ pub(super) struct Stage {
     directory: TempDir,
     dns: DnsServer,
     receivers: Vec<Receiver>,
-    door: SocketAddr,
-    admin: SocketAddr,
     messages: u64,
     body: String,
 }
@@ -56,9 +54,8 @@ impl Stage {
         zone.mx(SENDER_DOMAIN, 10, "mx.good.test");
         let dns = DnsServer::start(zone).await?;
         std::fs::write(directory.path().join("dkim.pem"), dkim_key().map_err(io::Error::other)?)?;
-        let (door, admin) = (free_address()?, free_address()?);
         let body = body(options.size);
-        Ok(Stage { directory, dns, receivers, door, admin, messages: options.messages, body })
+        Ok(Stage { directory, dns, receivers, messages: options.messages, body })
     }
 
     pub(super) fn data_dir(&self) -> &Path {
@@ -72,8 +69,9 @@ impl Stage {
             data_dir: self.data_dir().to_owned(),
             ..Config::default()
         };
-        config.submission.smtp.listen = vec![self.door];
-        config.admin.listen = self.admin;
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        config.submission.smtp.listen = vec![anywhere];
+        config.admin.listen = anywhere;
         config.dns.nameservers = vec![self.dns.addr()];
         config.delivery.port = self.receivers[GOOD].addr().port();
         config.delivery.allow_loopback = true;
@@ -261,11 +259,6 @@ fn body(size: usize) -> String {
 /// A fresh RSA-2048 key in PEM, as a sender to the large providers needs.
 fn dkim_key() -> Result<String, rcgen::Error> {
     Ok(rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)?.serialize_pem())
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> io::Result<SocketAddr> {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 #[cfg(test)]

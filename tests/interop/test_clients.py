@@ -170,3 +170,18 @@ def test_smuggling_is_refused(door):
             code, _ = session.getreply()
             assert code // 100 == 5, f"{ending}: {code}"
     assert not target.mails and not daemon.events()
+
+
+def test_smtp_source_to_smtp_sink(start, stack, tmp_path):
+    """Postfix' own load generator hands over, Postfix' own sink receives."""
+    port = peers.free_port()
+    receiver = peers.Process([peers.program("smtp-sink"), "-u", "root", f"127.0.0.1:{port}", "100"],
+                             tmp_path / "smtp-sink.log", env=peers.environment())
+    stack.callback(receiver.stop)
+    peers.wait_until(lambda: peers.listens("127.0.0.1", port), what="smtp-sink")
+    daemon = start({"route": [{"match": "*", "relay": [f"127.0.0.1:{port}"]}]})
+    done = peers.run("smtp-source", "-s", 10, "-m", 1000, "-l", 10240, "-N", "-f", "orders@shop.test",
+                     "-t", "customer@them.test", f"inet:127.0.0.1:{daemon.smtp}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    peers.wait_until(lambda: len(daemon.events(names=["delivered"])) == 1000, 60, "1000 deliveries")
+    assert len({event["message_id"] for event in daemon.events()}) == 1000
