@@ -352,7 +352,10 @@ mod tests {
         PLAIN.check("no header here\r\n\r\nbody\r\n", &format!("{added}\r\nno header here\r\n\r\nbody\r\n"));
         PLAIN.check(" X: folded into ours?\r\n\r\n", &format!("{added}\r\n X: folded into ours?\r\n\r\n"));
         let null = Case { reverse_path: "", smtputf8: false };
-        null.check("Date: x\r\nMessage-Id: y\r\n\r\n", "From: MAILER-DAEMON@mta.example\r\nDate: x\r\nMessage-Id: y\r\n\r\n");
+        null.check(
+            "Date: x\r\nMessage-Id: y\r\n\r\n",
+            "From: MAILER-DAEMON@mta.example\r\nDate: x\r\nMessage-Id: y\r\n\r\n",
+        );
         let dots = Case { reverse_path: "a..b@c.example", smtputf8: false };
         dots.check("Date: x\r\nMessage-Id: y\r\n\r\n", "From: \"a..b\"@c.example\r\nDate: x\r\nMessage-Id: y\r\n\r\n");
     }
@@ -360,7 +363,9 @@ mod tests {
     #[test]
     fn takes_out_what_must_not_leave() {
         PLAIN.check(
-            &format!("BCC: a,\r\n b\r\n{ALL}Bcc : c\r\nReturn-Path: <q>\r\nTo: t\r\nResent-Bcc: r\r\n\r\nBcc: body\r\n"),
+            &format!(
+                "BCC: a,\r\n b\r\n{ALL}Bcc : c\r\nReturn-Path: <q>\r\nTo: t\r\nResent-Bcc: r\r\n\r\nBcc: body\r\n"
+            ),
             &format!("{ALL}To: t\r\n\r\nBcc: body\r\n"),
         );
         PLAIN.check(&format!("From a@b Mon Nov 23\r\nBcc: x\r\n{ALL}\r\n"), &format!("{ALL}\r\n"));
@@ -383,10 +388,7 @@ mod tests {
     #[test]
     fn refuses_headers_not_fit_to_be_sent() {
         let utf8 = Case { reverse_path: "a@b.example", smtputf8: true };
-        PLAIN.check_refused(
-            b"A: b\r\n c\r\nno field\r\nC: d\r\n\r\n",
-            "550 5.6.0 line 3 of the header is no field",
-        );
+        PLAIN.check_refused(b"A: b\r\n c\r\nno field\r\nC: d\r\n\r\n", "550 5.6.0 line 3 of the header is no field");
         PLAIN.check_refused(
             "A: b\r\nSubject: \u{fc}\r\n\r\n".as_bytes(),
             "550 5.6.7 field Subject holds 8-bit text, which needs SMTPUTF8 or encoding (RFC 2047)",

@@ -178,7 +178,8 @@ mod tests {
     #[track_caller]
     fn check(fields: &[(&str, &str)], expected: Result<Options, &str>) {
         let mut options = Options::default();
-        let result = fields.iter().try_for_each(|(name, value)| options.set(&format!("X-Posthaste-{name}"), value, NOW));
+        let result =
+            fields.iter().try_for_each(|(name, value)| options.set(&format!("X-Posthaste-{name}"), value, NOW));
         assert_eq!(result.map(|()| options).map_err(|e| e.to_string()), expected.map_err(str::to_owned));
     }
 
@@ -210,14 +211,18 @@ mod tests {
             let expected = Timestamp(NOW.0.checked_add_signed(after * 1000).expect("in range"));
             assert_eq!(time(text, NOW), Ok(expected), "{text}");
         }
-        for bad in ["", "soon", "12:00", "2026-11-22", "2026-11-22T12:00:00", "2026-11-22T12:00:00+99:00", "-2h", "ü"] {
+        for bad in ["", "soon", "12:00", "2026-11-22", "2026-11-22T12:00:00", "2026-11-22T12:00:00+99:00", "-2h", "ü"]
+        {
             assert!(time(bad, NOW).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn refuses_what_it_cannot_obey() {
-        check(&[("Class", "system")], Err("X-Posthaste-Class: \"system\": is kept for our own reports; say transactional or bulk"));
+        check(
+            &[("Class", "system")],
+            Err("X-Posthaste-Class: \"system\": is kept for our own reports; say transactional or bulk"),
+        );
         check(&[("Class", "urgent")], Err("X-Posthaste-Class: \"urgent\": must be transactional or bulk"));
         check(&[("Tenant", "")], Err("X-Posthaste-Tenant: \"\": must be 1 to 128 printable octets"));
         check(&[("Tenant", "a\tb")], Err("X-Posthaste-Tenant: \"a\\tb\": must be 1 to 128 printable octets"));

@@ -51,9 +51,8 @@ pub fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> 
         let path = path.to_owned();
         move |source| TlsError::Read { path, source }
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .and_then(|found| found.collect())
-        .map_err(read(cert))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(cert).and_then(|found| found.collect()).map_err(read(cert))?;
     if chain.is_empty() {
         return Err(TlsError::NoCertificate { path: cert.into() });
     }

@@ -107,7 +107,12 @@ mod tests {
             while let Some(piece) = pieces.next() {
                 let progress = reader.read(piece, &mut content);
                 let expected = if pieces.peek().is_none() { Progress::End } else { Progress::More };
-                assert_eq!(progress, (piece.len(), expected), "{:?} in pieces of {cut}", wire.escape_ascii().to_string());
+                assert_eq!(
+                    progress,
+                    (piece.len(), expected),
+                    "{:?} in pieces of {cut}",
+                    wire.escape_ascii().to_string()
+                );
             }
             let got = content.finish().map(|received| received.buffer[HEADROOM..].to_vec());
             let got = got.as_deref().map_err(|fault| match fault {
@@ -129,12 +134,7 @@ mod tests {
 
     #[test]
     fn nothing_else_ends_it() {
-        for wire in [
-            &b"a\n.\n.\r\n\r\n.\r\n"[..],
-            b"a\n.\r\nb\r\n.\r\n",
-            b"a\r\n.\nb\r\n.\r\n",
-            b"\n.\r\n\r\n.\r\n",
-        ] {
+        for wire in [&b"a\n.\n.\r\n\r\n.\r\n"[..], b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\nb\r\n.\r\n", b"\n.\r\n\r\n.\r\n"] {
             check(wire, Err("LF"));
         }
         for wire in [&b"a\r.\r\nb\r\n.\r\n"[..], b"a\r\n.\rb\r\n.\r\n", b"a\r.\rb\r\n.\r\n", b"a\r\n.\r\r\n.\r\n"] {
