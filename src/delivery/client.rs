@@ -179,7 +179,15 @@ impl Client {
     /// Safe; a probe that is dropped may be repeated a little later.
     pub async fn connect(&self, target: &Target) -> Result<Connection, ConnectError> {
         let start = Clock.instant();
-        let permits = self.begin(target, start)?;
+        let permits = self.begin(target, start).map_err(|(retry_at, failure)| ConnectError {
+            stage: Stage::Connect,
+            host: target.host.clone(),
+            address: target.address,
+            source_address: target.source,
+            failure,
+            elapsed: Duration::ZERO,
+            retry_at,
+        })?;
         let opened = match self.attempt(target, self.upgrade_for(target, start)).await {
             Err(refusal) if refusal.without_tls && target.tls == TlsPolicy::Opportunistic => {
                 self.note_tls_broken(target);
@@ -205,22 +213,15 @@ impl Client {
         memory.unreachable((address, None), now).map(|(until, failure)| (until, failure.reply.to_string()))
     }
 
-    fn begin(&self, target: &Target, now: Instant) -> Result<[(PathKey, Permit); 2], ConnectError> {
+    /// Leave to try, or the remembered failure and when to come back.
+    fn begin(&self, target: &Target, now: Instant) -> Result<[(PathKey, Permit); 2], (Instant, Failure)> {
         let claim = self.shared.timeouts.connect + Duration::from_secs(30);
         let mut memory = self.shared.memory();
         let mut permits = [any_source(target), this_source(target)].map(|path| (path, Permit::Free));
         for (path, permit) in &mut permits {
             *permit = memory.begin(*path, now, claim);
             if let Permit::Refused { until, failure } = permit {
-                return Err(ConnectError {
-                    stage: Stage::Connect,
-                    host: target.host.clone(),
-                    address: target.address,
-                    source_address: target.source,
-                    failure: failure.clone(),
-                    elapsed: Duration::ZERO,
-                    retry_at: *until,
-                });
+                return Err((*until, failure.clone()));
             }
         }
         Ok(permits)
@@ -510,6 +511,8 @@ fn no_tcp(target: &Target, error: &io::Error) -> Failure {
     Failure::ours(blame, EnhancedCode(4, 4, 1), format!("cannot connect to {}: {error}", target.address))
 }
 
+/// Refused before any message: most often it is our address that is not liked.
 fn remote(command: &'static str, reply: ReplyRef<'_>) -> Failure {
-    Failure { blame: Blame::EgressPath, origin: Origin::Remote { command }, reply: reply.to_reply() }
+    let blame = if command == "STARTTLS" { Blame::Site } else { Blame::EgressPath };
+    Failure { blame, origin: Origin::Remote { command }, reply: reply.to_reply() }
 }

@@ -317,7 +317,7 @@ impl<S: Io> Connection<S> {
         let now = Clock.instant();
         let host = self.shared.host_key(&self.facts.host, self.facts.address);
         let mut memory = self.shared.memory();
-        let in_envelope = tally.mail_answered() && !unanswered;
+        let in_envelope = tally.mail_answered() && matches!(broken.command(), "RCPT" | "DATA");
         match broken {
             Broken::NoChunking { .. } => memory.note_no_chunking(&host, now),
             Broken::Silent { .. } | Broken::Garbage { .. } if self.capabilities.pipelining && in_envelope => {
