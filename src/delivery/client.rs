@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::auth;
 use super::capabilities::Capabilities;
 use super::connection::{Connection, SessionFacts};
-use super::memory::{Memory, PathKey, Permit, Quirks};
+use super::memory::{Memory, PathKey, Permit, Quirks, Way};
 use super::reply::{EHLO_TEXT_MAX, Garbage, ReplyRef, TEXT_MAX};
 use super::tls::{self, Tls};
 use super::wire::{Broken, Io, Stream, Wire};
@@ -198,8 +198,7 @@ impl Client {
         match opened {
             Ok(connection) => {
                 let mut memory = self.shared.memory();
-                memory.succeeded(any_source(target));
-                memory.succeeded(this_source(target));
+                paths(target).into_iter().for_each(|path| memory.succeeded(path));
                 Ok(connection)
             }
             Err(refusal) => Err(self.failed(target, refusal, &permits, start)),
@@ -207,43 +206,41 @@ impl Client {
     }
 
     /// Until when, and why, `address` is left alone because it did not answer. `None`: it may be tried. Refusals that
-    /// concern one of our addresses only are known to [`Client::connect`].
+    /// concern only some of those who connect (one of our addresses, one policy) are known to [`Client::connect`].
     pub fn unreachable(&self, address: SocketAddr, now: Instant) -> Option<(Instant, String)> {
         let memory = self.shared.memory();
-        memory.unreachable((address, None), now).map(|(until, failure)| (until, failure.reply.to_string()))
+        memory
+            .unreachable(PathKey { address, way: None }, now)
+            .map(|(until, failure)| (until, failure.reply.to_string()))
     }
 
     /// Leave to try, or the remembered failure and when to come back.
-    fn begin(&self, target: &Target, now: Instant) -> Result<[(PathKey, Permit); 2], (Instant, Failure)> {
+    fn begin(&self, target: &Target, now: Instant) -> Result<[Permit; 2], (Instant, Failure)> {
         let claim = self.shared.timeouts.connect + Duration::from_secs(30);
         let mut memory = self.shared.memory();
-        let mut permits = [any_source(target), this_source(target)].map(|path| (path, Permit::Free));
-        for (path, permit) in &mut permits {
-            *permit = memory.begin(*path, now, claim);
-            if let Permit::Refused { until, failure } = permit {
-                return Err((*until, failure.clone()));
+        // Both are asked before either is claimed for a probe.
+        for path in paths(target) {
+            if let Some((until, failure)) = memory.unreachable(path, now) {
+                return Err((until, failure.clone()));
             }
         }
-        Ok(permits)
+        Ok(paths(target).map(|path| memory.begin(path, now, claim)))
     }
 
-    fn failed(
-        &self,
-        target: &Target,
-        refusal: Refusal,
-        permits: &[(PathKey, Permit); 2],
-        start: Instant,
-    ) -> ConnectError {
+    fn failed(&self, target: &Target, refusal: Refusal, permits: &[Permit; 2], start: Instant) -> ConnectError {
         let now = Clock.instant();
         self.shared.session_failed(refusal.stage.as_str());
-        // Who does not answer is dead for all our addresses; who refuses may mean only this one.
-        let dead = refusal.stage == Stage::Connect && refusal.failure.blame == Blame::Site;
-        let (path, permit) = &permits[usize::from(!dead)];
+        let [all, ours] = paths(target);
         let mut memory = self.shared.memory();
-        let retry_at = memory.failed(*path, permit, &refusal.failure, now);
-        if !dead {
-            memory.succeeded(any_source(target));
-        }
+        // Who does not answer is dead for all; who refuses, or what we could not even try, concerns only this way.
+        let retry_at = match (refusal.stage, refusal.failure.blame) {
+            (Stage::Connect, Blame::Site) => memory.failed(all, &permits[0], &refusal.failure, now),
+            (Stage::Connect, _) => memory.failed(ours, &permits[1], &refusal.failure, now),
+            (Stage::Greeting | Stage::Ehlo | Stage::Tls | Stage::Auth, _) => {
+                memory.succeeded(all);
+                memory.failed(ours, &permits[1], &refusal.failure, now)
+            }
+        };
         ConnectError {
             stage: refusal.stage,
             host: target.host.clone(),
@@ -301,8 +298,12 @@ impl Client {
         let handshake = Clock.instant() - start - connect;
         if tls.is_some() {
             self.shared.stages.tls.observe(handshake.as_secs_f64());
-            // RFC 3207 §4.2: what was said in the clear is forgotten.
-            ehlo = self.ehlo(&mut wire).await?;
+            // RFC 3207 §4.2: what was said in the clear is forgotten. A server may refuse our part of a TLS 1.3 handshake
+            // only now, and some do nothing but drop the connection.
+            ehlo = self
+                .ehlo(&mut wire)
+                .await
+                .map_err(|refusal| Refusal { without_tls: refusal.failure.origin == Origin::Local, ..refusal })?;
         }
         if let Some(credentials) = &target.credentials {
             self.log_in(&mut wire, target, credentials, &ehlo.capabilities, tls.is_some()).await?;
@@ -472,13 +473,10 @@ impl Ehlo {
     }
 }
 
-fn any_source(target: &Target) -> PathKey {
-    (target.address, None)
-}
-
-/// Without a source asked for, the unspecified address stands for "whichever the system takes".
-fn this_source(target: &Target) -> PathKey {
-    (target.address, Some(target.source.unwrap_or(IpAddr::from([0, 0, 0, 0]))))
+/// The two things that may be known against a target: whoever comes, and who comes as we do.
+fn paths(target: &Target) -> [PathKey; 2] {
+    let way = Way { source: target.source, tls: target.tls, credentials: target.credentials.is_some() };
+    [None, Some(way)].map(|way| PathKey { address: target.address, way })
 }
 
 fn without_quirks(mut capabilities: Capabilities, quirks: Quirks) -> Capabilities {
@@ -496,6 +494,9 @@ async fn tcp(target: &Target) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     socket.set_keepalive(true)?;
     if let Some(source) = target.source {
+        if source.is_ipv4() != target.address.is_ipv4() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{source} is of the other family")));
+        }
         socket.bind(SocketAddr::new(source, 0))?;
     }
     socket.connect(target.address).await
