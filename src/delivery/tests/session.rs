@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,11 +13,14 @@ use proptest::prelude::*;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::client::{Client, Stage, Target, Upgrade};
+use super::super::client::{Client, Stage, Target};
+use super::super::opening::Upgrade;
 use super::super::transaction::Job;
 use super::super::wire::Io;
 use crate::clock::Clock;
@@ -358,6 +363,73 @@ async fn reads_while_it_writes() {
     assert!(matches!(outcome, Some(Outcome::Delivered { .. })), "{outcome:?}");
     drop(connection);
     server.await.expect("no panic").expect("no error");
+}
+
+/// A stream that counts what is asked of it.
+struct Counting {
+    stream: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The hot path: envelope, header fields and content in one system call; two without CHUNKING.
+#[tokio::test]
+async fn a_message_costs_one_write() {
+    for (keywords, expected) in [("PIPELINING CHUNKING", 1), ("PIPELINING", 2)] {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(async move {
+            theirs.write_all(b"220 mx\r\n").await?;
+            commands(&mut theirs, keywords, &messages).await
+        });
+        let writes = Arc::new(AtomicUsize::new(0));
+        let stream = Counting { stream: ours, writes: writes.clone() };
+        let client = client(RootCertStore::empty());
+        let target = Target {
+            host: "mx".into(),
+            address: "127.0.0.1:25".parse().expect("an address"),
+            source: None,
+            tls: TlsPolicy::None,
+            credentials: None,
+        };
+        let opened = client.open(stream, &target, None, Upgrade::Never, Clock.instant()).await;
+        let mut connection = opened.expect("a session");
+        for _ in 0..3 {
+            let before = writes.load(Ordering::SeqCst);
+            let outcome = deliver(&mut connection, &lines(10_000)).await;
+            assert!(matches!(outcome, Some(Outcome::Delivered { .. })), "{outcome:?}");
+            assert_eq!(writes.load(Ordering::SeqCst) - before, expected, "{keywords}");
+        }
+    }
 }
 
 /// `idle` lasts as long as the peer is silent; being dropped and called again costs nothing; session tickets are no
