@@ -111,6 +111,9 @@ impl<S: Io> Connection<S> {
     /// Not safe: a dropped transaction leaves the session unusable, and nobody knows what became of the message.
     pub async fn deliver(&mut self, job: &Job<'_>) -> Transaction {
         let recipients = job.recipients.len();
+        if recipients == 0 {
+            return Transaction::unsaid(0, None, None);
+        }
         if !self.usable {
             let failure = Failure::ours(Blame::EgressPath, EnhancedCode(4, 4, 2), "the session had ended already");
             return Transaction::unsaid(recipients, None, Some(failure));

@@ -266,7 +266,7 @@ impl Tally {
         self.standing.contains(&true)
     }
 
-    /// The receiver did not refuse MAIL.
+    /// MAIL was refused, and with it everyone.
     pub(super) fn mail_refused(&self) -> bool {
         self.mail == Mail::Refused
     }
