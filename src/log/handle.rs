@@ -180,12 +180,13 @@ impl Log {
     pub fn close(&self) {
         self.shared.pending.close();
         let thread = self.thread.lock().expect("nothing panics under this lock").take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log's thread panicked");
+        // A `done` may have held the last handle. The thread cannot wait for itself; it ends by itself, and the lock with it.
+        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
+            if thread.join().is_err() {
+                tracing::error!("the log's thread panicked");
+            }
+            self.shared.lock.lock().expect("nothing panics under this lock").take();
         }
-        self.shared.lock.lock().expect("nothing panics under this lock").take();
     }
 }
 
@@ -267,15 +268,16 @@ impl Shared {
     fn reclaim(&self) -> usize {
         // Whoever else is at it will see the same segments.
         let Ok(_one) = self.reclaiming.try_lock() else { return 0 };
-        let mut count = 0;
+        let (mut count, mut stuck) = (0, Vec::new());
         loop {
             let dead = self.table().take_dead();
             if dead.is_empty() {
                 break;
             }
-            count += dead.len();
-            self.free(dead);
+            count += self.free(dead, &mut stuck);
         }
+        // Those that could not be freed are for the next call, or this one would never end.
+        stuck.into_iter().for_each(|id| self.table().keep(id));
         if count > 0 {
             self.publish_bytes();
         }
@@ -283,7 +285,7 @@ impl Shared {
     }
 
     /// Takes the names of dead segments away, for good; only then may what waits for them go too.
-    fn free(&self, dead: Vec<(SegmentId, u64)>) {
+    fn free(&self, dead: Vec<(SegmentId, u64)>, stuck: &mut Vec<SegmentId>) -> usize {
         let dir = &self.options.dir;
         let healthy = *self.health.borrow() == Health::Ok;
         let mut places = self.options.recycle_max.saturating_sub(self.table().pool.len());
@@ -300,19 +302,20 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::warn!(%error, path = %from.display(), "a dead segment cannot be freed");
-                    self.table().keep(id);
+                    stuck.push(id);
                 }
             }
         }
         if let Err(error) = self.files.sync_dir(dir) {
             // They may come back in a crash. They stay in the table, so that what waits for them stays too, until the next start.
             tracing::error!(%error, dir = %dir.display(), "the log's folder cannot be synced");
-            return;
+            return 0;
         }
         let mut table = self.table();
-        for (id, recycle) in gone {
+        for &(id, recycle) in &gone {
             table.freed(id);
             table.pool.extend(recycle.then_some(id.0));
         }
+        gone.len()
     }
 }

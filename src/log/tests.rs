@@ -1,4 +1,8 @@
-//! The log on the real file system.
+//! The log on the real file system; crashes and faults in the files below.
+
+mod crash;
+mod faults;
+mod owner;
 
 use std::path::Path;
 use std::sync::Arc;
