@@ -30,7 +30,7 @@ const ENFILE: i32 = 23;
 /// Opens sessions, and remembers what went wrong with whom. Shared by all egress paths.
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// Where to connect and how.
@@ -116,7 +116,7 @@ pub(super) struct Stages {
 
 /// What to do about TLS in one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upgrade {
+pub(super) enum Upgrade {
     Never,
     IfOffered,
     Always,
@@ -124,9 +124,9 @@ enum Upgrade {
 
 /// One attempt that failed.
 #[derive(Debug)]
-struct Refusal {
-    stage: Stage,
-    failure: Failure,
+pub(super) struct Refusal {
+    pub(super) stage: Stage,
+    pub(super) failure: Failure,
     /// The handshake broke; without TLS it may work.
     without_tls: bool,
 }
@@ -259,7 +259,7 @@ impl Client {
         }
     }
 
-    fn upgrade_for(&self, target: &Target, now: Instant) -> Upgrade {
+    pub(super) fn upgrade_for(&self, target: &Target, now: Instant) -> Upgrade {
         match target.tls {
             TlsPolicy::None => Upgrade::Never,
             TlsPolicy::Opportunistic if self.shared.quirks(target, now).tls_broken => Upgrade::Never,
@@ -289,7 +289,7 @@ impl Client {
     }
 
     /// The dialogue up to the first transaction, on any stream.
-    async fn open<S: Io>(
+    pub(super) async fn open<S: Io>(
         &self,
         stream: S,
         target: &Target,
@@ -451,7 +451,7 @@ impl Shared {
         self.metrics.session_failures.with_label_values(&[stage]).inc();
     }
 
-    fn quirks(&self, target: &Target, now: Instant) -> Quirks {
+    pub(super) fn quirks(&self, target: &Target, now: Instant) -> Quirks {
         self.memory().quirks(&self.host_key(&target.host, target.address), now)
     }
 }

@@ -105,12 +105,12 @@ impl Memory {
         until
     }
 
-    /// It answered.
     /// Forgets which paths failed.
     pub(super) fn forget_unreachable(&mut self) {
         self.paths.clear();
     }
 
+    /// It answered.
     pub(super) fn succeeded(&mut self, path: PathKey) {
         self.paths.remove(&path);
     }

@@ -18,8 +18,8 @@ use crate::mail::{Blame, EnhancedCode, Failure, Origin, Reply};
 /// After a write failed, how long to listen for the reason.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// What a session can run on.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+/// What a session can run on: a TCP stream, or a pipe in tests. Public because [`super::Connection`] is; not exported.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Io for S {}
 
 /// In the clear or not.

@@ -23,6 +23,8 @@ mod scheduler;
 mod session;
 mod settle;
 mod site;
+#[cfg(test)]
+mod tests;
 mod view;
 mod wheel;
 
@@ -142,8 +144,8 @@ impl Queue {
         self.metrics.recipients_accepted.inc_by(envelope.recipients.len() as u64);
         let timestamp = self.clock.timestamp();
         let now = self.now();
-        let expires = self.at(now, timestamp, envelope.expires_at);
-        let due = self.at(now, timestamp, envelope.not_before).min(expires);
+        let expires = at(now, timestamp, envelope.expires_at);
+        let due = at(now, timestamp, envelope.not_before).min(expires);
         let groups = group_by_host(envelope.recipients.iter().map(|r| r.address.host()));
         let groups = groups.into_iter().map(|(host, recipients)| (host.clone(), 0, recipients, due));
         let mut actions = Vec::new();
@@ -226,14 +228,14 @@ impl Queue {
     fn now(&self) -> u64 {
         (self.clock.instant() - self.started).as_millis() as u64
     }
+}
 
-    /// Where a wall-clock time lies on the scheduler's clock, if `timestamp` is `now`. Rounded up, so that nothing is
-    /// woken before its time.
-    fn at(&self, now: u64, timestamp: Timestamp, time: Timestamp) -> u64 {
-        match time.0 > timestamp.0 {
-            true => now + 1 + (time.0 - timestamp.0),
-            false => now,
-        }
+/// Where a wall-clock time lies on the scheduler's clock, if `timestamp` is `now`. Rounded up, so that nothing is woken
+/// before its time.
+fn at(now: u64, timestamp: Timestamp, time: Timestamp) -> u64 {
+    match time.0 > timestamp.0 {
+        true => now + 1 + (time.0 - timestamp.0),
+        false => now,
     }
 }
 

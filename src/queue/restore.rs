@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::Queue;
+use super::{Queue, at};
 use crate::mail::AddressHost;
 use crate::spool::{RecipientState, Restored, Update};
 
@@ -16,7 +16,7 @@ impl Queue {
         let Restored { id, envelope, changes } = restored;
         let timestamp = self.clock.timestamp();
         let now = self.now();
-        let expires = self.at(now, timestamp, envelope.expires_at);
+        let expires = at(now, timestamp, envelope.expires_at);
         let states: HashMap<u32, RecipientState> = changes.into_iter().map(|c| (c.recipient, c.state)).collect();
         let mut groups: Vec<(AddressHost, u16, SmallVec<[u32; 2]>, u64)> = Vec::new();
         let mut places: HashMap<(&AddressHost, u16, u64), usize> = HashMap::new();
@@ -26,7 +26,7 @@ impl Queue {
                 Some(RecipientState::Waiting { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
                 Some(RecipientState::Ended(_)) => continue,
             };
-            let (attempts, due) = (attempts.min(u16::MAX.into()) as u16, self.at(now, timestamp, due).min(expires));
+            let (attempts, due) = (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires));
             let host = recipient.address.host();
             let group = *places.entry((host, attempts, due)).or_insert_with(|| {
                 groups.push((host.clone(), attempts, SmallVec::new(), due));

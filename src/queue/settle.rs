@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::scheduler::{Item, SiteId, Verdict};
-use super::{Parts, Queue};
+use super::{Parts, Queue, at};
 use crate::clock::Timestamp;
 use crate::delivery::{SessionFacts, Transaction};
 use crate::events::{Event, Kind, Timings};
@@ -163,7 +163,7 @@ impl Queue {
         self.with_actions(|scheduler, _, actions| {
             scheduler.landed(&items);
             for (item, due) in moves {
-                let due = self.at(self.now(), now, due);
+                let due = at(self.now(), now, due);
                 scheduler.sleep(due, item, actions);
             }
         });
@@ -236,7 +236,7 @@ impl Queue {
 
     /// Sends every item to its next place.
     fn relocate(self: &Arc<Queue>, now: Timestamp, moves: Vec<Move>, site: Option<SiteId>) {
-        self.with_actions(|scheduler, at, actions| {
+        self.with_actions(|scheduler, zero, actions| {
             for Move { old, waits, due, again } in moves {
                 scheduler.landed(std::slice::from_ref(&old));
                 match (waits.recipients.is_empty(), again.recipients.is_empty()) {
@@ -245,12 +245,12 @@ impl Queue {
                     (true, false) | (false, true) => {}
                 }
                 if !waits.recipients.is_empty() {
-                    scheduler.sleep(self.at(at, now, due), waits, actions);
+                    scheduler.sleep(at(zero, now, due), waits, actions);
                 }
                 match site {
                     _ if again.recipients.is_empty() => {}
-                    Some(site) => scheduler.put_back(at, site, again, actions),
-                    None => scheduler.sleep(at, again, actions),
+                    Some(site) => scheduler.put_back(zero, site, again, actions),
+                    None => scheduler.sleep(zero, again, actions),
                 }
             }
         });

@@ -10,7 +10,7 @@
 //! 4. [`SigningPool`] does this off the reactor, no more at once than there are cores: RSA-2048 takes about 1 ms.
 //!
 //! Keys, hashes and the signature field are mail-auth's. Its relaxed body keeps white-space-only lines at the end
-//! (stalwartlabs/mail-auth#62), which [`canonical`] works around, and its signer asks the time itself, so the pieces are
+//! (stalwartlabs/mail-auth#62), which `canonical.rs` works around, and its signer asks the time itself, so the pieces are
 //! put together here.
 
 mod author;
@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use mail_auth::common::crypto::{Algorithm, SigningKey};
+use mail_auth::common::crypto::SigningKey;
 use mail_auth::common::headers::{Writable, Writer};
 use mail_auth::dkim::Signature;
 
@@ -32,7 +32,7 @@ pub use pool::SigningPool;
 
 use crate::clock::Timestamp;
 use crate::config::DkimConfig;
-use crate::mail::{Domain, header};
+use crate::mail::{Blame, Domain, EnhancedCode, Failure, header};
 use canonical::SignedFields;
 use key::Key;
 
@@ -100,6 +100,14 @@ pub enum SigningError {
     Dropped,
 }
 
+impl SigningError {
+    /// What it means for the recipients: not now (4.3.5, RFC 3463 §3.4). Names no file and no key, since it may reach the
+    /// sender in a report; the log has the error itself.
+    pub fn failure(&self) -> Failure {
+        Failure::ours(Blame::Message, EnhancedCode(4, 3, 5), "the message cannot be signed for its From domain now")
+    }
+}
+
 impl Signer {
     /// A signer without keys: signs nothing.
     pub fn none() -> Signer {
@@ -158,28 +166,7 @@ impl Signer {
         let body_hash = canonical::body_hash(body);
         let mut out = Vec::with_capacity(FIELD_CAPACITY * of_domain.keys.len());
         for entry in &of_domain.keys {
-            let key = entry.key.as_ref().map_err(|why| SigningError::KeyUnusable {
-                domain: of_domain.domain.clone(),
-                selector: entry.selector.clone(),
-                why: why.clone(),
-            })?;
-            let mut signature = Signature {
-                v: 1,
-                a: algorithm(key),
-                d: of_domain.domain.as_str().into(),
-                s: entry.selector.as_ref().into(),
-                t: now.0 / 1000,
-                h: fields.names.iter().map(|name| (*name).to_owned()).collect(),
-                bh: body_hash.as_ref().to_vec(),
-                ..Signature::default()
-            };
-            let signed = key.signing().sign(SignedInput { fields: &fields.canonical, signature: &signature });
-            signature.b = signed.map_err(|error| SigningError::Crypto {
-                domain: of_domain.domain.clone(),
-                selector: entry.selector.clone(),
-                why: error.to_string(),
-            })?;
-            signature.write(&mut out, true);
+            of_domain.sign_with(entry, &fields, body_hash.as_ref(), now)?.write(&mut out, true);
         }
         Ok(out.into())
     }
@@ -202,8 +189,37 @@ impl Signer {
     }
 }
 
-fn algorithm(key: &Key) -> Algorithm {
-    key.signing().algorithm()
+impl DomainKeys {
+    fn sign_with(
+        &self,
+        entry: &KeyEntry,
+        fields: &SignedFields,
+        body_hash: &[u8],
+        now: Timestamp,
+    ) -> Result<Signature, SigningError> {
+        let key = entry.key.as_ref().map_err(|why| SigningError::KeyUnusable {
+            domain: self.domain.clone(),
+            selector: entry.selector.clone(),
+            why: why.clone(),
+        })?;
+        let mut signature = Signature {
+            v: 1,
+            a: key.signing().algorithm(),
+            d: self.domain.as_str().into(),
+            s: entry.selector.as_ref().into(),
+            t: now.0 / 1000,
+            h: fields.names.iter().map(|name| (*name).to_owned()).collect(),
+            bh: body_hash.to_vec(),
+            ..Signature::default()
+        };
+        let signed = key.signing().sign(SignedInput { fields: &fields.canonical, signature: &signature });
+        signature.b = signed.map_err(|error| SigningError::Crypto {
+            domain: self.domain.clone(),
+            selector: entry.selector.clone(),
+            why: error.to_string(),
+        })?;
+        Ok(signature)
+    }
 }
 
 /// What a signature covers: the canonical fields, then the signature's own field with an empty `b=` (RFC 6376 §3.7).

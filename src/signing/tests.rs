@@ -230,6 +230,7 @@ fn one_broken_key_of_two_holds_the_mail_back() {
     let problem = problems[0].to_string();
     assert!(problem.starts_with("dkim key bad._domainkey.example.com (/"), "{problem}");
     let error = signer.sign(b"From: ann@example.com\r\n\r\nx\r\n", NOW).expect_err("half signed is not signed");
+    assert!(error.failure().reply.is_transient());
     assert!(matches!(error, SigningError::KeyUnusable { selector, .. } if &*selector == "bad"));
 }
 

@@ -1,0 +1,4 @@
+//! The client against odd servers: transcripts over a pipe, real TLS and dead hosts on loopback.
+
+mod dialogue;
+mod session;
