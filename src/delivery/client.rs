@@ -175,6 +175,11 @@ impl Client {
         }
     }
 
+    /// Forgets which addresses did not answer: an operator wants them tried again.
+    pub fn forget_unreachable(&self) {
+        self.shared.memory().forget_unreachable();
+    }
+
     /// Until when, and why, `address` is left alone because it did not answer. `None`: it may be tried. Refusals that
     /// concern only some of those who connect (one of our addresses, one policy) are known to [`Client::connect`].
     pub fn unreachable(&self, address: SocketAddr, now: Instant) -> Option<(Instant, String)> {

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::scheduler::{Action, Batch, HostId, Limits, Scheduler, SiteId, Verdict};
+use super::scheduler::{Action, Batch, Group, HostId, Limits, Newcomer, Scheduler, SiteId, Verdict};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{DeliveryConfig, DnsConfig, RouteConfig};
 use crate::mail::{AddressHost, Blame, Class, EnhancedCode, Failure, MessageId, Stream};
@@ -98,9 +98,10 @@ impl World {
         let class = Class::ALL[self.dice.random_range(0..3usize)];
         let stream = Stream { class, ..Stream::default() };
         self.messages.insert(id, vec![false; recipients]);
-        let groups = groups.into_iter().map(|(host, recipients)| (host, 0, recipients, due));
-        let expires = self.now + EXPIRY;
-        self.scheduler.add(self.now, id, &stream, Timestamp(0), recipients, expires, groups, &mut self.actions);
+        let groups = groups.into_iter().map(|(host, recipients)| Group { host, attempts: 0, recipients, due });
+        let (stream, accepted_at, expires) = (&stream, Timestamp(0), self.now + EXPIRY);
+        let newcomer = Newcomer { id, stream, accepted_at, recipients, expires };
+        self.scheduler.add(self.now, newcomer, groups, &mut self.actions);
     }
 
     fn end(&mut self, id: MessageId, recipient: u32) {
