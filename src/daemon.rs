@@ -26,6 +26,9 @@ use crate::telemetry::Metrics;
 /// How often dead disk space is looked for.
 const RECLAIM_EVERY: Duration = Duration::from_secs(1);
 
+/// Segments emptied before the next look, so that a disk that refuses copies is not asked without pause.
+const ROUNDS_MAX: usize = 64;
+
 /// The running daemon.
 pub struct Daemon {
     submission: Submission,
@@ -198,11 +201,11 @@ async fn housekeep(spool: Arc<Spool>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let spool = Arc::clone(&spool);
             match tokio::task::spawn_blocking(move || spool.reclaim()).await {
-                Ok(Ok((freed, true))) if freed > 0 => {}
-                Ok(Ok(_)) => break,
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => break,
                 Ok(Err(error)) => {
                     tracing::error!(error = %error, "disk space of the spool could not be reclaimed");
                     break;
