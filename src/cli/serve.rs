@@ -40,11 +40,8 @@ async fn serve(config: &Config, file: &Path) -> anyhow::Result<ExitCode> {
     );
     notify(&[NotifyState::Ready]);
     let watchdog = tokio::spawn(feed_watchdog(std::sync::Arc::clone(daemon.queue())));
-    loop {
-        match signals.next().await {
-            Told::Reload => reload(&daemon, file),
-            Told::Stop => break,
-        }
+    while let Told::Reload = signals.next().await {
+        reload(&daemon, file);
     }
     notify(&[NotifyState::Stopping]);
     tracing::info!(grace = ?GRACE, "stopping; a second signal stops at once");

@@ -48,7 +48,11 @@ fn failure(error: Error, limit: Duration) -> Failure {
             let [class, subject, detail] = reply.esc;
             let enhanced = EnhancedCode(class, subject.into(), detail.into());
             let text: String = reply.message.chars().map(|c| if c.is_control() { '?' } else { c }).take(500).collect();
-            let reply = Reply { code: reply.code, enhanced: (class != 0).then_some(enhanced), text: text.into() };
+            let reply = Reply {
+                code: reply.code,
+                enhanced: (u16::from(class) == reply.code / 100).then_some(enhanced),
+                text: text.into(),
+            };
             Failure { blame: Blame::EgressPath, origin: Origin::Remote { command: "AUTH" }, reply }
         }
         Error::UnsupportedAuthMechanism => ours("the relay offers neither AUTH PLAIN nor AUTH LOGIN".into()),

@@ -11,16 +11,13 @@ use rustls::RootCertStore;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::auth;
-use super::capabilities::Capabilities;
-use super::connection::{Connection, SessionFacts};
-use super::memory::{Memory, PathKey, Permit, Quirks};
-use super::reply::{EHLO_TEXT_MAX, Garbage, ReplyRef, TEXT_MAX};
+use super::connection::Connection;
+use super::memory::{Memory, PathKey, Permit, Quirks, Way};
+use super::opening::{Refusal, Upgrade};
 use super::tls::{self, Tls};
-use super::wire::{Broken, Io, Stream, Wire};
 use crate::clock::{Clock, Instant};
 use crate::config::{Credentials, DeliveryConfig, TimeoutConfig, TlsPolicy};
-use crate::mail::{Blame, Domain, EnhancedCode, Failure, Origin, TlsFacts};
+use crate::mail::{Blame, Domain, EnhancedCode, Failure};
 use crate::telemetry::Metrics;
 
 /// Too many open files, in the process and in the system.
@@ -101,8 +98,8 @@ pub(super) struct Shared {
     pub(super) timeouts: TimeoutConfig,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stages: Stages,
-    ehlo: Domain,
-    tls: Tls,
+    pub(super) ehlo: Domain,
+    pub(super) tls: Tls,
     tls_broken_ttl: Duration,
     memory: Mutex<Memory>,
 }
@@ -110,35 +107,8 @@ pub(super) struct Shared {
 /// Histograms looked up once.
 pub(super) struct Stages {
     pub(super) data: Histogram,
-    connect: Histogram,
-    tls: Histogram,
-}
-
-/// What to do about TLS in one attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Upgrade {
-    Never,
-    IfOffered,
-    Always,
-}
-
-/// One attempt that failed.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) stage: Stage,
-    pub(super) failure: Failure,
-    /// The handshake broke; without TLS it may work.
-    without_tls: bool,
-}
-
-impl Refusal {
-    fn new(stage: Stage, failure: Failure) -> Refusal {
-        Refusal { stage, failure, without_tls: false }
-    }
-
-    fn broken(stage: Stage) -> impl FnOnce(Broken) -> Refusal {
-        move |broken| Refusal::new(stage, broken.into_failure())
-    }
+    pub(super) connect: Histogram,
+    pub(super) tls: Histogram,
 }
 
 impl Client {
@@ -179,7 +149,15 @@ impl Client {
     /// Safe; a probe that is dropped may be repeated a little later.
     pub async fn connect(&self, target: &Target) -> Result<Connection, ConnectError> {
         let start = Clock.instant();
-        let permits = self.begin(target, start)?;
+        let permits = self.begin(target, start).map_err(|(retry_at, failure)| ConnectError {
+            stage: Stage::Connect,
+            host: target.host.clone(),
+            address: target.address,
+            source_address: target.source,
+            failure,
+            elapsed: Duration::ZERO,
+            retry_at,
+        })?;
         let opened = match self.attempt(target, self.upgrade_for(target, start)).await {
             Err(refusal) if refusal.without_tls && target.tls == TlsPolicy::Opportunistic => {
                 self.note_tls_broken(target);
@@ -190,19 +168,11 @@ impl Client {
         match opened {
             Ok(connection) => {
                 let mut memory = self.shared.memory();
-                memory.succeeded(any_source(target));
-                memory.succeeded(this_source(target));
+                paths(target).into_iter().for_each(|path| memory.succeeded(path));
                 Ok(connection)
             }
             Err(refusal) => Err(self.failed(target, refusal, &permits, start)),
         }
-    }
-
-    /// Until when, and why, `address` is left alone because it did not answer. `None`: it may be tried. Refusals that
-    /// concern one of our addresses only are known to [`Client::connect`].
-    pub fn unreachable(&self, address: SocketAddr, now: Instant) -> Option<(Instant, String)> {
-        let memory = self.shared.memory();
-        memory.unreachable((address, None), now).map(|(until, failure)| (until, failure.reply.to_string()))
     }
 
     /// Forgets which addresses did not answer: an operator wants them tried again.
@@ -210,44 +180,42 @@ impl Client {
         self.shared.memory().forget_unreachable();
     }
 
-    fn begin(&self, target: &Target, now: Instant) -> Result<[(PathKey, Permit); 2], ConnectError> {
-        let claim = self.shared.timeouts.connect + Duration::from_secs(30);
-        let mut memory = self.shared.memory();
-        let mut permits = [any_source(target), this_source(target)].map(|path| (path, Permit::Free));
-        for (path, permit) in &mut permits {
-            *permit = memory.begin(*path, now, claim);
-            if let Permit::Refused { until, failure } = permit {
-                return Err(ConnectError {
-                    stage: Stage::Connect,
-                    host: target.host.clone(),
-                    address: target.address,
-                    source_address: target.source,
-                    failure: failure.clone(),
-                    elapsed: Duration::ZERO,
-                    retry_at: *until,
-                });
-            }
-        }
-        Ok(permits)
+    /// Until when, and why, `address` is left alone because it did not answer. `None`: it may be tried. Refusals that
+    /// concern only some of those who connect (one of our addresses, one policy) are known to [`Client::connect`].
+    pub fn unreachable(&self, address: SocketAddr, now: Instant) -> Option<(Instant, String)> {
+        let memory = self.shared.memory();
+        memory
+            .unreachable(PathKey { address, way: None }, now)
+            .map(|(until, failure)| (until, failure.reply.to_string()))
     }
 
-    fn failed(
-        &self,
-        target: &Target,
-        refusal: Refusal,
-        permits: &[(PathKey, Permit); 2],
-        start: Instant,
-    ) -> ConnectError {
+    /// Leave to try, or the remembered failure and when to come back.
+    fn begin(&self, target: &Target, now: Instant) -> Result<[Permit; 2], (Instant, Failure)> {
+        let claim = self.shared.timeouts.connect + Duration::from_secs(30);
+        let mut memory = self.shared.memory();
+        // Both are asked before either is claimed for a probe.
+        for path in paths(target) {
+            if let Some((until, failure)) = memory.unreachable(path, now) {
+                return Err((until, failure.clone()));
+            }
+        }
+        Ok(paths(target).map(|path| memory.begin(path, now, claim)))
+    }
+
+    fn failed(&self, target: &Target, refusal: Refusal, permits: &[Permit; 2], start: Instant) -> ConnectError {
         let now = Clock.instant();
         self.shared.session_failed(refusal.stage.as_str());
-        // Who does not answer is dead for all our addresses; who refuses may mean only this one.
-        let dead = refusal.stage == Stage::Connect && refusal.failure.blame == Blame::Site;
-        let (path, permit) = &permits[usize::from(!dead)];
+        let [all, ours] = paths(target);
         let mut memory = self.shared.memory();
-        let retry_at = memory.failed(*path, permit, &refusal.failure, now);
-        if !dead {
-            memory.succeeded(any_source(target));
-        }
+        // Who does not answer is dead for all; who refuses, or what we could not even try, concerns only this way.
+        let retry_at = match (refusal.stage, refusal.failure.blame) {
+            (Stage::Connect, Blame::Site) => memory.failed(all, &permits[0], &refusal.failure, now),
+            (Stage::Connect, _) => memory.failed(ours, &permits[1], &refusal.failure, now),
+            (Stage::Greeting | Stage::Ehlo | Stage::Tls | Stage::Auth, _) => {
+                memory.succeeded(all);
+                memory.failed(ours, &permits[1], &refusal.failure, now)
+            }
+        };
         ConnectError {
             stage: refusal.stage,
             host: target.host.clone(),
@@ -268,7 +236,7 @@ impl Client {
         }
     }
 
-    fn note_tls_broken(&self, target: &Target) {
+    pub(super) fn note_tls_broken(&self, target: &Target) {
         let host = self.shared.host_key(&target.host, target.address);
         self.shared.memory().note_tls_broken(&host, Clock.instant(), self.shared.tls_broken_ttl);
         tracing::info!(host = %target.host, address = %target.address, "TLS is broken there; speaking in the clear");
@@ -286,154 +254,6 @@ impl Client {
         };
         let source = stream.local_addr().ok().map(|address| address.ip());
         self.open(stream, target, source, upgrade, start).await
-    }
-
-    /// The dialogue up to the first transaction, on any stream.
-    pub(super) async fn open<S: Io>(
-        &self,
-        stream: S,
-        target: &Target,
-        source: Option<IpAddr>,
-        upgrade: Upgrade,
-        start: Instant,
-    ) -> Result<Connection<S>, Refusal> {
-        let mut wire = Wire::new(stream);
-        let greeting = self.greeting(&mut wire).await?;
-        let mut ehlo = self.ehlo(&mut wire).await?;
-        let connect = Clock.instant() - start;
-        let tls = self.upgrade(&mut wire, target, upgrade, &ehlo.capabilities).await?;
-        let handshake = Clock.instant() - start - connect;
-        if tls.is_some() {
-            self.shared.stages.tls.observe(handshake.as_secs_f64());
-            // RFC 3207 §4.2: what was said in the clear is forgotten.
-            ehlo = self.ehlo(&mut wire).await?;
-        }
-        if let Some(credentials) = &target.credentials {
-            self.log_in(&mut wire, target, credentials, &ehlo.capabilities, tls.is_some()).await?;
-        }
-        self.shared.stages.connect.observe(connect.as_secs_f64());
-        let quirks = self.shared.quirks(target, Clock.instant());
-        let facts = SessionFacts {
-            host: target.host.clone(),
-            address: target.address,
-            source,
-            tls,
-            greeting,
-            capabilities: ehlo.keywords,
-            connect,
-            handshake,
-        };
-        Ok(Connection::new(wire, without_quirks(ehlo.capabilities, quirks), facts, self.shared.clone()))
-    }
-
-    async fn greeting<S: Io>(&self, wire: &mut Wire<S>) -> Result<String, Refusal> {
-        let mut nothing = super::data::Outbox::plain(&[]);
-        let limit = self.shared.timeouts.greeting;
-        let reply = wire.answer(&mut nothing, "CONNECT", limit, limit, TEXT_MAX).await;
-        let reply = reply.map_err(Refusal::broken(Stage::Greeting))?;
-        match reply.code {
-            200..=299 => Ok(reply.text.to_owned()),
-            _ => Err(Refusal::new(Stage::Greeting, remote("CONNECT", reply))),
-        }
-    }
-
-    /// EHLO; HELO where the server does not know it (RFC 5321 §3.2).
-    async fn ehlo<S: Io>(&self, wire: &mut Wire<S>) -> Result<Ehlo, Refusal> {
-        let limit = self.shared.timeouts.ehlo;
-        let line = format!("EHLO {}\r\n", self.shared.ehlo);
-        let reply = wire.command(line.as_bytes(), "EHLO", limit, EHLO_TEXT_MAX).await;
-        let reply = reply.map_err(Refusal::broken(Stage::Ehlo))?;
-        match reply.code {
-            200..=299 => return Ok(Ehlo::read(reply)),
-            500 | 502 | 504 => {}
-            _ => return Err(Refusal::new(Stage::Ehlo, remote("EHLO", reply))),
-        }
-        let line = format!("HELO {}\r\n", self.shared.ehlo);
-        let reply = wire.command(line.as_bytes(), "HELO", limit, TEXT_MAX).await;
-        let reply = reply.map_err(Refusal::broken(Stage::Ehlo))?;
-        match reply.code {
-            // Whatever its lines look like, HELO offers nothing.
-            200..=299 => Ok(Ehlo { capabilities: Capabilities::default(), keywords: String::new() }),
-            _ => Err(Refusal::new(Stage::Ehlo, remote("HELO", reply))),
-        }
-    }
-
-    /// STARTTLS and the handshake, if wanted and possible. `None`: the session stays in the clear, as it may.
-    async fn upgrade<S: Io>(
-        &self,
-        wire: &mut Wire<S>,
-        target: &Target,
-        upgrade: Upgrade,
-        capabilities: &Capabilities,
-    ) -> Result<Option<TlsFacts>, Refusal> {
-        match (upgrade, capabilities.starttls) {
-            (Upgrade::Never, _) | (Upgrade::IfOffered, false) => return Ok(None),
-            (Upgrade::Always, false) => {
-                let text = "TLS is required and the receiver does not offer STARTTLS";
-                return Err(Refusal::new(Stage::Tls, Failure::ours(Blame::Site, EnhancedCode(4, 7, 4), text)));
-            }
-            (Upgrade::IfOffered | Upgrade::Always, true) => {}
-        }
-        let limit = self.shared.timeouts.tls;
-        let reply = wire.command(b"STARTTLS\r\n", "STARTTLS", limit, TEXT_MAX).await;
-        let reply = reply.map_err(Refusal::broken(Stage::Tls))?;
-        match (reply.code, upgrade) {
-            (220, _) => {}
-            // It offers and refuses. The session stands, so it goes on in the clear (RFC 3207 §4).
-            (400..=420 | 422..=599, Upgrade::IfOffered) => {
-                self.note_tls_broken(target);
-                return Ok(None);
-            }
-            _ => return Err(Refusal::new(Stage::Tls, remote("STARTTLS", reply))),
-        }
-        // Octets behind the 220 came in the clear, and would be read as if they had come inside TLS: somebody in
-        // between may have put them there. No retry in the clear, which is what he would want.
-        if !wire.replies.is_empty() {
-            let broken = Broken::Garbage { command: "STARTTLS", garbage: Garbage::OutOfTurn };
-            return Err(Refusal::new(Stage::Tls, broken.into_failure()));
-        }
-        self.handshake(wire, target, limit).await.map(Some)
-    }
-
-    async fn handshake<S: Io>(
-        &self,
-        wire: &mut Wire<S>,
-        target: &Target,
-        limit: Duration,
-    ) -> Result<TlsFacts, Refusal> {
-        let Stream::Plain(stream) = std::mem::replace(&mut wire.stream, Stream::Gone) else {
-            unreachable!("STARTTLS is said once, in the clear");
-        };
-        let name = tls::server_name(&target.host, target.address.ip());
-        let connector = self.shared.tls.connector(target.tls);
-        let why = match timeout(limit, connector.connect(name, stream)).await {
-            Ok(Ok(stream)) => {
-                let facts = tls::facts(&stream, target.tls);
-                wire.stream = Stream::Tls(Box::new(stream));
-                return Ok(facts);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no end within {limit:?}"),
-        };
-        let failure = Failure::ours(Blame::Site, EnhancedCode(4, 7, 5), format!("TLS handshake failed: {why}"));
-        Err(Refusal { stage: Stage::Tls, failure, without_tls: true })
-    }
-
-    async fn log_in<S: Io>(
-        &self,
-        wire: &mut Wire<S>,
-        target: &Target,
-        credentials: &Credentials,
-        capabilities: &Capabilities,
-        encrypted: bool,
-    ) -> Result<(), Refusal> {
-        if !encrypted && !target.address.ip().is_loopback() {
-            let text = "no TLS, so the password was not sent";
-            return Err(Refusal::new(Stage::Auth, Failure::ours(Blame::EgressPath, EnhancedCode(4, 7, 0), text)));
-        }
-        let limit = self.shared.timeouts.ehlo;
-        let done = auth::authenticate(wire, credentials, capabilities, limit).await;
-        done.map_err(|failure| Refusal::new(Stage::Auth, failure))
     }
 }
 
@@ -462,37 +282,10 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A reply to EHLO, read.
-struct Ehlo {
-    capabilities: Capabilities,
-    keywords: String,
-}
-
-impl Ehlo {
-    fn read(reply: ReplyRef<'_>) -> Ehlo {
-        let keywords = reply.text.split('\n').skip(1).filter_map(|line| line.split(' ').next());
-        let keywords = keywords.take(40).collect::<Vec<_>>().join(" ");
-        Ehlo { capabilities: Capabilities::parse(reply.text), keywords }
-    }
-}
-
-fn any_source(target: &Target) -> PathKey {
-    (target.address, None)
-}
-
-/// Without a source asked for, the unspecified address stands for "whichever the system takes".
-fn this_source(target: &Target) -> PathKey {
-    (target.address, Some(target.source.unwrap_or(IpAddr::from([0, 0, 0, 0]))))
-}
-
-fn without_quirks(mut capabilities: Capabilities, quirks: Quirks) -> Capabilities {
-    capabilities.chunking &= !quirks.no_chunking;
-    capabilities.pipelining &= !quirks.no_pipelining;
-    capabilities.recipients_max = match (capabilities.recipients_max, quirks.recipients_max) {
-        (Some(said), Some(learned)) => Some(said.min(learned)),
-        (said, learned) => said.or(learned),
-    };
-    capabilities
+/// The two things that may be known against a target: whoever comes, and who comes as we do.
+fn paths(target: &Target) -> [PathKey; 2] {
+    let way = Way { source: target.source, tls: target.tls, credentials: target.credentials.is_some() };
+    [None, Some(way)].map(|way| PathKey { address: target.address, way })
 }
 
 async fn tcp(target: &Target) -> io::Result<TcpStream> {
@@ -500,6 +293,9 @@ async fn tcp(target: &Target) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     socket.set_keepalive(true)?;
     if let Some(source) = target.source {
+        if source.is_ipv4() != target.address.is_ipv4() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{source} is of the other family")));
+        }
         socket.bind(SocketAddr::new(source, 0))?;
     }
     socket.connect(target.address).await
@@ -513,8 +309,4 @@ fn no_tcp(target: &Target, error: &io::Error) -> Failure {
         || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
     let blame = if ours { Blame::EgressPath } else { Blame::Site };
     Failure::ours(blame, EnhancedCode(4, 4, 1), format!("cannot connect to {}: {error}", target.address))
-}
-
-fn remote(command: &'static str, reply: ReplyRef<'_>) -> Failure {
-    Failure { blame: Blame::EgressPath, origin: Origin::Remote { command }, reply: reply.to_reply() }
 }

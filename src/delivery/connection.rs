@@ -111,6 +111,9 @@ impl<S: Io> Connection<S> {
     /// Not safe: a dropped transaction leaves the session unusable, and nobody knows what became of the message.
     pub async fn deliver(&mut self, job: &Job<'_>) -> Transaction {
         let recipients = job.recipients.len();
+        if recipients == 0 {
+            return Transaction::unsaid(0, None, None);
+        }
         if !self.usable {
             let failure = Failure::ours(Blame::EgressPath, EnhancedCode(4, 4, 2), "the session had ended already");
             return Transaction::unsaid(recipients, None, Some(failure));
@@ -317,7 +320,7 @@ impl<S: Io> Connection<S> {
         let now = Clock.instant();
         let host = self.shared.host_key(&self.facts.host, self.facts.address);
         let mut memory = self.shared.memory();
-        let in_envelope = tally.mail_answered() && !unanswered;
+        let in_envelope = tally.mail_answered() && matches!(broken.command(), "RCPT" | "DATA");
         match broken {
             Broken::NoChunking { .. } => memory.note_no_chunking(&host, now),
             Broken::Silent { .. } | Broken::Garbage { .. } if self.capabilities.pipelining && in_envelope => {

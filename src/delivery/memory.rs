@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::config::TlsPolicy;
 use crate::mail::Failure;
 
 /// Entries in each of the two tables.
@@ -16,8 +17,21 @@ const ENTRIES_MAX: usize = 20_000;
 /// How long an extension that misbehaved is left alone, and a limit on recipients believed.
 const TRAIT_TTL: Duration = Duration::from_secs(3600);
 
-/// An address, from one of our addresses or (`None`) from any: a dead host is dead for all, a refusal concerns one.
-pub(super) type PathKey = (SocketAddr, Option<IpAddr>);
+/// What a failure concerns: a dead address is dead for all, a refusal only for those who come the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PathKey {
+    pub(super) address: SocketAddr,
+    /// `None`: whoever comes.
+    pub(super) way: Option<Way>,
+}
+
+/// From where and under which terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Way {
+    pub(super) source: Option<IpAddr>,
+    pub(super) tls: TlsPolicy,
+    pub(super) credentials: bool,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -205,7 +219,7 @@ mod tests {
     const CLAIM: Duration = Duration::from_secs(30);
 
     fn path(n: u16) -> PathKey {
-        (SocketAddr::from(([192, 0, 2, 1], n)), None)
+        PathKey { address: SocketAddr::from(([192, 0, 2, 1], n)), way: None }
     }
 
     fn failure() -> Failure {

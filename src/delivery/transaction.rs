@@ -214,8 +214,11 @@ impl Tally {
             (Step::Rcpt, Verdict::Failed(blame)) => {
                 self.outcomes[self.next_recipient] = Some(Outcome::Failed(failure(blame)));
             }
+            // Only a server that says so in so many digits has a limit to be remembered: a bare 452 may be anything.
             (Step::Rcpt | Step::Mail, Verdict::NextTransaction) => {
-                self.too_many_after.get_or_insert(self.accepted);
+                if reply.enhanced.is_some() {
+                    self.too_many_after.get_or_insert(self.accepted);
+                }
             }
             (Step::Data, Verdict::Accepted | Verdict::NextTransaction) => {}
             (Step::Data | Step::End | Step::Bdat, Verdict::Deferred(blame)) => {
@@ -263,7 +266,7 @@ impl Tally {
         self.standing.contains(&true)
     }
 
-    /// The receiver did not refuse MAIL.
+    /// MAIL was refused, and with it everyone.
     pub(super) fn mail_refused(&self) -> bool {
         self.mail == Mail::Refused
     }

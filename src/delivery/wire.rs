@@ -39,7 +39,7 @@ pub(super) enum Broken {
     #[error("the receiver did not answer {command} within {waited:?}")]
     Silent { command: &'static str, waited: Duration },
     #[error("the receiver took nothing for {waited:?}")]
-    Stuck { waited: Duration },
+    Stuck { command: &'static str, waited: Duration },
     #[error("the connection broke at {command}: {source}")]
     Lost { command: &'static str, source: io::Error },
     #[error("answer to {command}: {garbage}")]
@@ -52,6 +52,19 @@ pub(super) enum Broken {
 }
 
 impl Broken {
+    /// What was being answered.
+    pub(super) fn command(&self) -> &'static str {
+        match self {
+            Broken::Closed { command }
+            | Broken::Silent { command, .. }
+            | Broken::Stuck { command, .. }
+            | Broken::Lost { command, .. }
+            | Broken::Garbage { command, .. }
+            | Broken::Closing { command, .. } => command,
+            Broken::NoChunking { .. } => "BDAT",
+        }
+    }
+
     /// In the words of a reply, always 4yz.
     pub(super) fn into_failure(self) -> Failure {
         let text = self.to_string();
@@ -173,7 +186,7 @@ impl<S: Io> Wire<S> {
                     return Err(match write_error {
                         Some(source) => Broken::Lost { command, source },
                         None if out.is_sent() => Broken::Silent { command, waited },
-                        None => Broken::Stuck { waited },
+                        None => Broken::Stuck { command, waited },
                     });
                 }
             }

@@ -1,6 +1,7 @@
 //! The handle: what owners of records call.
 
 use std::any::Any;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -137,13 +138,33 @@ impl Log {
     /// Segments from `floor` on are not reclaimed, whatever is live in them. Replaces the floor set before; there is
     /// none at first.
     pub fn set_reclaim_floor(&self, floor: SegmentId) {
-        self.shared.table().floor = Some(floor);
+        self.shared.table().set_floor(floor);
     }
 
     /// The segment whose live part is the smallest and below `live_below` (0 to 1), if the log takes more than 1.3 times its live octets and
     /// four segments. Its records are worth copying forward: [`Log::scan`], append, release, depend, reclaim.
     pub fn sparse(&self, live_below: f64) -> Option<SegmentId> {
         self.shared.table().sparse(live_below)
+    }
+
+    /// A segment that holds nothing live and yet cannot go, since older ones that it depends on are not free, if the log takes more than
+    /// 1.3 times its live octets and four segments. Without help a few long-lived records would hold every later segment in which one of
+    /// their neighbours was deleted. So: [`Log::scan`] it, append those of its deletions again that are still needed (see [`Log::holds_any`]),
+    /// and, when all their `done`s came, [`Log::vacate`].
+    pub fn pinned(&self) -> Option<SegmentId> {
+        self.shared.table().pinned()
+    }
+
+    /// Whether one of these segments is still there, other than `besides`. A deletion in `besides` is needed as long as this is so for those that
+    /// hold its record or copies of it.
+    pub fn holds_any(&self, segments: RangeInclusive<SegmentId>, besides: SegmentId) -> bool {
+        self.shared.table().segments.range(segments).any(|(id, _)| *id != besides)
+    }
+
+    /// All deletions in `segment` that are still needed stand, synced, in the segments `into` too. Those, and all that depend
+    /// on `segment`, now depend on what it depended on; it may go.
+    pub fn vacate(&self, segment: SegmentId, into: &[SegmentId]) {
+        self.shared.table().vacate(segment, into);
     }
 
     /// Shows the records of one segment, dead ones too. Blocks.
@@ -180,12 +201,13 @@ impl Log {
     pub fn close(&self) {
         self.shared.pending.close();
         let thread = self.thread.lock().expect("nothing panics under this lock").take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log's thread panicked");
+        // A `done` may have held the last handle. The thread cannot wait for itself; it ends by itself, and the lock with it.
+        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
+            if thread.join().is_err() {
+                tracing::error!("the log's thread panicked");
+            }
+            self.shared.lock.lock().expect("nothing panics under this lock").take();
         }
-        self.shared.lock.lock().expect("nothing panics under this lock").take();
     }
 }
 
@@ -267,15 +289,16 @@ impl Shared {
     fn reclaim(&self) -> usize {
         // Whoever else is at it will see the same segments.
         let Ok(_one) = self.reclaiming.try_lock() else { return 0 };
-        let mut count = 0;
+        let (mut count, mut stuck) = (0, Vec::new());
         loop {
             let dead = self.table().take_dead();
             if dead.is_empty() {
                 break;
             }
-            count += dead.len();
-            self.free(dead);
+            count += self.free(dead, &mut stuck);
         }
+        // Those that could not be freed are for the next call, or this one would never end.
+        stuck.into_iter().for_each(|id| self.table().keep(id));
         if count > 0 {
             self.publish_bytes();
         }
@@ -283,7 +306,7 @@ impl Shared {
     }
 
     /// Takes the names of dead segments away, for good; only then may what waits for them go too.
-    fn free(&self, dead: Vec<(SegmentId, u64)>) {
+    fn free(&self, dead: Vec<(SegmentId, u64)>, stuck: &mut Vec<SegmentId>) -> usize {
         let dir = &self.options.dir;
         let healthy = *self.health.borrow() == Health::Ok;
         let mut places = self.options.recycle_max.saturating_sub(self.table().pool.len());
@@ -300,19 +323,20 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::warn!(%error, path = %from.display(), "a dead segment cannot be freed");
-                    self.table().keep(id);
+                    stuck.push(id);
                 }
             }
         }
         if let Err(error) = self.files.sync_dir(dir) {
             // They may come back in a crash. They stay in the table, so that what waits for them stays too, until the next start.
             tracing::error!(%error, dir = %dir.display(), "the log's folder cannot be synced");
-            return;
+            return 0;
         }
         let mut table = self.table();
-        for (id, recycle) in gone {
+        for &(id, recycle) in &gone {
             table.freed(id);
             table.pool.extend(recycle.then_some(id.0));
         }
+        gone.len()
     }
 }

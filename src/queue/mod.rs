@@ -48,7 +48,7 @@ use crate::routing::{NoRoute, Router};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
-use scheduler::{Action, HostId, Limits, Scheduler, Verdict};
+use scheduler::{Action, Group, HostId, Limits, Newcomer, Scheduler, Verdict};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
 #[allow(missing_debug_implementations, reason = "a resolver has none")]
@@ -147,19 +147,16 @@ impl Queue {
         let expires = at(now, timestamp, envelope.expires_at);
         let due = at(now, timestamp, envelope.not_before).min(expires);
         let groups = group_by_host(envelope.recipients.iter().map(|r| r.address.host()));
-        let groups = groups.into_iter().map(|(host, recipients)| (host.clone(), 0, recipients, due));
-        let mut actions = Vec::new();
-        self.lock().add(
-            now,
-            message.id,
-            &envelope.stream,
-            envelope.accepted_at,
-            envelope.recipients.len(),
+        let newcomer = Newcomer {
+            id: message.id,
+            stream: &envelope.stream,
+            accepted_at: envelope.accepted_at,
+            recipients: envelope.recipients.len(),
             expires,
-            groups,
-            &mut actions,
-        );
-        self.run(actions);
+        };
+        let groups =
+            groups.into_iter().map(|(host, recipients)| Group { host: host.clone(), attempts: 0, recipients, due });
+        self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
 
     /// Carries out what the scheduler asked for. Not under its lock.
@@ -255,11 +252,12 @@ fn limits(delivery: &DeliveryConfig) -> Limits {
     }
 }
 
+/// A host, and the places of the recipients there.
+type AtHost<'a> = (&'a AddressHost, SmallVec<[u32; 2]>);
+
 /// Places of the recipients by host, hosts in order of first appearance.
-fn group_by_host<'a>(
-    hosts: impl Iterator<Item = &'a AddressHost>,
-) -> SmallVec<[(&'a AddressHost, SmallVec<[u32; 2]>); 1]> {
-    let mut groups: SmallVec<[(&AddressHost, SmallVec<[u32; 2]>); 1]> = SmallVec::new();
+fn group_by_host<'a>(hosts: impl Iterator<Item = &'a AddressHost>) -> SmallVec<[AtHost<'a>; 1]> {
+    let mut groups: SmallVec<[AtHost<'a>; 1]> = SmallVec::new();
     let mut places = std::collections::HashMap::new();
     for (recipient, host) in hosts.enumerate() {
         let fresh = groups.len();

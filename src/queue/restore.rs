@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::scheduler::{Group, Newcomer};
 use super::{Queue, at};
 use crate::mail::AddressHost;
 use crate::spool::{RecipientState, Restored, Update};
@@ -18,7 +19,7 @@ impl Queue {
         let now = self.now();
         let expires = at(now, timestamp, envelope.expires_at);
         let states: HashMap<u32, RecipientState> = changes.into_iter().map(|c| (c.recipient, c.state)).collect();
-        let mut groups: Vec<(AddressHost, u16, SmallVec<[u32; 2]>, u64)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let mut places: HashMap<(&AddressHost, u16, u64), usize> = HashMap::new();
         for (place, recipient) in envelope.recipients.iter().enumerate() {
             let (attempts, due) = match states.get(&(place as u32)) {
@@ -29,10 +30,10 @@ impl Queue {
             let (attempts, due) = (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires));
             let host = recipient.address.host();
             let group = *places.entry((host, attempts, due)).or_insert_with(|| {
-                groups.push((host.clone(), attempts, SmallVec::new(), due));
+                groups.push(Group { host: host.clone(), attempts, recipients: SmallVec::new(), due });
                 groups.len() - 1
             });
-            groups[group].2.push(place as u32);
+            groups[group].recipients.push(place as u32);
         }
         if groups.is_empty() {
             // Every recipient ended, but the tombstone did not reach the disk.
@@ -46,9 +47,13 @@ impl Queue {
             };
             return self.spool.record(update, |_| {});
         }
-        let mut actions = Vec::new();
-        let (stream, accepted_at, recipients) = (&envelope.stream, envelope.accepted_at, envelope.recipients.len());
-        self.lock().add(now, id, stream, accepted_at, recipients, expires, groups, &mut actions);
-        self.run(actions);
+        let newcomer = Newcomer {
+            id,
+            stream: &envelope.stream,
+            accepted_at: envelope.accepted_at,
+            recipients: envelope.recipients.len(),
+            expires,
+        };
+        self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
 }

@@ -146,6 +146,27 @@ pub(super) struct Limits {
     pub(super) pause_max: u64,
 }
 
+/// A message that joins the queue.
+#[derive(Debug)]
+pub(super) struct Newcomer<'a> {
+    pub(super) id: MessageId,
+    pub(super) stream: &'a Stream,
+    pub(super) accepted_at: Timestamp,
+    /// All it has, open or not.
+    pub(super) recipients: usize,
+    /// On the queue's clock.
+    pub(super) expires: u64,
+}
+
+/// Recipients of a message that share host, attempts so far, and when they are due.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) host: AddressHost,
+    pub(super) attempts: u16,
+    pub(super) recipients: SmallVec<[u32; 2]>,
+    pub(super) due: u64,
+}
+
 /// What a session takes away to deliver: recipients of one message.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -169,24 +190,21 @@ impl Scheduler {
         self.counts.open.iter().sum::<i64>().max(0) as usize
     }
 
-    /// Adds a message. `groups` are its open recipients by host, each with its attempts so far and when it is due.
+    /// Adds a message. `groups` are its open recipients, each in one of them.
     pub(super) fn add(
         &mut self,
         now: u64,
-        id: MessageId,
-        stream: &Stream,
-        accepted_at: Timestamp,
-        recipients: usize,
-        expires: u64,
-        groups: impl IntoIterator<Item = (AddressHost, u16, SmallVec<[u32; 2]>, u64)>,
+        newcomer: Newcomer<'_>,
+        groups: impl IntoIterator<Item = Group>,
         actions: &mut Vec<Action>,
     ) {
+        let Newcomer { id, stream, accepted_at, recipients, expires } = newcomer;
         let stream = self.stream_id(stream);
         let mut open = if recipients == 1 { Open::Single } else { Open::none(recipients) };
         let before = self.next_wake();
         let expiry = Some(self.expiries.insert(expires, id));
         let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
-        for (host, attempts, recipients, due) in groups {
+        for Group { host, attempts, recipients, due } in groups {
             recipients.iter().for_each(|r| open.set(*r));
             let host = self.host_id(host);
             items.push((Item { message: id, host, attempts, spoilt: 0, recipients }, due));

@@ -239,7 +239,9 @@ mod tests {
     #[test]
     fn a_limit_leaves_the_rest_for_later() {
         let mut wheel = Wheel::default();
-        (0..10u64).for_each(|n| drop(wheel.insert(5, n)));
+        for n in 0..10u64 {
+            wheel.insert(5, n);
+        }
         let mut seen = 0;
         wheel.advance(100, 4, |_| seen += 1);
         assert_eq!((seen, wheel.len), (4, 6));

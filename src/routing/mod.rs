@@ -3,13 +3,13 @@
 //! The promise: what DNS says is followed to the letter (RFC 5321 §5.1, RFC 7505), what it does not say for certain is
 //! never taken for a no, and nothing here ever sees a message.
 //!
-//! 1. A fixed `[[route]]` that matches wins ([`fixed`]).
+//! 1. A fixed `[[route]]` that matches wins (`fixed`).
 //! 2. An address literal goes where it says.
-//! 3. Otherwise the MX records, or the domain itself if it has none ([`mx`]), asked through a caching resolver ([`dns`]).
+//! 3. Otherwise the MX records, or the domain itself if it has none (`mx`), asked through a caching resolver (`dns`).
 //!
 //! The result is a [`Route`]: hops in order of preference, and the [`Site`] they form together, which is what limits
 //! and connections belong to. The addresses of a hop are looked up only when it is that hop's turn; those in private
-//! and other special networks are left out ([`special`]).
+//! and other special networks are left out (`special`).
 
 mod dns;
 mod fixed;
@@ -95,8 +95,8 @@ impl Router {
     /// the route is fixed or `allow_loopback` is set. Never empty.
     ///
     /// # Errors
-    /// [`NoRoute::Later`] if an address may exist that could not be learned; [`NoRoute::Never`] if this hop has none.
-    /// A route is hopeless only if every hop says `Never`: see [`NoRoute::or`].
+    /// [`NoRoute::Later`] if an address may exist that could not be learned, or a relay of ours has none;
+    /// [`NoRoute::Never`] if this hop has none. A route is hopeless only if every hop says `Never`: see [`NoRoute::or`].
     ///
     /// # Cancel safety
     /// Safe, as [`Router::route`].
@@ -104,7 +104,8 @@ impl Router {
         let found = match &hop.host {
             HopHost::Address(ip) => vec![*ip],
             HopHost::Domain(domain) => {
-                self.shared.dns.addresses(domain).await.map_err(|e| self.no_address(domain, e))?.0
+                let found = self.shared.dns.addresses(domain).await;
+                found.map_err(|error| self.no_address(domain, error, route.fixed))?.0
             }
         };
         let all = found.len();
@@ -166,13 +167,17 @@ impl Router {
         Ok((vec![host], ttl.unwrap_or(address_ttl).min(address_ttl)))
     }
 
-    fn no_address(&self, host: &Domain, error: dns::DnsError) -> NoRoute {
+    fn no_address(&self, host: &Domain, error: dns::DnsError, fixed: bool) -> NoRoute {
         let now = self.shared.clock.instant();
+        let text = format!("{host} has no address");
         match error {
-            dns::DnsError::NoDomain { ttl } | dns::DnsError::NoRecords { ttl } => NoRoute::Never {
-                failure: Failure::ours(Blame::Site, EnhancedCode(5, 4, 4), format!("{host} has no address")),
-                until: now + ttl,
-            },
+            // A relay that is not in DNS is the operator's slip, which must not return anybody's mail.
+            dns::DnsError::NoDomain { ttl } | dns::DnsError::NoRecords { ttl } if fixed => {
+                NoRoute::Later { failure: Failure::ours(Blame::Site, EnhancedCode(4, 4, 4), text), until: now + ttl }
+            }
+            dns::DnsError::NoDomain { ttl } | dns::DnsError::NoRecords { ttl } => {
+                NoRoute::Never { failure: Failure::ours(Blame::Site, EnhancedCode(5, 4, 4), text), until: now + ttl }
+            }
             dns::DnsError::Unknown { what, wait } => NoRoute::Later {
                 failure: Failure::ours(
                     Blame::Site,

@@ -268,6 +268,7 @@ async fn the_first_fixed_route_that_matches_wins() {
     let routes = [
         fixed("One.example", &["127.0.0.1:2526", "[::1]:2527"]),
         fixed("*.one.example", &["relay.example:587"]),
+        fixed("three.example", &["gone.example:25"]),
         fixed("*", &["localhost:2528"]),
     ];
     let router = dns.router(&DeliveryConfig::default(), &routes);
@@ -282,6 +283,8 @@ async fn the_first_fixed_route_that_matches_wins() {
     }
     assert_eq!(show_addresses(&router, "one.example").await, "127.0.0.1:526", "private addresses are meant");
     assert_eq!(show_addresses(&router, "two.example").await, "[::1]:528 127.0.0.1:528");
+    let gone = show_addresses(&router, "three.example").await;
+    assert_eq!(gone, "later Site 451 4.4.4 gone.example has no address", "a slip of ours fails no mail");
     let route = router.route(&at("one.example")).await.expect("fixed");
     assert!(route.fixed && route.provider == "relay");
     assert_eq!(route.order(&mut SmallRng::seed_from_u64(1)), [0, 1]);

@@ -31,6 +31,9 @@ pub const HEADROOM: usize = 2048;
 /// Received fields at which a message is taken to be in a loop (RFC 5321 §6.3).
 const HOPS_MAX: usize = 100;
 
+/// Longest header section, in octets. Reading it is work that no other session on the same thread can interrupt.
+const HEADER_MAX: usize = 1 << 20;
+
 /// What is known of a message when its content is complete.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
@@ -72,6 +75,9 @@ pub enum MessageError {
         /// Counted from 1.
         line: usize,
     },
+    /// The header section goes on and on.
+    #[error("the header is longer than {HEADER_MAX} octets")]
+    TooLong,
     /// Octets above 127 in a field, without SMTPUTF8.
     #[error("field {field} holds 8-bit text, which needs SMTPUTF8 or encoding (RFC 2047)")]
     EightBitField {
@@ -100,6 +106,7 @@ impl MessageError {
     pub fn reply(&self) -> Reply {
         let (code, enhanced) = match self {
             MessageError::NoField { .. } | MessageError::Option(_) => (550, EnhancedCode(5, 6, 0)),
+            MessageError::TooLong => (552, EnhancedCode(5, 3, 4)),
             MessageError::EightBitField { .. } | MessageError::NotUtf8 { .. } => (550, EnhancedCode(5, 6, 7)),
             MessageError::Loop { .. } => (554, EnhancedCode(5, 4, 6)),
         };
@@ -153,6 +160,9 @@ impl Facts {
         let mut end = mbox_line;
         for field in header::fields(&section[mbox_line..]) {
             end = mbox_line + field.end;
+            if end > HEADER_MAX {
+                return Err(MessageError::TooLong);
+            }
             self.take(field, mbox_line, circumstances)?;
         }
         self.headless = end == mbox_line && end < section.len();
@@ -350,6 +360,8 @@ mod tests {
         PLAIN.check("", &added);
         PLAIN.check("\r\nbody\r\n", &format!("{added}\r\nbody\r\n"));
         PLAIN.check("no header here\r\n\r\nbody\r\n", &format!("{added}\r\nno header here\r\n\r\nbody\r\n"));
+        let long = "no header ".repeat(200_000);
+        PLAIN.check(&long, &format!("{added}\r\n{long}"));
         PLAIN.check(" X: folded into ours?\r\n\r\n", &format!("{added}\r\n X: folded into ours?\r\n\r\n"));
         let null = Case { reverse_path: "", smtputf8: false };
         null.check(
@@ -400,6 +412,7 @@ mod tests {
             "Received: x\r\n".repeat(101).as_bytes(),
             "554 5.4.6 101 Received fields, more than 100: the message is in a loop",
         );
+        PLAIN.check_refused("A:\r\n".repeat(300_000).as_bytes(), "552 5.3.4 the header is longer than 1048576 octets");
         PLAIN.check_refused(
             b"X-Posthaste-Class: system\r\n\r\n",
             "550 5.6.0 X-Posthaste-Class: \"system\": is kept for our own reports; say transactional or bulk",

@@ -3,7 +3,7 @@
 //! The promise: a client hears `250` only after the door has said that the message is durable, and whatever was not
 //! understood whole is refused whole. On the way in
 //!
-//! 1. a listener speaks its protocol and gathers an envelope and content ([`smtp`] so far);
+//! 1. a listener speaks its protocol and gathers an envelope and content (`smtp` so far);
 //! 2. [`message`] reads the header, takes out what must not leave, adds what is missing, writes the trace field
 //!    ([`received`]) and obeys the client's orders to us ([`options`]);
 //! 3. the [`Door`] takes responsibility, for several messages of one session at a time; replies keep their order.

@@ -178,7 +178,7 @@ mod tests {
     fn a_name_never_injects() {
         let cases: [(&[u8], &str); 6] = [
             (b"my computer", "my?computer"),
-            (b"a) (b\r\nX: y", "a????b??X:?y"),
+            (b"a) (b\r\nX: y", "a???b??X:?y"),
             (b"10.0.0.1", "10.0.0.1"),
             (b"\xff\xfe", "??"),
             (b"[10.0.0.1", "[10.0.0.1"),

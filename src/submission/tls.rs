@@ -62,12 +62,14 @@ pub fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> 
     })?;
     let unusable = |source| TlsError::Unusable { cert: cert.into(), key: key.into(), source };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_no_client_auth()
         .with_single_cert(chain, secret)
         .map_err(unusable)?;
+    // Clients that connect for each message resume without our keeping anything.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(unusable)?;
     Ok(Arc::new(config))
 }
 

@@ -29,7 +29,8 @@ pub struct Metrics {
     pub stage: HistogramVec,
     /// Open connections, by state: submission, connecting, busy, idle.
     pub connections: IntGaugeVec,
-    /// Sessions that failed before or outside a transaction, by stage: connect, greeting, ehlo, tls, session.
+    /// Sessions that failed before or outside a transaction, by stage: connect, greeting, ehlo, tls, auth,
+    /// session.
     pub session_failures: IntCounterVec,
     /// Transactions whose content was sent whole and whose final reply never came.
     pub unanswered_content: IntCounter,

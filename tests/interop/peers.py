@@ -17,7 +17,7 @@ ROOT = pathlib.Path(os.environ["INTEROP_ROOT"])
 
 def environment():
     """Where unpacked programs find their libraries and Perl modules."""
-    libraries = [str(path) for path in [*ROOT.glob("usr/lib/*-linux-gnu"), ROOT / "usr/lib/postfix"]]
+    libraries = [str(path) for path in [*ROOT.glob("usr/lib/*-linux-gnu"), ROOT / "usr/lib", ROOT / "usr/lib/postfix"]]
     perl = [*ROOT.glob("usr/share/perl*"), *ROOT.glob("usr/share/perl/*"), *ROOT.glob("usr/lib/*-linux-gnu/perl*/*")]
     return {
         **os.environ,

@@ -44,6 +44,15 @@ class Sink:
             for address in addresses]
 
     def stop(self):
+        async def end():
+            for server in self.servers:
+                server.close()
+            sessions = asyncio.all_tasks() - {asyncio.current_task()}
+            for session in sessions:
+                session.cancel()
+            await asyncio.gather(*sessions, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
 

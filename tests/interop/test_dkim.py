@@ -1,13 +1,14 @@
 """Signatures, verified by opendkim and by dkimpy."""
 
 import base64
+import re
 import subprocess
 
 import dkim
 import peers
 import pytest
 from conftest import relay
-from posthaste import BINARY
+from posthaste import BINARY, toml
 
 HEAD = b"From: The shop <orders@shop.test>\r\nTo: a@them.test\r\nSubject: Your order\r\n"
 LONG = (b"References: " + b"\r\n ".join(b"<message-%d@shop.test>" % n for n in range(200)) + b"\r\n"
@@ -138,11 +139,18 @@ def test_our_own_key_tools(start, sink, tmp_path):
     target, dkim_keys = sink(), {}
     for selector, kind in (("r2", "rsa"), ("e2", "ed25519")):
         file = tmp_path / f"{selector}.pem"
-        subprocess.run([BINARY, "dkim", "generate", "--type", kind, "--out", file], check=True, capture_output=True)
+        subprocess.run([BINARY, "dkim", "generate", "--domain", "shop.test", "--selector", selector,
+                        "--algorithm", kind, "--out", file], check=True, capture_output=True)
         assert file.stat().st_mode & 0o077 == 0, "a private key is private"
-        shown = subprocess.run([BINARY, "dkim", "dns", "--domain", "shop.test", "--selector", selector, file],
-                               check=True, capture_output=True, text=True).stdout
-        record = "".join(shown.split('"')[1::2])
+        dkim_keys[selector] = (file, "")
+    config = tmp_path / "keys.toml"
+    config.write_text(toml(dkim_config(dkim_keys, "r2", "e2")))
+    shown = subprocess.run([BINARY, "dkim", "dns", "--config", config], check=True, capture_output=True,
+                           text=True).stdout
+    for selector, (file, _) in dkim_keys.items():
+        # `NAME IN TXT ( "…" "…" )`, as a zone file wants it.
+        entry = shown.partition(f"{selector}._domainkey.shop.test")[2].partition("_domainkey")[0]
+        record = "".join(re.findall(r'"([^"]*)"', entry))
         assert record.startswith("v=DKIM1"), shown
         dkim_keys[selector] = (file, record)
     daemon = start({**relay(target), **dkim_config(dkim_keys, "r2", "e2")})

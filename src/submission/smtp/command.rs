@@ -62,7 +62,8 @@ pub(super) enum Command<'a> {
 pub(super) fn parse<'a>(line: &'a [u8], hostname: &Domain) -> Result<Command<'a>, Refusal> {
     let syntax = |text: &'static str| Refusal::new(Reason::Syntax, 500, (5, 5, 2), text);
     let line = line.strip_suffix(b"\r\n").ok_or_else(|| syntax("commands end in CRLF, not in a bare LF"))?;
-    let line = line.trim_ascii_end();
+    let end = line.iter().rposition(|b| !matches!(b, b' ' | b'\t')).map_or(0, |at| at + 1);
+    let line = &line[..end];
     if line.iter().any(|b| b.is_ascii_control()) {
         return Err(syntax("control character in a command"));
     }

@@ -55,6 +55,12 @@ impl Input {
         Ok(count)
     }
 
+    /// As if `octets` had been read.
+    #[cfg(test)]
+    pub(super) fn push(&mut self, octets: &[u8]) {
+        self.buffer.extend_from_slice(octets);
+    }
+
     /// Gives the memory back if nothing is there.
     pub(super) fn rest(&mut self) {
         if self.octets().is_empty() {

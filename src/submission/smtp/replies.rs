@@ -38,10 +38,35 @@ struct Pending {
 pub(super) struct Ticket {
     /// Its id.
     pub(super) id: MessageId,
-    /// For the log; `None` when nobody listens.
-    pub(super) record: Option<Box<str>>,
-    /// The memory of its content, held until the door has answered.
-    pub(super) memory: MemoryShare,
+    record: Option<Box<Record>>,
+    _memory: MemoryShare,
+}
+
+/// What the log says of an accepted message.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// The envelope's sender.
+    pub(super) from: String,
+    /// How many recipients it has.
+    pub(super) recipients: usize,
+    /// Octets as it goes out.
+    pub(super) bytes: usize,
+    /// It came over TLS.
+    pub(super) tls: bool,
+}
+
+impl Ticket {
+    /// `memory` is that of the content, held until the door has answered; `record` is `None` when nobody reads the log.
+    pub(super) fn new(id: MessageId, record: Option<Box<Record>>, memory: MemoryShare) -> Ticket {
+        Ticket { id, record, _memory: memory }
+    }
+
+    /// The log line of an accepted message; the span names the client.
+    pub(super) fn log_accepted(&self) {
+        if let Some(Record { from, recipients, bytes, tls }) = self.record.as_deref() {
+            tracing::debug!(message_id = %self.id, from, recipients, bytes, tls, "accepted");
+        }
+    }
 }
 
 impl Replies {
@@ -123,7 +148,7 @@ mod tests {
     use crate::mail::EnhancedCode;
 
     fn ticket(id: u64) -> Ticket {
-        Ticket { id: MessageId(id), record: None, memory: MemoryShare::empty(Memory::new(0)) }
+        Ticket::new(MessageId(id), None, MemoryShare::empty(Memory::new(0)))
     }
 
     #[test]

@@ -1,0 +1,279 @@
+//! The server's side of one dialogue, without I/O: octets in, replies out.
+//!
+//! [`Session::advance`] takes what it can from the input and says what it waits for. A message whose content is complete
+//! goes to the door at once and the session reads on; its reply keeps its place in the queue ([`Replies`]).
+//!
+//! ```text
+//!            EHLO             MAIL            RCPT…          DATA / BDAT          end of content
+//!   no name ──────> ready ──────────> open ─────────> open ──────────────> receiving ─────> ready, one more in flight
+//! ```
+
+mod commands;
+mod receiving;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::super::door::Door;
+use super::super::received::HelloName;
+use super::data::DotReader;
+use super::input::Input;
+use super::refusal::{Reason, Refusal};
+use super::replies::Replies;
+use super::transaction::Transaction;
+use super::{Policy, Shared};
+use crate::mail::{EnhancedCode, Reply};
+
+/// One dialogue.
+pub(super) struct Session<D> {
+    shared: Arc<Shared<D>>,
+    policy: Arc<Policy>,
+    client: IpAddr,
+    tls: bool,
+    hello: Option<Hello>,
+    state: State,
+    mode: Mode,
+    replies: Replies,
+    commands: u64,
+    errors: u32,
+    leaving: bool,
+    ending: Option<Ending>,
+}
+
+/// Who the client says it is.
+struct Hello {
+    name: HelloName,
+    extended: bool,
+}
+
+/// Where the dialogue stands in the order of commands.
+enum State {
+    /// No transaction.
+    Ready,
+    /// A chunk was refused and more of its message may follow.
+    Broken,
+    /// Behind MAIL.
+    Open(Box<Transaction>),
+}
+
+/// What the next octets are.
+enum Mode {
+    /// A command.
+    Command,
+    /// The rest of a command that is too long.
+    LongLine { skipped: usize },
+    /// Content behind DATA.
+    Data(DotReader),
+    /// Content behind BDAT.
+    Chunk(Chunk),
+}
+
+/// A chunk being received.
+struct Chunk {
+    size: u64,
+    remaining: u64,
+    last: bool,
+    /// Its octets are not wanted, and this is why.
+    refusal: Option<Refusal>,
+}
+
+/// What the session waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// More octets from the client.
+    Input,
+    /// Replies to be written.
+    Write,
+    /// The oldest message in flight; no input is to be read before.
+    Settle,
+    /// Nothing: once all replies are written, it ends.
+    End(Ending),
+}
+
+/// How a dialogue ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// In peace: QUIT, or the client has closed.
+    Quit,
+    /// By us, while the client may still be talking.
+    CutOff,
+    /// In the clear; it starts anew over TLS.
+    StartTls,
+}
+
+/// Whether a step got on, or what it waits for.
+type Step = Option<Next>;
+
+impl<D: Door> Session<D> {
+    /// A new dialogue with `client`, whose address is canonical (never a v4-mapped one).
+    pub(super) fn new(shared: Arc<Shared<D>>, client: IpAddr) -> Session<D> {
+        let policy = shared.controls.policy.load_full();
+        Session {
+            shared,
+            policy,
+            client,
+            tls: false,
+            hello: None,
+            state: State::Ready,
+            mode: Mode::Command,
+            replies: Replies::default(),
+            commands: 0,
+            errors: 0,
+            leaving: false,
+            ending: None,
+        }
+    }
+
+    /// Says who we are.
+    pub(super) fn greet(&mut self) {
+        let text = format!("{} ESMTP posthaste", self.shared.hostname);
+        self.replies.push(&Reply { code: 220, enhanced: None, text: text.into() });
+    }
+
+    /// The client spoke before the banner. Who does not wait for us would not wait for a refusal either, and bulk
+    /// senders of junk are known by it.
+    pub(super) fn spoke_first(&mut self) {
+        self.refuse(Refusal::new(Reason::OutOfTurn, 554, (5, 5, 0), "you spoke before the banner").fatal());
+    }
+
+    /// The handshake is done: all that was said in the clear is forgotten (RFC 3207 §4.2), but not what was counted.
+    pub(super) fn secured(&mut self) {
+        (self.tls, self.hello, self.state, self.ending) = (true, None, State::Ready, None);
+    }
+
+    /// The handshake failed.
+    pub(super) fn insecure(&self) {
+        self.count(Reason::Tls);
+    }
+
+    /// The client was silent for too long.
+    pub(super) fn idled(&mut self) {
+        let waited = self.policy.config.idle_timeout.as_secs();
+        let text = format!("nothing heard for {waited} seconds, closing");
+        self.refuse(Refusal::new(Reason::Idle, 421, (4, 4, 2), text).fatal());
+    }
+
+    /// The daemon stops: ends at once, or when the message being received is complete.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// The client will send nothing more. Replies can still reach it.
+    pub(super) fn hung_up(&mut self) {
+        self.ending.get_or_insert(Ending::Quit);
+    }
+
+    /// The replies owed.
+    pub(super) fn replies(&mut self) -> &mut Replies {
+        &mut self.replies
+    }
+
+    /// How long the client may be silent.
+    pub(super) fn patience(&self) -> Duration {
+        self.policy.config.idle_timeout
+    }
+
+    /// What STARTTLS leads to.
+    pub(super) fn tls_config(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.policy.tls.clone()
+    }
+
+    /// Takes from `input` what can be taken now.
+    pub(super) fn advance(&mut self, input: &mut Input) -> Next {
+        loop {
+            if self.leaving && self.ending.is_none() && !self.is_receiving() {
+                let text = "shutting down, try again later";
+                self.replies.push(&Reply::ours(421, EnhancedCode(4, 3, 2), text));
+                self.ending = Some(Ending::CutOff);
+            }
+            if let Some(ending) = self.ending {
+                return Next::End(ending);
+            }
+            if self.replies.is_full() {
+                return if self.replies.ready().is_empty() { Next::Settle } else { Next::Write };
+            }
+            let step = match self.mode {
+                Mode::Command => self.take_command(input),
+                Mode::LongLine { skipped } => self.skip_line(skipped, input),
+                Mode::Data(_) => self.take_data(input),
+                Mode::Chunk(_) => self.take_chunk(input),
+            };
+            if let Some(next) = step {
+                return next;
+            }
+        }
+    }
+
+    /// Waits until at least one message in flight is settled, and settles all that are.
+    pub(super) fn poll_settle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut settled = false;
+        loop {
+            match self.replies.poll_oldest(context) {
+                Poll::Ready(Some(result)) => self.settle(result),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return if settled { Poll::Ready(()) } else { Poll::Pending },
+            }
+            settled = true;
+        }
+    }
+
+    fn settle(&mut self, result: Result<(), Reply>) {
+        let reply = match result {
+            Ok(()) => {
+                self.shared.accepted.inc();
+                // A client that gets mail through is not one that only tries (as Postfix counts).
+                self.errors = 0;
+                None
+            }
+            Err(reply) => {
+                self.count(Reason::Door);
+                tracing::debug!(%reply, reason = Reason::Door.as_str(), "message refused");
+                // It may still be receiving; no point in that when the daemon stops.
+                if reply.code == 421 {
+                    self.ending = Some(Ending::CutOff);
+                }
+                Some(reply)
+            }
+        };
+        self.replies.settle(|ticket| match reply {
+            Some(reply) => reply,
+            None => {
+                ticket.log_accepted();
+                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, queued as {}", ticket.id))
+            }
+        });
+    }
+
+    fn is_receiving(&self) -> bool {
+        match &self.mode {
+            Mode::Data(_) | Mode::Chunk(_) => true,
+            Mode::Command | Mode::LongLine { .. } => {
+                matches!(&self.state, State::Open(transaction) if transaction.content.is_some())
+            }
+        }
+    }
+
+    /// Refuses: reply, metric, log, and the count of errors, which may end the session instead.
+    fn refuse(&mut self, refusal: Refusal) {
+        tracing::debug!(reply = %refusal.reply, reason = refusal.reason.as_str(), "refused");
+        self.count(refusal.reason);
+        self.errors += u32::from(refusal.reason.is_clients_error());
+        if self.errors > self.policy.config.errors_max {
+            self.count(Reason::Errors);
+            let text = format!("too many errors: errors_max is {}, closing", self.policy.config.errors_max);
+            self.replies.push(&Reply::ours(421, EnhancedCode(4, 7, 0), text));
+            self.ending = Some(Ending::CutOff);
+            return;
+        }
+        self.replies.push(&refusal.reply);
+        if refusal.fatal {
+            self.ending = Some(Ending::CutOff);
+        }
+    }
+
+    fn count(&self, reason: Reason) {
+        self.shared.refused(reason);
+    }
+}

@@ -1,0 +1,99 @@
+//! The server as its clients see it: transcripts, properties, sockets.
+
+mod dialogues;
+mod properties;
+mod sockets;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::door::Door;
+use super::{Controls, Policy, Shared};
+use crate::clock::Clock;
+use crate::config::SmtpConfig;
+use crate::mail::{Envelope, MessageId, Reply};
+use crate::telemetry::Metrics;
+
+/// A door that writes down what it takes.
+#[derive(Debug, Default)]
+struct Recorder {
+    ids: AtomicU64,
+    taken: Mutex<Vec<(MessageId, Envelope, Bytes)>>,
+    /// Time from the call to the answer.
+    delay: Duration,
+    not_ready: Option<Reply>,
+    /// Answers to the first messages; later ones are taken.
+    refusals: Mutex<VecDeque<Reply>>,
+    in_flight: Arc<AtomicUsize>,
+    in_flight_max: Arc<AtomicUsize>,
+}
+
+impl Recorder {
+    fn contents(&self) -> Vec<Bytes> {
+        self.taken.lock().expect("not poisoned").iter().map(|(_, _, content)| content.clone()).collect()
+    }
+}
+
+impl Door for Recorder {
+    fn next_id(&self) -> MessageId {
+        MessageId(self.ids.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn ready(&self) -> Result<(), Reply> {
+        self.not_ready.clone().map_or(Ok(()), Err)
+    }
+
+    fn accept(
+        &self,
+        id: MessageId,
+        envelope: Envelope,
+        content: Bytes,
+    ) -> impl Future<Output = Result<(), Reply>> + Send + 'static {
+        let refusal = self.refusals.lock().expect("not poisoned").pop_front();
+        if refusal.is_none() {
+            self.taken.lock().expect("not poisoned").push((id, envelope, content));
+        }
+        let in_flight = self.in_flight.clone();
+        self.in_flight_max.fetch_max(in_flight.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let done = (!self.delay.is_zero()).then(|| tokio::time::sleep(self.delay));
+        async move {
+            if let Some(done) = done {
+                done.await;
+            }
+            in_flight.fetch_sub(1, Ordering::Relaxed);
+            refusal.map_or(Ok(()), Err)
+        }
+    }
+
+    fn expire_after(&self) -> Duration {
+        Duration::from_secs(4 * 86_400)
+    }
+}
+
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+fn config() -> SmtpConfig {
+    SmtpConfig { trusted_networks: vec!["192.0.2.0/24".parse().expect("a network")], ..SmtpConfig::default() }
+}
+
+fn shared(door: Arc<Recorder>, config: SmtpConfig, tls: Option<Arc<rustls::ServerConfig>>) -> Arc<Shared<Recorder>> {
+    let controls = Arc::new(Controls::new(Policy { config, tls }));
+    let hostname = "mta.example".parse().expect("a domain");
+    Arc::new(Shared::new(hostname, door, controls, Arc::new(Metrics::new()), Clock))
+}
+
+/// A certificate for STARTTLS.
+fn certificate() -> (Arc<rustls::ServerConfig>, rustls_pki_types::CertificateDer<'static>) {
+    let ours = rcgen::generate_simple_self_signed(vec!["mta.example".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, ours.cert.pem()).expect("written");
+    std::fs::write(&key, ours.signing_key.serialize_pem()).expect("written");
+    (super::super::load_tls(&cert, &key).expect("it fits"), ours.cert.der().clone())
+}
