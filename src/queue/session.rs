@@ -158,7 +158,7 @@ impl Queue {
                     }
                 }
             };
-            let failure = self.attempt(parts, site, route, connection, batch, fresh).await;
+            let failure = self.attempt(site, route, connection, batch, fresh).await;
             fresh = false;
             match failure {
                 Some(failure) => return Ending::Broken { failure, proved },
@@ -198,7 +198,6 @@ impl Queue {
     /// One transaction. Returns why the connection is gone, if it broke.
     async fn attempt(
         self: &Arc<Queue>,
-        parts: &Parts,
         site: SiteId,
         route: &Route,
         connection: &mut Connection,
@@ -214,7 +213,15 @@ impl Queue {
                 return None;
             }
         };
-        if let Err(failure) = self.prepare(parts, &message, started).await {
+        if started >= message.envelope.expires_at {
+            let recipients = items.iter().flat_map(|item| item.recipients.iter().copied()).collect();
+            Arc::clone(self).expire(id, recipients).await;
+            let mut scheduler = self.lock();
+            scheduler.landed(&items);
+            items.iter().for_each(|item| scheduler.drop_item(item));
+            return None;
+        }
+        if let Err(failure) = self.sign(&message, started).await {
             self.settle(&message, items, Attempted::none(started, failure), Some(site));
             return None;
         }
@@ -240,11 +247,9 @@ impl Queue {
         failure
     }
 
-    /// Before a message may go out: its time is not up, and it is signed if a key is configured.
-    async fn prepare(&self, parts: &Parts, message: &Message, now: crate::clock::Timestamp) -> Result<(), Failure> {
-        if now >= message.envelope.expires_at {
-            return Err(Failure::ours(Blame::Message, EnhancedCode(4, 4, 7), "the message's time ran out"));
-        }
+    /// Before a message may go out, it is signed if a key is configured: now, not when the session began.
+    async fn sign(&self, message: &Message, now: crate::clock::Timestamp) -> Result<(), Failure> {
+        let parts = self.parts.load_full();
         if !message.signature.initialized() && !parts.signer.is_empty() && parts.signer.applies(&message.content) {
             let sign = || self.pool.sign(Arc::clone(&parts.signer), message.content.clone(), now);
             message.signature.get_or_try_init(sign).await.map_err(|error| {

@@ -46,9 +46,8 @@ async fn the_books_agree_after_a_mixed_run() {
     let mut handed_over = HashSet::new();
     for n in 0..300 {
         let count = rng.random_range(1..6);
-        let to: HashSet<String> = (0..count)
-            .map(|k| format!("r{n}x{k}@{}.test", names[rng.random_range(0..names.len())]))
-            .collect();
+        let to: HashSet<String> =
+            (0..count).map(|k| format!("r{n}x{k}@{}.test", names[rng.random_range(0..names.len())])).collect();
         let to: Vec<&str> = to.iter().map(String::as_str).collect();
         let sender = if rng.random_bool(0.2) { "" } else { "a@us.test" };
         let headers = match rng.random_range(0..3) {

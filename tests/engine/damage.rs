@@ -27,8 +27,7 @@ async fn a_damaged_message_holds_up_nobody() {
     });
     let mut world =
         World::start(zone(&["them"]), host.address().port(), |config| config.delivery.connections_per_site = 1).await;
-    let bad =
-        world.send_with(&["bad@them.test"], "X-Poison: mark-of-the-bad-one\r\nX-Posthaste-Expires: 4s\r\n").await;
+    let bad = world.send_with(&["bad@them.test"], "X-Poison: mark-of-the-bad-one\r\nX-Posthaste-Expires: 4s\r\n").await;
     for n in 0..5 {
         world.send(&[&format!("good{n}@them.test")]).await;
     }

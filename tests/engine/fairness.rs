@@ -74,11 +74,7 @@ async fn few_connections_and_many_sites() {
         }
     }
     let before = hosts[0].count() + hosts[1].count();
-    world
-        .see("the small ones got their turn", || {
-            hosts[2..].iter().all(|host| host.count() == 3).then_some(())
-        })
-        .await;
+    world.see("the small ones got their turn", || hosts[2..].iter().all(|host| host.count() == 3).then_some(())).await;
     let meanwhile = hosts[0].count() + hosts[1].count() - before;
     assert!(meanwhile <= 60, "{meanwhile} transactions of the big ones went first");
     world.until("delivered", "", 312).await;

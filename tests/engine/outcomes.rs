@@ -65,7 +65,7 @@ async fn a_refusal_draws_one_report_and_a_report_draws_none() {
     assert_eq!(us.recipients(), ["a@us.test", "two@us.test"]);
     let reports = us.taken();
     let of = |who: &str| &reports.iter().find(|report| report.recipient == who).unwrap().content;
-    assert!(of("a@us.test").contains("Final-Recipient: rfc822;b@them.test"), "{}", of("a@us.test"));
+    assert!(of("a@us.test").contains("Final-Recipient: rfc822; b@them.test"), "{}", of("a@us.test"));
     assert!(of("two@us.test").contains("c@them.test") && of("two@us.test").contains("d@them.test"));
     let ends = world.events().iter().filter(|event| event.is_terminal()).count();
     assert_eq!((ends, refusing.count()), (6 + 3, 0));

@@ -206,8 +206,12 @@ impl Session {
             let argument = || line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
             match line.get(..4).unwrap_or_default().to_ascii_uppercase().as_str() {
                 "EHLO" | "HELO" => {
-                    self.step(At::Ehlo, "", "250-peer.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN")
-                        .await?;
+                    self.step(
+                        At::Ehlo,
+                        "",
+                        "250-peer.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN",
+                    )
+                    .await?;
                 }
                 "MAIL" => {
                     (sender, recipients) = (argument(), Vec::new());

@@ -66,11 +66,7 @@ async fn what_dns_says_for_good_bounces_at_once() {
     verdicts.sort();
     assert_eq!(
         verdicts,
-        [
-            "b@gone.test bounced 550 5.1.2",
-            "b@nothing.test bounced 550 5.4.4",
-            "b@null.test bounced 556 5.1.10",
-        ]
+        ["b@gone.test bounced 550 5.1.2", "b@nothing.test bounced 550 5.4.4", "b@null.test bounced 556 5.1.10",]
     );
     // A report each, as they fail one by one; and nobody else hears of it.
     world.until("delivered", "a@us.test", 3).await;
@@ -134,7 +130,7 @@ async fn loopback_is_refused_where_it_is_not_allowed() {
         .await;
     for event in &said {
         assert!(matches!(event.name(), "deferred" | "bounced"), "{event:?}");
-        assert!(event.text("reply").contains("127.0.0.2") || event.text("reply").contains("local"), "{event:?}");
+        assert!(event.text("reply").contains("public"), "{event:?}");
     }
     assert_eq!(host.connections(), 0);
 }

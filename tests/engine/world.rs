@@ -135,9 +135,7 @@ impl World {
     #[track_caller]
     pub fn until(&self, name: &str, who: &str, count: usize) -> impl Future<Output = Vec<Event>> {
         let told = format!("{count} events {name} of {who:?}");
-        async move {
-            self.see(&told, || Some(self.told(name, who)).filter(|events| events.len() >= count)).await
-        }
+        async move { self.see(&told, || Some(self.told(name, who)).filter(|events| events.len() >= count)).await }
     }
 
     /// Waits until `look` sees something; fails with the event log.
