@@ -4,13 +4,13 @@
 //! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
 //! work of one message, but for draining a site that went dead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::site::{Health, SiteState};
+use super::site::{Health, Line, SiteState};
 use super::wheel::{TimerKey, Wheel};
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Class, Failure, MessageId, Stream};
@@ -128,8 +128,12 @@ pub(super) struct Scheduler {
     host_ids: HashMap<AddressHost, HostId>,
     sites: Vec<SiteState>,
     site_ids: HashMap<Site, SiteId>,
-    /// Sites with ready mail that could not open a session because all were in use.
-    hungry: std::collections::VecDeque<SiteId>,
+    /// Sites with ready mail and no session, because all were in use. Sessions of others make room for them.
+    starving: VecDeque<SiteId>,
+    /// Sites that would like one more. They get what is left over.
+    hungry: VecDeque<SiteId>,
+    /// Sessions that are closing to make room.
+    yielding: usize,
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,
@@ -361,9 +365,13 @@ impl Scheduler {
             return;
         }
         if self.connections >= self.limits.connections_max {
-            if !site.hungry {
-                site.hungry = true;
-                self.hungry.push_back(id);
+            let line = if site.sessions == 0 { Line::Starving } else { Line::Hungry };
+            if site.line < line {
+                site.line = line;
+                match line {
+                    Line::Starving => self.starving.push_back(id),
+                    Line::Hungry | Line::Out => self.hungry.push_back(id),
+                }
                 actions.extend(self.some_idle_session().map(Action::Wake));
             }
             return;
@@ -379,9 +387,34 @@ impl Scheduler {
         self.sites.iter_mut().find_map(|site| site.idle.pop())
     }
 
-    /// Whether a session of this site should close because others wait for a connection and it has had its share.
-    pub(super) fn must_yield(&self, id: SiteId) -> bool {
-        !self.hungry.is_empty() && !self.sites[id as usize].hungry
+    /// Whether a session that has had its share should close because a site has none. As many are told so as there are
+    /// such sites: call [`yielded`](Scheduler::yielded) when it has closed.
+    pub(super) fn must_yield(&mut self) -> bool {
+        let must = self.starving.len() > self.yielding;
+        self.yielding += usize::from(must);
+        must
+    }
+
+    /// A session that was to make room is gone; call before [`session_ended`](Scheduler::session_ended).
+    pub(super) fn yielded(&mut self) {
+        self.yielding = self.yielding.saturating_sub(1);
+    }
+
+    /// Whether an idle connection is of more use elsewhere.
+    pub(super) fn is_crowded(&self) -> bool {
+        !self.starving.is_empty() || !self.hungry.is_empty()
+    }
+
+    /// The next site to get a connection.
+    fn next_in_line(&mut self) -> Option<SiteId> {
+        let next = match self.starving.pop_front() {
+            Some(next) => next,
+            // Those that came to starve meanwhile have had their turn in the other line.
+            None => std::iter::from_fn(|| self.hungry.pop_front())
+                .find(|id| self.sites[*id as usize].line == Line::Hungry)?,
+        };
+        self.sites[next as usize].line = Line::Out;
+        Some(next)
     }
 
     /// The connection of a session stands. Another one may follow: so the number of sessions grows as they succeed.
@@ -427,10 +460,9 @@ impl Scheduler {
         self.connections -= 1;
         site.sessions -= 1;
         site.connecting -= usize::from(connecting);
-        // A site that waits for room goes first, in order of coming.
+        // Sites that wait for room go first, in order of coming.
         while self.connections < self.limits.connections_max {
-            let Some(next) = self.hungry.pop_front() else { break };
-            self.sites[next as usize].hungry = false;
+            let Some(next) = self.next_in_line() else { break };
             self.staff(now, next, actions);
         }
         self.staff(now, id, actions);

@@ -13,18 +13,25 @@ use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
 use crate::routing::{Hop, Route};
 use crate::spool::{Message, SpoolError};
 
+/// Transactions a session may have before it makes room for a site without one. A connection costs about as much as a few.
+const SHARE: u32 = 10;
+
 /// Gives the session's place back whatever becomes of the task.
 struct Slot {
     queue: Arc<Queue>,
     site: SiteId,
     connecting: bool,
+    yielding: bool,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut actions = Vec::new();
-        self.queue.lock().session_ended(self.queue.now(), self.site, self.connecting, &mut actions);
-        self.queue.run(actions);
+        self.queue.with_actions(|scheduler, now, actions| {
+            if self.yielding {
+                scheduler.yielded();
+            }
+            scheduler.session_ended(now, self.site, self.connecting, actions);
+        });
     }
 }
 
@@ -32,6 +39,8 @@ impl Drop for Slot {
 enum Ending {
     /// Nothing to do, its share done, or shutting down.
     Done,
+    /// Another site needs the connection more.
+    Yields,
     /// The connection broke; `proved` if it had delivered before.
     Broken { failure: Failure, proved: bool },
 }
@@ -39,7 +48,7 @@ enum Ending {
 impl Queue {
     /// The life of one session: connect, serve, quit.
     pub(super) async fn run_session(self: Arc<Queue>, site: SiteId) {
-        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true };
+        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true, yielding: false };
         let parts = self.parts.load_full();
         let route = Arc::clone(&self.lock().site(site).route);
         let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
@@ -57,6 +66,10 @@ impl Queue {
         gauge("open").dec();
         match ending {
             Ending::Done => connection.quit().await,
+            Ending::Yields => {
+                slot.yielding = true;
+                connection.quit().await;
+            }
             // A connection that never delivered and broke is as good as none.
             Ending::Broken { failure, proved: false } => self.site_failed(site, &failure),
             Ending::Broken { failure, proved: true } => {
@@ -139,15 +152,19 @@ impl Queue {
     ) -> Ending {
         let wake = Arc::new(Notify::new());
         let mut proved = false;
-        let mut fresh = true;
-        for _ in 0..parts.delivery.messages_per_connection {
+        for served in 0..parts.delivery.messages_per_connection {
             let batch = loop {
                 let next = {
                     let mut scheduler = self.lock();
-                    if scheduler.must_yield(site) && !fresh {
+                    if served >= SHARE && scheduler.must_yield() {
+                        return Ending::Yields;
+                    }
+                    let next = scheduler.next_batch(site, &wake);
+                    if next.is_none() && scheduler.is_crowded() {
+                        scheduler.leave_idle(site, &wake);
                         return Ending::Done;
                     }
-                    scheduler.next_batch(site, &wake)
+                    next
                 };
                 match next {
                     Some(batch) => break batch,
@@ -158,8 +175,7 @@ impl Queue {
                     }
                 }
             };
-            let failure = self.attempt(site, route, connection, batch, fresh).await;
-            fresh = false;
+            let failure = self.attempt(site, route, connection, batch, served == 0).await;
             match failure {
                 Some(failure) => return Ending::Broken { failure, proved },
                 None if proved => {}
