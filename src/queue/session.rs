@@ -53,11 +53,12 @@ impl Queue {
         let route = Arc::clone(&self.lock().site(site).route);
         let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
         gauge("connecting").inc();
-        let dialled = self.dial(&parts, &route).await;
+        let dialled = self.stopping.run_until_cancelled(self.dial(&parts, &route)).await;
         gauge("connecting").dec();
         let mut connection = match dialled {
-            Ok(connection) => connection,
-            Err(failure) => return self.site_failed(site, &failure),
+            Some(Ok(connection)) => connection,
+            Some(Err(failure)) => return self.site_failed(site, &failure),
+            None => return,
         };
         slot.connecting = false;
         self.with_actions(|scheduler, now, actions| scheduler.connected(now, site, actions));
