@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::scheduler::{Action, Batch, Item, SiteId};
 use super::settle::Attempted;
 use super::{Parts, Queue};
+use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job, Target};
 use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
 use crate::routing::{Hop, Route};
@@ -226,7 +227,7 @@ impl Queue {
         let message = match self.spool.load(id).await {
             Ok(message) => message,
             Err(error) => {
-                self.settle_unreadable(&items, error);
+                self.settle_unreadable(items, error, started, site).await;
                 return None;
             }
         };
@@ -265,7 +266,7 @@ impl Queue {
     }
 
     /// Before a message may go out, it is signed if a key is configured: now, not when the session began.
-    async fn sign(&self, message: &Message, now: crate::clock::Timestamp) -> Result<(), Failure> {
+    async fn sign(&self, message: &Message, now: Timestamp) -> Result<(), Failure> {
         let parts = self.parts.load_full();
         if !message.signature.initialized() && !parts.signer.is_empty() && parts.signer.applies(&message.content) {
             let sign = || self.pool.sign(Arc::clone(&parts.signer), message.content.clone(), now);
@@ -287,21 +288,24 @@ impl Queue {
         }
     }
 
-    fn settle_unreadable(self: &Arc<Queue>, items: &[Item], error: SpoolError) {
-        match error {
-            SpoolError::Unknown(_) => {
-                let mut scheduler = self.lock();
-                scheduler.landed(items);
-                items.iter().for_each(|item| scheduler.drop_item(item));
-            }
-            error => {
-                let id = items[0].message;
-                tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
-                self.settle_blind(
-                    items.to_vec(),
-                    &Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string()),
-                );
-            }
+    async fn settle_unreadable(
+        self: &Arc<Queue>,
+        items: Vec<Item>,
+        error: SpoolError,
+        started: Timestamp,
+        site: SiteId,
+    ) {
+        if let SpoolError::Unknown(_) = error {
+            let mut scheduler = self.lock();
+            scheduler.landed(&items);
+            return items.iter().for_each(|item| scheduler.drop_item(item));
+        }
+        let id = items[0].message;
+        tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
+        let failure = Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string());
+        match self.spool.load_envelope(id).await {
+            Ok(message) => self.settle(&message, items, Attempted::none(started, failure), Some(site)),
+            Err(_) => self.settle_blind(items, &failure),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::events::{Event, Kind, Timings};
 use crate::feedback::{self, Fate, ReportedRecipient};
 use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Origin, Outcome, Reply};
 use crate::routing::Route;
-use crate::spool::{Change, End, Message, RecipientState, Update};
+use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
 use crate::telemetry::Metrics;
 
 /// Connections that may break under an item before it waits by the schedule.
@@ -127,12 +127,12 @@ impl Queue {
                 Verdict::Never(failure) => (failure.clone(), Outcome::Failed),
             };
             let outcomes = vec![Some(outcome(failure.clone())); item.recipients.len()];
-            match self.spool.load(item.message).await {
+            match self.load_or_envelope(item.message).await {
                 Ok(message) => {
                     let attempted = Attempted { outcomes, ..Attempted::none(started, failure) };
                     self.settle(&message, vec![item], attempted, None);
                 }
-                Err(crate::spool::SpoolError::Unknown(_)) => {
+                Err(SpoolError::Unknown(_)) => {
                     let mut scheduler = self.lock();
                     scheduler.landed(std::slice::from_ref(&item));
                     scheduler.drop_item(&item);
@@ -145,7 +145,19 @@ impl Queue {
         }
     }
 
-    /// The message cannot be read: its recipients wait by the schedule, nothing can be told of them but that.
+    /// The message; without content if that cannot be read, which is logged.
+    async fn load_or_envelope(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
+        match self.spool.load(id).await {
+            Err(SpoolError::Unknown(id)) => Err(SpoolError::Unknown(id)),
+            Err(error) => {
+                tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool");
+                self.spool.load_envelope(id).await
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// Not even the envelope can be read: its recipients wait by the schedule, nothing can be told of them but that.
     pub(super) fn settle_blind(self: &Arc<Queue>, items: Vec<Item>, failure: &Failure) {
         let parts = self.parts.load_full();
         let now = self.clock.timestamp();
@@ -175,8 +187,9 @@ impl Queue {
 
     /// The time of these recipients is up while they stood in line.
     pub(super) async fn expire(self: Arc<Queue>, id: MessageId, recipients: Vec<u32>) {
-        let message = match self.spool.load(id).await {
+        let message = match self.load_or_envelope(id).await {
             Ok(message) => message,
+            Err(SpoolError::Unknown(_)) => return,
             Err(error) => {
                 tracing::error!(message_id = %id, error = %error, "an expired message cannot be read; its end is not reported");
                 return self.end_blind(id, &recipients);
