@@ -1,6 +1,7 @@
 //! The handle: what owners of records call.
 
 use std::any::Any;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -137,13 +138,33 @@ impl Log {
     /// Segments from `floor` on are not reclaimed, whatever is live in them. Replaces the floor set before; there is
     /// none at first.
     pub fn set_reclaim_floor(&self, floor: SegmentId) {
-        self.shared.table().floor = Some(floor);
+        self.shared.table().set_floor(floor);
     }
 
     /// The segment whose live part is the smallest and below `live_below` (0 to 1), if the log takes more than 1.3 times its live octets and
     /// four segments. Its records are worth copying forward: [`Log::scan`], append, release, depend, reclaim.
     pub fn sparse(&self, live_below: f64) -> Option<SegmentId> {
         self.shared.table().sparse(live_below)
+    }
+
+    /// A segment that holds nothing live and yet cannot go, since older ones that it depends on are not free, if the log takes more than
+    /// 1.3 times its live octets and four segments. Without help a few long-lived records would hold every later segment in which one of
+    /// their neighbours was deleted. So: [`Log::scan`] it, append those of its deletions again that are still needed (see [`Log::holds_any`]),
+    /// and, when all their `done`s came, [`Log::vacate`].
+    pub fn pinned(&self) -> Option<SegmentId> {
+        self.shared.table().pinned()
+    }
+
+    /// Whether one of these segments is still there, other than `besides`. A deletion in `besides` is needed as long as this is so for those that
+    /// hold its record or copies of it.
+    pub fn holds_any(&self, segments: RangeInclusive<SegmentId>, besides: SegmentId) -> bool {
+        self.shared.table().segments.range(segments).any(|(id, _)| *id != besides)
+    }
+
+    /// All deletions in `segment` that are still needed stand, synced, in the segments `into` too. Those, and all that depend
+    /// on `segment`, now depend on what it depended on; it may go.
+    pub fn vacate(&self, segment: SegmentId, into: &[SegmentId]) {
+        self.shared.table().vacate(segment, into);
     }
 
     /// Shows the records of one segment, dead ones too. Blocks.

@@ -10,6 +10,15 @@
 //!    outlive which ([`Log::depend`]). A segment without live records is used again ([`Log::reclaim`]).
 //! 4. [`Log::open`] shows the owner every record, oldest first. The log knows nothing of what they mean.
 //!
+//! # What an owner has to do
+//!
+//! - Retain in `done`, or after `open`; release once. What is not retained is dead.
+//! - A deletion in segment T of a record in S: `depend(T, S)`, in the deletion's `done` and again at replay. Deletions themselves
+//!   need not be retained.
+//! - A copy in T of a record in S: `depend(T, S)`, then release the original. Records that change what they refer to (a state, say) stand
+//!   before the copy, where replay would find nothing to change: the copy brings the newest of them along, in its group.
+//! - Replay shows dead records too, for as long as their segment stands, but always in the order of appending.
+//!
 //! # What may stand on disk
 //!
 //! | state | made by | after a crash | cleaned by |

@@ -122,12 +122,12 @@ impl Pending {
     }
 
     /// Queues a group, or notes its refusal. Gives it back if the log is closed: there is nobody left to refuse it.
-    pub fn push(&self, group: Group) -> Result<(), Group> {
+    pub fn push(&self, group: Group) -> Result<(), Box<Group>> {
         let len = group.len() as usize;
         let mut state = self.lock();
         let room = if group.synced() { self.bytes_max } else { self.bytes_max.saturating_mul(2) };
         if state.closing {
-            return Err(group);
+            return Err(Box::new(group));
         }
         let refusal = if group.too_large() {
             Some(LogError::TooLarge { len: group.len() })

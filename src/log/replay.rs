@@ -71,11 +71,23 @@ pub(super) fn replay(
             named.push((by, segment.id));
         }
         let Surveyed { id, file, stamp, size, .. } = segment;
-        let state = Segment { file, stamp, size, end, live: 0, ended: true, freeing: false, waits_for: [].into() };
+        let state = Segment {
+            file,
+            stamp,
+            size,
+            end,
+            live: 0,
+            ended: true,
+            freeing: false,
+            waits_for: [].into(),
+            names_end_of: None,
+        };
         replay.table.segments.insert(id, state);
     }
     for (by, id) in named {
-        replay.table.depend(by, id);
+        if let Some(by) = replay.table.segments.get_mut(&by) {
+            by.names_end_of = Some(id);
+        }
     }
     Ok(replay)
 }

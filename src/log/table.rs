@@ -23,6 +23,8 @@ pub(super) struct Segment {
     pub freeing: bool,
     /// Segments that have to be freed before this one. All older than it, so there are no circles.
     pub waits_for: BTreeSet<SegmentId>,
+    /// The segment whose end only this one's header names; has to be freed before it too.
+    pub names_end_of: Option<SegmentId>,
 }
 
 /// All segments and the pool of files to be used again.
@@ -31,13 +33,15 @@ pub(super) struct Table {
     /// Generations of the files in the pool, all of the standard size.
     pub pool: Vec<u32>,
     /// Segments from this one on are not freed.
-    pub floor: Option<SegmentId>,
+    floor: Option<SegmentId>,
+    /// Something happened that may let a segment go; so that most calls of `take_dead` cost nothing.
+    stirred: bool,
     segment_size: u64,
 }
 
 impl Table {
     pub fn new(segment_size: u64) -> Table {
-        Table { segments: BTreeMap::new(), pool: Vec::new(), floor: None, segment_size }
+        Table { segments: BTreeMap::new(), pool: Vec::new(), floor: None, stirred: true, segment_size }
     }
 
     /// Counts a record as live. Returns the octets added: none if the segment is gone.
@@ -58,6 +62,7 @@ impl Table {
                 // Never below zero: an owner that releases twice must not make other records look dead for longer.
                 let len = location.record_len().min(segment.live);
                 segment.live -= len;
+                self.stirred |= segment.live == 0;
                 len
             }
             None => 0,
@@ -77,11 +82,15 @@ impl Table {
 
     /// Marks every segment that may go now, oldest first. Call [`Table::freed`] once their names are durably gone.
     pub fn take_dead(&mut self) -> Vec<(SegmentId, u64)> {
+        if !std::mem::take(&mut self.stirred) {
+            return Vec::new();
+        }
         let floor = self.floor;
         let mut dead = Vec::new();
         for (id, segment) in &mut self.segments {
-            let held = segment.live > 0 || !segment.ended || segment.freeing || !segment.waits_for.is_empty();
-            if !held && floor.is_none_or(|floor| *id < floor) {
+            let free = segment.live == 0 && segment.ended && !segment.freeing;
+            let free = free && segment.waits_for.is_empty() && segment.names_end_of.is_none();
+            if free && floor.is_none_or(|floor| *id < floor) {
                 segment.freeing = true;
                 dead.push((*id, segment.size));
             }
@@ -92,8 +101,10 @@ impl Table {
     /// `id` can never come back, so that what waits for it may go.
     pub fn freed(&mut self, id: SegmentId) {
         self.segments.remove(&id);
+        self.stirred = true;
         for segment in self.segments.values_mut() {
             segment.waits_for.remove(&id);
+            segment.names_end_of.take_if(|named| *named == id);
         }
     }
 
@@ -101,25 +112,86 @@ impl Table {
     pub fn keep(&mut self, id: SegmentId) {
         if let Some(segment) = self.segments.get_mut(&id) {
             segment.freeing = false;
+            self.stirred = true;
         }
+    }
+
+    /// A new segment.
+    pub fn begun(&mut self, id: SegmentId, mut segment: Segment) {
+        segment.names_end_of = segment.names_end_of.filter(|named| self.segments.contains_key(named));
+        self.segments.insert(id, segment);
+    }
+
+    /// `id` is not written to any more.
+    pub fn ended(&mut self, id: SegmentId) {
+        if let Some(segment) = self.segments.get_mut(&id) {
+            segment.ended = true;
+            self.stirred = true;
+        }
+    }
+
+    /// See [`Log::set_reclaim_floor`](super::Log::set_reclaim_floor).
+    pub fn set_floor(&mut self, floor: SegmentId) {
+        self.floor = Some(floor);
+        self.stirred = true;
     }
 
     /// See [`Log::sparse`](super::Log::sparse).
     pub fn sparse(&self, live_below: f64) -> Option<SegmentId> {
-        let stats = self.stats();
-        // A few segments of slack: the open one, one that fills, those that wait for their turn to be freed.
-        let enough = (stats.live_bytes as f64 * 1.3) as u64 + 4 * self.segment_size;
-        if stats.bytes <= enough {
+        if !self.is_large() {
             return None;
         }
-        let fraction = |segment: &Segment| segment.live as f64 / segment.size as f64;
+        let below_floor = |id: SegmentId| self.floor.is_none_or(|floor| id < floor);
+        // Dead segments that wait only for others' stragglers: what freeing those would free besides.
+        let mut freed_too: BTreeMap<SegmentId, u64> = BTreeMap::new();
+        for (id, segment) in &self.segments {
+            if segment.live == 0 && segment.ended && below_floor(*id) {
+                let share = segment.size / segment.waits_for.len().max(1) as u64;
+                segment.waits_for.iter().for_each(|on| *freed_too.entry(*on).or_default() += share);
+            }
+        }
+        let fraction = |id: &SegmentId, segment: &Segment| {
+            segment.live as f64 / (segment.size + freed_too.get(id).copied().unwrap_or(0)) as f64
+        };
         self.segments
             .iter()
-            .filter(|(id, segment)| segment.ended && segment.live > 0 && self.floor.is_none_or(|floor| **id < floor))
-            .map(|(id, segment)| (*id, fraction(segment)))
+            .filter(|(id, segment)| segment.ended && segment.live > 0 && below_floor(**id))
+            .map(|(id, segment)| (*id, fraction(id, segment)))
             .filter(|(_, fraction)| *fraction < live_below)
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .map(|(id, _)| id)
+    }
+
+    /// See [`Log::pinned`](super::Log::pinned).
+    pub fn pinned(&self) -> Option<SegmentId> {
+        if !self.is_large() {
+            return None;
+        }
+        let pinned = |(id, segment): &(&SegmentId, &Segment)| {
+            let dead = segment.live == 0 && segment.ended && !segment.freeing && segment.names_end_of.is_none();
+            dead && !segment.waits_for.is_empty() && self.floor.is_none_or(|floor| **id < floor)
+        };
+        self.segments.iter().find(pinned).map(|(id, _)| *id)
+    }
+
+    /// See [`Log::vacate`](super::Log::vacate).
+    pub fn vacate(&mut self, vacated: SegmentId, into: &[SegmentId]) {
+        let Some(segment) = self.segments.get_mut(&vacated) else { return };
+        let waited_for = std::mem::take(&mut segment.waits_for);
+        for (id, segment) in &mut self.segments {
+            // Those that waited for this one did so for its copies too, whose originals are in what it waited for.
+            if into.contains(id) || segment.waits_for.contains(&vacated) {
+                segment.waits_for.extend(waited_for.iter().filter(|on| *on < id));
+            }
+        }
+        self.stirred = true;
+    }
+
+    /// Whether the log takes more space than its live records are worth. A few segments are always allowed: the open one, those that
+    /// wait for their turn to be freed.
+    fn is_large(&self) -> bool {
+        let stats = self.stats();
+        stats.bytes > (stats.live_bytes as f64 * 1.3) as u64 + 4 * self.segment_size
     }
 
     /// In numbers; `queued_bytes` is left 0.

@@ -41,6 +41,14 @@ impl Window<'_> {
         let from = (at - self.start) as usize;
         Ok(self.buffer.get(from..(from + len).min(self.buffer.len())).unwrap_or_default())
     }
+
+    /// Whatever is at hand from `at` on, at least `least` octets unless the limit comes first.
+    fn at_hand(&mut self, at: u64, least: usize) -> io::Result<&[u8]> {
+        if at < self.start || at + least as u64 > self.end() {
+            return self.view(at, WINDOW);
+        }
+        Ok(self.buffer.get((at - self.start) as usize..).unwrap_or_default())
+    }
 }
 
 /// What comes next in a segment.
@@ -191,7 +199,7 @@ impl<'f> Walk<'f> {
         // The pattern stands 4 octets behind the start of a header.
         let mut at = from.saturating_add(4);
         while at < self.window.limit {
-            let view = self.window.view(at, WINDOW)?;
+            let view = self.window.at_hand(at, HEADER_LEN as usize)?;
             if view.len() < pattern.len() {
                 break;
             }

@@ -223,9 +223,7 @@ impl Writer {
     fn end_segment(&mut self, open: &Open, sealed: bool) {
         self.prior = Some(open.position());
         self.prior_sealed = sealed;
-        if let Some(segment) = self.shared.table().segments.get_mut(&open.position().segment) {
-            segment.ended = true;
-        }
+        self.shared.table().ended(open.position().segment);
     }
 
     fn turn_read_only(&mut self, error: &LogError) {
@@ -244,7 +242,8 @@ impl Writer {
     /// Tries to be of use again: a segment to write to, a reserve behind it, and enough space besides.
     fn heal(&mut self) {
         let ready = match &self.open {
-            Some(open) if open.room() > PAGE => self.check_space(0),
+            // As much as the next segment will want, or the log would be read-only again in no time.
+            Some(open) if open.room() > PAGE => self.check_space(self.shared.options.segment_size),
             _ => self.begin(0),
         };
         match ready.and_then(|()| self.ensure_reserve()) {
@@ -325,15 +324,18 @@ impl Writer {
             self.end_segment(&open, sealed);
         }
         let id = SegmentId(stamp.generation);
-        let mut table = self.shared.table();
-        let waits_for = Default::default();
-        let segment =
-            Segment { file: file.clone(), stamp, size, end: FIRST, live: 0, ended: false, freeing: false, waits_for };
-        table.segments.insert(id, segment);
-        if let Some(prior) = self.prior.filter(|_| !self.prior_sealed) {
-            table.depend(id, prior.segment);
-        }
-        drop(table);
+        let segment = Segment {
+            file: file.clone(),
+            stamp,
+            size,
+            end: FIRST,
+            live: 0,
+            ended: false,
+            freeing: false,
+            waits_for: Default::default(),
+            names_end_of: self.prior.filter(|_| !self.prior_sealed).map(|prior| prior.segment),
+        };
+        self.shared.table().begun(id, segment);
         self.open = Some(Open { file, path, stamp, size, offset: FIRST, end: FIRST });
         self.shared.publish_bytes();
         Ok(())

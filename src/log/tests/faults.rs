@@ -83,6 +83,26 @@ fn a_failed_write_or_sync_poisons_the_segment_and_heals() {
 }
 
 #[test]
+fn what_says_where_a_broken_segment_ends_stays_as_long_as_it() {
+    for seed in 0..8 {
+        let files = SimFiles::new(seed);
+        let (log, ..) = open(&files, options());
+        let first = write(&log, 1).unwrap();
+        log.retain(first);
+        files.fail(Deed::Sync, 1, Fault::Error(ErrorKind::Other));
+        assert!(write(&log, 2).is_err());
+        wait_healthy(&log);
+        // Nothing in the segment after the broken one is live, nor in those that follow.
+        (10..40).for_each(|id| assert!(write(&log, id).is_ok()));
+        assert!(log.reclaim() > 0);
+        drop(log);
+        files.restart();
+        let (_log, _, seen) = open(&files, options());
+        assert!(seen.contains_key(&1) && !seen.contains_key(&2), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_short_write_is_gone_on_with() {
     let files = SimFiles::new(1);
     let (log, ..) = open(&files, options());
@@ -160,7 +180,8 @@ fn on_a_full_disk_only_relaxed_records_are_taken() {
     files.restart();
     let (_log, _, seen) = open(&files, options);
     let mut seen: Vec<u64> = seen.into_keys().collect();
-    (seen.sort_unstable(), accepted.sort_unstable());
+    seen.sort_unstable();
+    accepted.sort_unstable();
     assert_eq!(seen, accepted);
 }
 

@@ -33,6 +33,8 @@ pub enum Promise {
 #[derive(Debug, Clone, Copy)]
 struct Live {
     put: Location,
+    /// The oldest segment that may hold the message.
+    oldest: SegmentId,
     state: u64,
     state_at: Option<Location>,
 }
@@ -43,6 +45,7 @@ enum Event {
     Put(u64, Location),
     State(u64, u64, Location),
     Deleted(u64),
+    Copied(u64, Location),
     Failed(LogError),
 }
 
@@ -54,6 +57,8 @@ pub struct Owner {
     events: Receiver<Event>,
     queued: usize,
     pub failed: Vec<LogError>,
+    pub copied: usize,
+    pub carried: usize,
 }
 
 pub fn options() -> LogOptions {
@@ -95,7 +100,7 @@ impl Owner {
                         known.put = r.location;
                     }
                     None => {
-                        live.insert(r.id, Live { put: r.location, state: 0, state_at: None });
+                        live.insert(r.id, Live { put: r.location, oldest: at, state: 0, state_at: None });
                     }
                 },
                 STATE => {
@@ -118,7 +123,17 @@ impl Owner {
         }
         depends.into_iter().for_each(|(segment, on)| log.depend(segment, on));
         let (sender, events) = mpsc::channel();
-        Ok(Owner { log: Arc::new(log), report, live, sender, events, queued: 0, failed: Vec::new() })
+        Ok(Owner {
+            log: Arc::new(log),
+            report,
+            live,
+            sender,
+            events,
+            queued: 0,
+            failed: Vec::new(),
+            copied: 0,
+            carried: 0,
+        })
     }
 
     /// Compares with what was promised. Messages that are there without a promise are kept from now on.
@@ -200,19 +215,19 @@ impl Owner {
 
     fn delete(&mut self, id: u64, promises: &mut Promises) {
         promises.insert(id, Promise::Open);
-        let put = self.live[&id].put;
+        let Live { put, oldest, .. } = self.live[&id];
+        let newest = put.position.segment;
         let sender = self.sender.clone();
         let log = Arc::downgrade(&self.log);
         self.queue(Append {
             kind: DELETE,
             id,
-            head: Vec::new(),
+            head: [oldest.0.to_le_bytes(), newest.0.to_le_bytes()].concat(),
             body: smallvec![],
             durability: Durability::Relaxed,
             done: Some(Box::new(move |result| {
                 let Some(at) = written(result) else { return };
-                let on = put.position.segment;
-                log.upgrade().into_iter().for_each(|log| log.depend(at.position.segment, on));
+                log.upgrade().into_iter().for_each(|log| log.depend(at.position.segment, newest));
                 let _ = sender.send(Event::Deleted(id));
             })),
         });
@@ -240,7 +255,8 @@ impl Owner {
         match event {
             Event::Put(id, put) => {
                 promises.insert(id, Promise::Kept { state: 0 });
-                self.live.insert(id, Live { put, state: 0, state_at: None });
+                let oldest = put.position.segment;
+                self.live.insert(id, Live { put, oldest, state: 0, state_at: None });
             }
             Event::State(id, state, at) => {
                 if let Some(live) = self.live.get_mut(&id) {
@@ -260,6 +276,12 @@ impl Owner {
                     self.log.release(live.put);
                     live.state_at.into_iter().for_each(|at| self.log.release(at));
                 }
+            }
+            Event::Copied(id, put) => {
+                let live = self.live.get_mut(&id).expect("nothing is deleted while copies are made");
+                let old = std::mem::replace(&mut live.put, put);
+                self.log.release(old);
+                self.copied += 1;
             }
             Event::Failed(error) => self.failed.push(error),
         }
@@ -290,63 +312,90 @@ impl Owner {
         if files.is_powered() {
             self.log.reclaim();
             self.copy_stragglers(files, promises);
+            self.carry_deletions(files);
         }
+    }
+
+    /// Frees a dead segment from the older ones that hold it: its deletions are written again.
+    fn carry_deletions(&mut self, files: &SimFiles) {
+        let Some(segment) = self.log.pinned() else { return };
+        let mut needed = Vec::new();
+        let scanned = self.log.scan(segment, &mut |r| {
+            if r.kind == DELETE {
+                let number = |at: usize| SegmentId(u32::from_le_bytes(r.head[at..at + 4].try_into().unwrap()));
+                if self.log.holds_any(number(0)..=number(4), segment) {
+                    needed.push((r.id, r.head.to_vec()));
+                }
+            }
+        });
+        if scanned.is_err() {
+            return;
+        }
+        let (sender, receiver) = mpsc::channel();
+        let count = needed.len();
+        self.log.append(needed.into_iter().map(|(id, head)| {
+            let sender = sender.clone();
+            let done: Done = Box::new(move |result| sender.send(result).unwrap_or(()));
+            Append { kind: DELETE, id, head, body: smallvec![], durability: Durability::Relaxed, done: Some(done) }
+        }));
+        let mut into = Vec::new();
+        while into.len() < count {
+            match receiver.recv_timeout(Duration::from_millis(1)) {
+                Ok(Ok(at)) => into.push(at.position.segment),
+                Ok(Err(_)) => return,
+                Err(_) if files.is_powered() => continue,
+                Err(_) => return,
+            }
+        }
+        self.log.vacate(segment, &into);
+        self.carried += 1;
+        self.log.reclaim();
     }
 
     /// Copies what is live in the emptiest segment forward.
     fn copy_stragglers(&mut self, files: &SimFiles, promises: &mut Promises) {
-        let Some(segment) = self.log.sparse(0.3) else { return };
-        let mut ids: Vec<u64> = self.live.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            let live = self.live[&id];
-            if live.put.position.segment != segment {
-                continue;
+        let Some(segment) = self.log.sparse(0.7) else { return };
+        let mut stragglers: Vec<(u64, Live)> = self.live.iter().map(|(id, live)| (*id, *live)).collect();
+        stragglers.sort_unstable_by_key(|(id, _)| *id);
+        for (id, live) in stragglers {
+            let stands_there = |at: Location| at.position.segment == segment;
+            if stands_there(live.put) {
+                // Replay meets the copy after the states written before it, so it brings its state along.
+                let Ok(record) = self.log.read_blocking(live.put) else { break };
+                let copy = self.copy(id, record, segment);
+                let state = live.state_at.is_some().then(|| self.state_record(id, live.state));
+                self.queued += 1 + usize::from(state.is_some());
+                self.log.append([copy].into_iter().chain(state));
+            } else if live.state_at.is_some_and(stands_there) {
+                self.state(id, live.state);
             }
-            let Ok(record) = self.log.read_blocking(live.put) else { return };
-            let (sender, receiver) = mpsc::channel();
-            let log = Arc::downgrade(&self.log);
-            let copy = Append {
-                kind: PUT,
-                id,
-                head: record.head.to_vec(),
-                body: smallvec![record.body],
-                durability: Durability::Synced,
-                done: Some(Box::new(move |result| {
-                    if let (Ok(at), Some(log)) = (&result, log.upgrade()) {
-                        log.retain(*at);
-                        log.depend(at.position.segment, segment);
-                    }
-                    let _ = sender.send(result);
-                })),
-            };
-            // Replay meets the copy after the states written before it, so it brings its state along.
-            let state = live.state_at.is_some().then(|| self.state_record(id, live.state));
-            self.queued += usize::from(state.is_some());
-            self.log.append([copy].into_iter().chain(state));
-            while files.is_powered() {
-                match receiver.recv_timeout(Duration::from_millis(1)) {
-                    Ok(Ok(at)) => {
-                        self.live.get_mut(&id).unwrap().put = at;
-                        self.log.release(live.put);
-                    }
-                    Ok(Err(_)) => return self.settle(files, promises),
-                    Err(mpsc::RecvTimeoutError::Timeout) => continue,
-                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                }
-            }
-        }
-        // States that stand in the segment are written again.
-        let states: Vec<(u64, u64)> = self
-            .live
-            .iter()
-            .filter(|(_, l)| l.state_at.is_some_and(|at| at.position.segment == segment))
-            .map(|(id, l)| (*id, l.state))
-            .collect();
-        for (id, state) in states {
-            self.state(id, state);
         }
         self.settle(files, promises);
+    }
+
+    fn copy(&self, id: u64, record: Record, from: SegmentId) -> Append {
+        let sender = self.sender.clone();
+        let log = Arc::downgrade(&self.log);
+        Append {
+            kind: PUT,
+            id,
+            head: record.head.to_vec(),
+            body: smallvec![record.body],
+            durability: Durability::Synced,
+            done: Some(Box::new(move |result| {
+                let event = match result {
+                    Ok(at) => {
+                        if let Some(log) = log.upgrade() {
+                            log.retain(at);
+                            log.depend(at.position.segment, from);
+                        }
+                        Event::Copied(id, at)
+                    }
+                    Err(error) => Event::Failed(error),
+                };
+                let _ = sender.send(event);
+            })),
+        }
     }
 }
 
