@@ -153,7 +153,8 @@ fn success_is_told_to_who_asked_for_it() {
         origin: Origin::Remote { command: "." },
         reply: Reply { code: 250, enhanced: Some(EnhancedCode(2, 0, 0)), text: "queued as 77".into() },
     };
-    let asked = Recipient { notify: Some(Notify { success: true, ..Notify::default() }), ..recipient("b@them.example") };
+    let asked =
+        Recipient { notify: Some(Notify { success: true, ..Notify::default() }), ..recipient("b@them.example") };
     let original = envelope("a@us.example", vec![asked]);
     let (_, text) = report(&original, &yes, Fate::Relayed, b"Subject: hi\r\n\r\nhello\r\n").unwrap();
     for part in ["Action: relayed\r\n", "Status: 2.0.0\r\n", "handed on", "for you to do", "queued as 77"] {
