@@ -19,7 +19,7 @@ use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::Router;
 use crate::signing::{Signer, SigningPool};
-use crate::spool::Spool;
+use crate::spool::{Opened, Spool};
 use crate::submission::{Submission, load_tls};
 use crate::telemetry::Metrics;
 
@@ -56,7 +56,7 @@ impl Daemon {
         let events_dir = config.data_dir.join("events");
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
-        let (spool, restored) = open_spool(config, clock, &metrics, exported, &events).await?;
+        let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
 
@@ -70,7 +70,9 @@ impl Daemon {
             clock,
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
-        restored.into_iter().for_each(|message| queue.restore(message));
+        let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
+        let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
+        tokio::task::spawn_blocking(restore).await??;
         queue.start();
 
         let smtp = &config.submission.smtp;
@@ -153,18 +155,16 @@ async fn open_spool(
     metrics: &Arc<Metrics>,
     exported: Option<Position>,
     events: &Arc<EventLog>,
-) -> anyhow::Result<(Arc<Spool>, Vec<crate::spool::Restored>)> {
+) -> anyhow::Result<(Arc<Spool>, Opened)> {
     let dir = config.data_dir.join("spool");
     let (limits, metrics, events) = (config.spool.clone(), Arc::clone(metrics), Arc::clone(events));
     let open = move || {
-        let mut restored = Vec::new();
         let export = Arc::new(move |position, lines| events.write(position, lines));
         let files = Arc::new(DiskFiles);
-        let restore = &mut |message| restored.push(message);
-        let (spool, opened) = Spool::open(&dir, &limits, files, metrics, exported, export, clock, restore)
+        let (spool, opened) = Spool::open(&dir, &limits, files, metrics, exported, export, clock)
             .with_context(|| format!("spool in {}", dir.display()))?;
         tracing::info!(messages = opened.messages, segments = opened.log.segments, "spool open");
-        Ok::<_, anyhow::Error>((spool, restored))
+        Ok::<_, anyhow::Error>((spool, opened))
     };
     tokio::task::spawn_blocking(open).await?
 }

@@ -178,6 +178,11 @@ impl Log {
         self.shared.table().vacate(segment, into);
     }
 
+    /// The segments there are, oldest first.
+    pub fn segments(&self) -> Vec<SegmentId> {
+        self.shared.table().segments.keys().copied().collect()
+    }
+
     /// Shows the records of one segment, dead ones too. Blocks.
     ///
     /// # Errors

@@ -9,23 +9,23 @@ use smallvec::SmallVec;
 use super::scheduler::{Group, Newcomer};
 use super::{Queue, at};
 use crate::mail::AddressHost;
-use crate::spool::{RecipientState, Restored, Update};
+use crate::spool::{ENDED, Restored, RestoredRecipient, Update};
 
 impl Queue {
     /// An unfinished message found at start-up joins the queue with the states it had.
     pub fn restore(self: &Arc<Queue>, restored: Restored) {
-        let Restored { id, envelope, changes } = restored;
+        let Restored { id, envelope, recipients } = restored;
         let timestamp = self.clock.timestamp();
         let now = self.now();
         let expires = at(now, timestamp, envelope.expires_at);
-        let states: HashMap<u32, RecipientState> = changes.into_iter().map(|c| (c.recipient, c.state)).collect();
+        let known: HashMap<u32, RestoredRecipient> = recipients.into_iter().map(|r| (r.recipient, r)).collect();
         let mut groups: Vec<Group> = Vec::new();
         let mut places: HashMap<(&AddressHost, u16, u64), usize> = HashMap::new();
         for (place, recipient) in envelope.recipients.iter().enumerate() {
-            let (attempts, due) = match states.get(&(place as u32)) {
+            let (attempts, due) = match known.get(&(place as u32)) {
                 None => (0, envelope.not_before),
-                Some(RecipientState::Waiting { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
-                Some(RecipientState::Ended(_)) => continue,
+                Some(RestoredRecipient { attempts: ENDED, .. }) => continue,
+                Some(RestoredRecipient { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
             };
             let (attempts, due) = (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires));
             let host = recipient.address.host();

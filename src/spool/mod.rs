@@ -18,6 +18,7 @@
 
 mod cache;
 mod codec;
+mod index;
 mod message;
 mod reclaim;
 mod replay;
@@ -41,8 +42,9 @@ use crate::telemetry::Metrics;
 use cache::Cache;
 pub use codec::CodecError;
 use codec::{Reader, Writer};
+use index::{Entry, Index};
 pub use message::Message;
-pub use replay::{Opened, Restored};
+pub use replay::{ENDED, Opened, Restored, RestoredRecipient};
 use state::Grave;
 pub use state::{Change, End, RecipientState};
 
@@ -99,7 +101,7 @@ pub struct Spool {
 
 #[derive(Debug)]
 struct State {
-    index: HashMap<MessageId, Entry>,
+    index: Index,
     cache: Cache,
     /// Messages of which a copy is queued.
     moving: HashSet<MessageId>,
@@ -107,30 +109,12 @@ struct State {
     ghosts: HashMap<MessageId, SegmentId>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    location: Location,
-    /// Segment of the first copy of its `MESSAGE` record that may still be there.
-    oldest: SegmentId,
-    /// One recipient only, so that a new state replaces the old ones.
-    single: bool,
-    later: Option<Box<Later>>,
-}
-
-/// Records of a message beyond the first attempt.
-#[derive(Debug, Default)]
-struct Later {
-    states: Vec<Location>,
-    signature: Option<Location>,
-}
-
 impl Spool {
-    /// Opens the log in `dir` and reads back what is there; `restore` gets every unfinished message. Event lines behind
+    /// Opens the log in `dir` and finds what is there; [`restore`](Spool::restore) hands it out. Event lines behind
     /// `exported` are handed to `export` again.
     ///
     /// # Errors
     /// When the folder cannot be opened or is in use. Damaged records are reported in the result, not errors.
-    #[allow(clippy::too_many_arguments, reason = "wired once, in daemon.rs")]
     pub fn open(
         dir: &Path,
         config: &SpoolConfig,
@@ -139,7 +123,6 @@ impl Spool {
         exported: Option<Position>,
         export: Export,
         clock: Clock,
-        restore: &mut dyn FnMut(Restored),
     ) -> Result<(Arc<Spool>, Opened), SpoolError> {
         let options = LogOptions {
             segment_size: config.segment_size.0,
@@ -149,8 +132,8 @@ impl Spool {
         let mut replay = replay::Replay::new(exported, export.clone());
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
-        let (index, last) = replay.finish(&log, restore);
-        let opened = Opened { messages: index.len(), log: report };
+        let (index, attempted, last) = replay.finish(&log);
+        let opened = Opened { messages: index.len(), log: report, attempted };
         // Nothing is reclaimed before its events are known to be in the event log.
         log.set_reclaim_floor(exported.map_or(SegmentId(0), |exported| exported.segment));
         let cache = Cache::new(config.cache_size.bytes());
@@ -199,10 +182,10 @@ impl Spool {
         // Order in the log is order under this lock: a copy of the message can not come behind its tombstone.
         let mut state = self.lock();
         state.cache.remove(update.id);
-        let ended = if update.finished { state.index.remove(&update.id) } else { None };
-        let grave = ended.as_ref().map(|entry| Grave {
-            oldest: entry.oldest,
-            newest: Some(entry.location.position.segment).filter(|_| !state.moving.contains(&update.id)),
+        let ended = if update.finished { state.index.remove(update.id) } else { None };
+        let grave = ended.as_ref().and_then(|entry| {
+            let newest = entry.message.map(|location| location.position.segment);
+            Some(Grave { oldest: entry.oldest()?, newest: newest.filter(|_| !state.moving.contains(&update.id)) })
         });
         if let Some(signature) = update.signature.filter(|_| !update.finished) {
             group.push(self.signature_record(update.id, signature));
@@ -225,8 +208,8 @@ impl Spool {
             if let Some(message) = state.cache.get(id) {
                 return Ok(message);
             }
-            let entry = state.index.get(&id).ok_or(SpoolError::Unknown(id))?;
-            (entry.location, entry.later.as_ref().and_then(|later| later.signature))
+            let entry = state.index.get(id).ok_or(SpoolError::Unknown(id))?;
+            (entry.message.ok_or(SpoolError::Unknown(id))?, entry.signature())
         };
         let record = self.log.read(location).await.map_err(Arc::new)?;
         let damaged = |source| SpoolError::Damaged { id, source };
@@ -247,7 +230,7 @@ impl Spool {
     /// # Errors
     /// As [`load`](Spool::load), but for the content.
     pub async fn load_envelope(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
-        let location = self.lock().index.get(&id).ok_or(SpoolError::Unknown(id))?.location;
+        let location = self.lock().index.get(id).and_then(|entry| entry.message).ok_or(SpoolError::Unknown(id))?;
         let record = self.log.read_head(location).await.map_err(Arc::new)?;
         let damaged = |source| SpoolError::Damaged { id, source };
         if record.id != id.0 {
@@ -264,8 +247,7 @@ impl Spool {
     pub async fn states(&self, id: MessageId) -> Result<Vec<Change>, SpoolError> {
         let locations: Vec<Location> = {
             let state = self.lock();
-            let entry = state.index.get(&id).ok_or(SpoolError::Unknown(id))?;
-            entry.later.as_ref().map_or_else(Vec::new, |later| later.states.clone())
+            state.index.get(id).ok_or(SpoolError::Unknown(id))?.states().collect()
         };
         let mut changes = Vec::new();
         for location in locations {
@@ -299,8 +281,11 @@ impl Spool {
     fn admit(&self, message: &Arc<Message>, location: Location) {
         self.log.retain(location);
         let mut state = self.lock();
-        let single = message.envelope.recipients.len() == 1;
-        state.index.insert(message.id, Entry { location, oldest: location.position.segment, single, later: None });
+        let entry = state.index.entry(message.id);
+        entry.set_message(location);
+        if message.envelope.recipients.len() > 1 {
+            entry.set_many();
+        }
         state.cache.insert(message);
     }
 
@@ -309,10 +294,9 @@ impl Spool {
         let done = move |result: Result<Location, LogError>| {
             let Ok(location) = result else { return };
             let mut state = spool.lock();
-            if let Some(entry) = state.index.get_mut(&id) {
+            if let Some(entry) = state.index.get_mut(id) {
                 spool.log.retain(location);
-                let old = entry.later.get_or_insert_default().signature.replace(location);
-                old.into_iter().for_each(|old| spool.log.release(old));
+                entry.set_signature(location).into_iter().for_each(|old| spool.log.release(old));
             }
         };
         append(SIGNATURE, id, Vec::new(), signature, done)
@@ -344,24 +328,17 @@ impl Spool {
     /// On the log's thread: the tombstone in `segment` is durable.
     fn bury(&self, id: MessageId, entry: Entry, segment: SegmentId) {
         let ghost = self.lock().ghosts.remove(&id);
-        self.log.depend(segment, entry.location.position.segment);
-        ghost.into_iter().for_each(|ghost| self.log.depend(segment, ghost));
-        self.log.release(entry.location);
-        if let Some(later) = entry.later {
-            later.states.into_iter().chain(later.signature).for_each(|location| self.log.release(location));
-        }
+        let message = entry.message.map(|location| location.position.segment);
+        message.into_iter().chain(ghost).for_each(|on| self.log.depend(segment, on));
+        entry.records().for_each(|location| self.log.release(location));
     }
 
     /// On the log's thread: a state of an unfinished message is durable.
     fn keep_state(&self, id: MessageId, location: Location) {
         let mut state = self.lock();
-        let Some(entry) = state.index.get_mut(&id) else { return };
+        let Some(entry) = state.index.get_mut(id) else { return };
         self.log.retain(location);
-        let later = entry.later.get_or_insert_default();
-        if entry.single {
-            later.states.drain(..).for_each(|old| self.log.release(old));
-        }
-        later.states.push(location);
+        entry.add_state(location).into_iter().for_each(|old| self.log.release(old));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use bytes::Bytes;
 
 use super::state::{self, Grave};
-use super::{Entry, MESSAGE, SIGNATURE, STATE, Spool, SpoolError, State, append};
+use super::{MESSAGE, STATE, Spool, SpoolError, State, append};
 use crate::log::{Location, LogError, Replayed, SegmentId};
 use crate::mail::MessageId;
 
@@ -120,7 +120,7 @@ impl Spool {
             state.moving.remove(&id);
             self.log.depend(new.position.segment, old.position.segment);
         }
-        match state.index.get_mut(&id) {
+        match state.index.get_mut(id) {
             Some(entry) if entry.holds(kind, old) => {
                 self.log.retain(new);
                 entry.refer(kind, old, new);
@@ -136,26 +136,7 @@ impl Spool {
 }
 
 impl State {
-    fn holds(&self, id: MessageId, kind: u8, location: Location) -> bool {
-        self.index.get(&id).is_some_and(|entry| entry.holds(kind, location))
-    }
-}
-
-impl Entry {
-    fn holds(&self, kind: u8, location: Location) -> bool {
-        match (kind, &self.later) {
-            (MESSAGE, _) => self.location == location,
-            (STATE, Some(later)) => later.states.contains(&location),
-            (SIGNATURE, Some(later)) => later.signature == Some(location),
-            _ => false,
-        }
-    }
-
-    fn refer(&mut self, kind: u8, old: Location, new: Location) {
-        match (kind, &mut self.later) {
-            (STATE, Some(later)) => later.states.iter_mut().filter(|l| **l == old).for_each(|l| *l = new),
-            (SIGNATURE, Some(later)) => later.signature = Some(new),
-            _ => self.location = new,
-        }
+    pub(super) fn holds(&self, id: MessageId, kind: u8, location: Location) -> bool {
+        self.index.get(id).is_some_and(|entry| entry.holds(kind, location))
     }
 }

@@ -1,12 +1,20 @@
 //! Start-up: from the records of the log back to the messages that are not finished.
+//!
+//! Two walks, so that what is held in the meantime stays small. The first, while the log opens, finds where the records
+//! of each unfinished message stand and what its recipients wait for; the second reads each envelope once, and hands it
+//! on at once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use super::state::{self, Change, RecipientState, StateRecord};
-use super::{Entry, Export, Later, MESSAGE, Reader, SIGNATURE, STATE, codec};
-use crate::log::{Location, Log, Position, ReplayReport, Replayed, SegmentId};
+use super::index::Index;
+use super::state::{self, RecipientState, StateRecord};
+use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec};
+use crate::clock::Timestamp;
+use crate::log::{Log, Position, ReplayReport, Replayed, SegmentId};
 use crate::mail::{Envelope, MessageId};
 
 /// An unfinished message found at start-up.
@@ -16,9 +24,23 @@ pub struct Restored {
     pub id: MessageId,
     /// Its envelope.
     pub envelope: Envelope,
-    /// The recipients that have had an attempt; each at most once.
-    pub changes: Vec<Change>,
+    /// The recipients that have had an attempt; each once.
+    pub recipients: SmallVec<[RestoredRecipient; 1]>,
 }
+
+/// Where a recipient stands that has had an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoredRecipient {
+    /// Place in the envelope.
+    pub recipient: u32,
+    /// Attempts so far; [`ENDED`] if it came to its end.
+    pub attempts: u32,
+    /// When it is due.
+    pub next_attempt: Timestamp,
+}
+
+/// In place of a number of attempts: there will be no more.
+pub const ENDED: u32 = u32::MAX;
 
 /// What opening found.
 #[derive(Debug)]
@@ -27,111 +49,139 @@ pub struct Opened {
     pub messages: usize,
     /// What the log says.
     pub log: ReplayReport,
+    /// What their recipients wait for, until [`Spool::restore`] has handed it on.
+    pub(super) attempted: Attempted,
 }
 
-/// One message as the records seen so far tell it. Without `message` it is a straggler: its first copy was reclaimed and
-/// the later one has not been reached yet.
-#[derive(Debug, Default)]
-struct Found {
-    /// Segment of the first copy.
-    oldest: Option<SegmentId>,
-    message: Option<(Location, Envelope)>,
-    changes: HashMap<u32, RecipientState>,
-    states: Vec<Location>,
-    signature: Option<Location>,
-}
+type Attempted = HashMap<MessageId, SmallVec<[RestoredRecipient; 1]>>;
 
+/// The first walk.
 pub(super) struct Replay {
-    found: HashMap<MessageId, Found>,
+    index: Index,
+    attempted: Attempted,
     depends: Vec<(SegmentId, SegmentId)>,
     last: MessageId,
     exported: Option<Position>,
     export: Export,
-    unreadable: u64,
 }
 
 impl Replay {
     pub(super) fn new(exported: Option<Position>, export: Export) -> Replay {
-        Replay { found: HashMap::new(), depends: Vec::new(), last: MessageId(0), exported, export, unreadable: 0 }
+        let (index, attempted, depends) = (Index::default(), HashMap::new(), Vec::new());
+        Replay { index, attempted, depends, last: MessageId(0), exported, export }
     }
 
     pub(super) fn visit(&mut self, record: Replayed<'_>) {
         let id = MessageId(record.id);
         self.last = self.last.max(id);
-        let readable = match record.kind {
-            MESSAGE => self.message(id, record.location, record.head),
-            STATE => self.state(id, &record),
-            SIGNATURE => {
-                self.found.entry(id).or_default().signature = Some(record.location);
-                true
+        match record.kind {
+            MESSAGE => {
+                let older = self.index.entry(id).set_message(record.location);
+                let segment = record.location.position.segment;
+                self.depends.extend(older.map(|older| (segment, older.position.segment)));
             }
-            _ => false,
-        };
-        if !readable {
-            self.unreadable += 1;
-            tracing::error!(message_id = %id, kind = record.kind, position = ?record.location.position,
-                "a record in the spool cannot be read and is passed over; run `posthaste spool verify`");
+            SIGNATURE => drop(self.index.entry(id).set_signature(record.location)),
+            STATE => match state::read(record.head) {
+                Ok(state) => self.state(id, &record, state),
+                Err(error) => complain(id, &record, &error),
+            },
+            _ => complain(id, &record, &codec::CodecError("kind")),
         }
     }
 
-    fn message(&mut self, id: MessageId, location: Location, head: &[u8]) -> bool {
-        let Ok(envelope) = codec::read_envelope(&mut Reader(head)) else { return false };
-        let found = self.found.entry(id).or_default();
-        match found.message.replace((location, envelope)) {
-            Some((older, _)) => self.depends.push((location.position.segment, older.position.segment)),
-            None => found.oldest = Some(location.position.segment),
-        }
-        true
-    }
-
-    fn state(&mut self, id: MessageId, record: &Replayed<'_>) -> bool {
+    fn state(&mut self, id: MessageId, record: &Replayed<'_>, state: StateRecord<'_>) {
         let position = record.location.position;
-        let Ok(StateRecord { grave, changes, events }) = state::read(record.head) else { return false };
-        if self.exported.is_none_or(|exported| position > exported) && !events.is_empty() {
-            (self.export)(position, Bytes::copy_from_slice(events));
+        if self.exported.is_none_or(|exported| position > exported) && !state.events.is_empty() {
+            (self.export)(position, Bytes::copy_from_slice(state.events));
         }
-        if grave.is_some() {
-            if let Some((location, _)) = self.found.remove(&id).and_then(|found| found.message) {
-                self.depends.push((position.segment, location.position.segment));
+        if state.grave.is_some() {
+            self.attempted.remove(&id);
+            let message = self.index.remove(id).and_then(|entry| entry.message);
+            self.depends.extend(message.map(|message| (position.segment, message.position.segment)));
+            return;
+        }
+        let entry = self.index.entry(id);
+        // Until the envelope is read, nobody knows how many recipients there are.
+        entry.set_many();
+        entry.add_state(record.location);
+        let known = self.attempted.entry(id).or_default();
+        for change in &state.changes {
+            let new = RestoredRecipient::from_state(change.recipient, &change.state);
+            match known.iter_mut().find(|known| known.recipient == change.recipient) {
+                // Whichever was written first: an end wins over waiting, more attempts over fewer.
+                Some(old) if new.attempts >= old.attempts => *old = new,
+                Some(_) => {}
+                None => known.push(new),
             }
-            return true;
         }
-        let found = self.found.entry(id).or_default();
-        found.states.push(record.location);
-        for change in changes {
-            let known = found.changes.get(&change.recipient);
-            if known.is_none_or(|known| supersedes(&change.state, known)) {
-                found.changes.insert(change.recipient, change.state);
-            }
-        }
-        true
     }
 
-    /// The index, and the highest id seen.
-    pub(super) fn finish(self, log: &Log, restore: &mut dyn FnMut(Restored)) -> (HashMap<MessageId, Entry>, MessageId) {
-        let mut index = HashMap::with_capacity(self.found.len());
-        for (id, found) in self.found {
-            let Some((location, envelope)) = found.message else { continue };
-            log.retain(location);
-            found.states.iter().chain(&found.signature).for_each(|location| log.retain(*location));
-            let later = (!found.states.is_empty() || found.signature.is_some())
-                .then(|| Box::new(Later { states: found.states, signature: found.signature }));
-            let single = envelope.recipients.len() == 1;
-            let oldest = found.oldest.unwrap_or(location.position.segment);
-            index.insert(id, Entry { location, oldest, single, later });
-            let changes = found.changes.into_iter().map(|(recipient, state)| Change { recipient, state }).collect();
-            restore(Restored { id, envelope, changes });
-        }
+    /// The index, what the recipients wait for, and the highest id seen.
+    pub(super) fn finish(mut self, log: &Log) -> (Index, Attempted, MessageId) {
+        // States of a message that is not there: it finished, and its tombstone was no longer needed.
+        self.index.retain(|entry| entry.message.is_some());
+        let index = &self.index;
+        self.attempted.retain(|id, _| index.get(*id).is_some());
         self.depends.into_iter().for_each(|(segment, on)| log.depend(segment, on));
-        (index, self.last)
+        (self.index, self.attempted, self.last)
     }
 }
 
-/// Whether `new` says more than `old`, whichever was written first.
-fn supersedes(new: &RecipientState, old: &RecipientState) -> bool {
-    match (new, old) {
-        (_, RecipientState::Ended(_)) => false,
-        (RecipientState::Ended(_), RecipientState::Waiting { .. }) => true,
-        (RecipientState::Waiting { attempts: new, .. }, RecipientState::Waiting { attempts: old, .. }) => new >= old,
+impl RestoredRecipient {
+    fn from_state(recipient: u32, state: &RecipientState) -> RestoredRecipient {
+        let (attempts, next_attempt) = match state {
+            RecipientState::Waiting { attempts, next_attempt, .. } => ((*attempts).min(ENDED - 1), *next_attempt),
+            RecipientState::Ended(_) => (ENDED, Timestamp(0)),
+        };
+        RestoredRecipient { recipient, attempts, next_attempt }
     }
+}
+
+impl Spool {
+    /// The second walk: every unfinished message found by [`open`](Spool::open), in the order of the log. Blocks. Call it
+    /// once, before anything else happens to the spool.
+    ///
+    /// # Errors
+    /// When a segment cannot be read. A single record that cannot be read is logged, and left where it is.
+    pub fn restore(&self, opened: &mut Opened, visit: &mut dyn FnMut(Restored)) -> Result<(), SpoolError> {
+        let mut attempted = std::mem::take(&mut opened.attempted);
+        for segment in self.log.segments() {
+            let mut each = |record: Replayed<'_>| {
+                let id = MessageId(record.id);
+                if record.kind != MESSAGE || !self.lock().holds(id, MESSAGE, record.location) {
+                    return;
+                }
+                match codec::read_envelope(&mut Reader(record.head)) {
+                    Ok(envelope) => {
+                        self.settle_in(id, envelope.recipients.len() > 1);
+                        visit(Restored { id, envelope, recipients: attempted.remove(&id).unwrap_or_default() });
+                    }
+                    Err(error) => {
+                        // Retained all the same: what a later version or a person can read must not be reclaimed.
+                        self.settle_in(id, true);
+                        complain(id, &record, &error);
+                    }
+                }
+            };
+            self.log.scan(segment, &mut each).map_err(Arc::new)?;
+        }
+        Ok(())
+    }
+
+    /// Retains the records of a message, now that it is known how many recipients it has.
+    fn settle_in(&self, id: MessageId, many: bool) {
+        let mut state = self.lock();
+        let Some(entry) = state.index.get_mut(id) else { return };
+        if many {
+            entry.set_many();
+        } else {
+            entry.keep_last_state();
+        }
+        entry.records().for_each(|location| self.log.retain(location));
+    }
+}
+
+fn complain(id: MessageId, record: &Replayed<'_>, error: &codec::CodecError) {
+    tracing::error!(message_id = %id, kind = record.kind, position = ?record.location.position, error = %error,
+        "a record in the spool cannot be read and is passed over; run `posthaste spool verify`");
 }

@@ -76,18 +76,17 @@ impl Life {
         let mut restore = |restored: Restored| {
             let mut recipients: BTreeMap<u32, u32> =
                 (0..restored.envelope.recipients.len() as u32).map(|r| (r, 0)).collect();
-            for change in restored.changes {
-                match change.state {
-                    RecipientState::Ended(_) => drop(recipients.remove(&change.recipient)),
-                    RecipientState::Waiting { attempts, .. } => drop(recipients.insert(change.recipient, attempts)),
-                }
+            for RestoredRecipient { recipient, attempts, .. } in restored.recipients {
+                recipients.insert(recipient, attempts);
             }
+            recipients.retain(|_, attempts| *attempts != ENDED);
             open.insert(restored.id, recipients);
         };
         let metrics = Arc::new(Metrics::new());
         let files = Arc::new(files.clone());
-        let (spool, _) =
-            Spool::open(Path::new("/spool"), &config, files, metrics, exported, export, Clock, &mut restore).unwrap();
+        let (spool, mut opened) =
+            Spool::open(Path::new("/spool"), &config, files, metrics, exported, export, Clock).unwrap();
+        spool.restore(&mut opened, &mut restore).unwrap();
         Life { spool, told: Arc::clone(told), open }
     }
 

@@ -1,0 +1,173 @@
+//! Where the records of every unfinished message stand. Compact: a million waiting messages have an entry each.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+
+use super::{MESSAGE, SIGNATURE, STATE};
+use crate::log::{Location, SegmentId};
+use crate::mail::MessageId;
+
+/// The entries by message. The map holds places only, so that its free slots cost little.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    places: HashMap<MessageId, u32>,
+    entries: Slab<Entry>,
+}
+
+/// The records of one message.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its `MESSAGE` record; `None` only during replay, when a later copy is still to come.
+    pub(super) message: Option<Location>,
+    /// The last `STATE` record of a message with one recipient.
+    state: Option<Location>,
+    more: Option<Box<More>>,
+}
+
+/// What few messages have.
+#[derive(Debug, Default)]
+struct More {
+    /// Several recipients, so that no state replaces another.
+    many: bool,
+    /// All `STATE` records of a message with several recipients.
+    states: Vec<Location>,
+    signature: Option<Location>,
+    /// Segment of the first copy of the `MESSAGE` record that may still be there, if it was copied.
+    oldest: Option<SegmentId>,
+}
+
+impl Index {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn get(&self, id: MessageId) -> Option<&Entry> {
+        self.places.get(&id).map(|place| &self.entries[*place as usize])
+    }
+
+    pub(super) fn get_mut(&mut self, id: MessageId) -> Option<&mut Entry> {
+        self.places.get(&id).map(|place| &mut self.entries[*place as usize])
+    }
+
+    /// The entry, made if need be.
+    pub(super) fn entry(&mut self, id: MessageId) -> &mut Entry {
+        let entries = &mut self.entries;
+        let place = self
+            .places
+            .entry(id)
+            .or_insert_with(|| entries.insert(Entry { message: None, state: None, more: None }) as u32);
+        &mut self.entries[*place as usize]
+    }
+
+    pub(super) fn remove(&mut self, id: MessageId) -> Option<Entry> {
+        self.places.remove(&id).map(|place| self.entries.remove(place as usize))
+    }
+
+    /// Removes all that `keep` does not want.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
+        let entries = &mut self.entries;
+        self.places.retain(|_, place| {
+            let kept = keep(&entries[*place as usize]);
+            if !kept {
+                entries.remove(*place as usize);
+            }
+            kept
+        });
+        self.places.shrink_to_fit();
+    }
+}
+
+impl Entry {
+    /// The message has several recipients.
+    pub(super) fn set_many(&mut self) {
+        self.more.get_or_insert_default().many = true;
+        let state = self.state.take();
+        self.more.get_or_insert_default().states.extend(state);
+    }
+
+    /// The message has one recipient: its last state says all.
+    pub(super) fn keep_last_state(&mut self) {
+        let Some(mut more) = self.more.take() else { return };
+        self.state = more.states.last().copied().or(self.state);
+        (more.many, more.states) = (false, Vec::new());
+        if more.signature.is_some() || more.oldest.is_some() {
+            self.more = Some(more);
+        }
+    }
+
+    /// A new copy of the message; the old one, if any, is returned.
+    pub(super) fn set_message(&mut self, location: Location) -> Option<Location> {
+        let old = self.message.replace(location)?;
+        self.more.get_or_insert_default().oldest.get_or_insert(old.position.segment);
+        Some(old)
+    }
+
+    /// A new state; the one it replaces, if any, is returned.
+    pub(super) fn add_state(&mut self, location: Location) -> Option<Location> {
+        match &mut self.more {
+            Some(more) if more.many => {
+                more.states.push(location);
+                None
+            }
+            _ => self.state.replace(location),
+        }
+    }
+
+    /// A new signature; the one it replaces, if any, is returned.
+    pub(super) fn set_signature(&mut self, location: Location) -> Option<Location> {
+        self.more.get_or_insert_default().signature.replace(location)
+    }
+
+    pub(super) fn signature(&self) -> Option<Location> {
+        self.more.as_ref().and_then(|more| more.signature)
+    }
+
+    /// The `STATE` records, oldest first.
+    pub(super) fn states(&self) -> impl Iterator<Item = Location> + '_ {
+        self.state.into_iter().chain(self.more.iter().flat_map(|more| more.states.iter().copied()))
+    }
+
+    /// All records that are live.
+    pub(super) fn records(&self) -> impl Iterator<Item = Location> + '_ {
+        self.message.into_iter().chain(self.states()).chain(self.signature())
+    }
+
+    /// The segment of the oldest copy of the `MESSAGE` record that may still be there.
+    pub(super) fn oldest(&self) -> Option<SegmentId> {
+        let copied = self.more.as_ref().and_then(|more| more.oldest);
+        copied.or(self.message.map(|location| location.position.segment))
+    }
+
+    /// Whether the record at `location` is one of the live ones.
+    pub(super) fn holds(&self, kind: u8, location: Location) -> bool {
+        match kind {
+            MESSAGE => self.message == Some(location),
+            STATE => self.states().any(|state| state == location),
+            SIGNATURE => self.signature() == Some(location),
+            _ => false,
+        }
+    }
+
+    /// The live record at `old` was copied to `new`.
+    pub(super) fn refer(&mut self, kind: u8, old: Location, new: Location) {
+        match (kind, &mut self.more) {
+            (MESSAGE, _) => drop(self.set_message(new)),
+            (STATE, _) if self.state == Some(old) => self.state = Some(new),
+            (STATE, Some(more)) => more.states.iter_mut().filter(|state| **state == old).for_each(|state| *state = new),
+            (SIGNATURE, Some(more)) => more.signature = Some(new),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_small() {
+        // The figures in docs/performance.md rest on this.
+        assert!(size_of::<Entry>() <= 48, "{}", size_of::<Entry>());
+    }
+}
