@@ -421,9 +421,11 @@ impl Scheduler {
     pub(super) fn connected(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
         site.connecting = site.connecting.saturating_sub(1);
-        // Not proved yet: if it breaks before it delivers, the next pause is longer.
-        if let Health::Shut { failures, .. } = site.health {
-            site.health = Health::Open { failures };
+        match site.health {
+            // Not proved yet: if it breaks before it delivers, the next pause is longer.
+            Health::Shut { failures, until, .. } if now >= until => site.health = Health::Open { failures },
+            // A straggler from before it was shut: that it connected is no news.
+            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
         }
         if site.ready.len() > 1 {
             self.staff(now, id, actions);
@@ -432,17 +434,35 @@ impl Scheduler {
 
     /// A session of the site delivered something: whatever was wrong is over.
     pub(super) fn proved(&mut self, id: SiteId) {
-        if let Health::Open { failures } = &mut self.sites[id as usize].health {
-            *failures = 0;
+        let site = &mut self.sites[id as usize];
+        site.proved += 1;
+        match site.health {
+            Health::Open { .. } | Health::Shut { .. } => site.health = Health::Open { failures: 0 },
+            Health::Crowded { .. } => {}
         }
     }
 
-    /// No host of the site could be reached. While other sessions of it live, only this session is given up: the receiver
-    /// wants no more of them. Otherwise the site closes for a pause and everything ready there waits by its schedule.
-    pub(super) fn unreachable(&mut self, now: u64, id: SiteId, failure: &Failure, actions: &mut Vec<Action>) {
+    /// A session that has [`proved`](Scheduler::proved) itself is over.
+    pub(super) fn proved_ended(&mut self, id: SiteId) {
+        let site = &mut self.sites[id as usize];
+        site.proved = site.proved.saturating_sub(1);
+    }
+
+    /// No host of the site could be reached; or, if `met`, one was and hung up before it took anything. While other
+    /// sessions of it live, only this session is given up: the receiver wants no more of them. (Sessions that have taken
+    /// nothing either do not speak for a site that hangs up.) Otherwise the site closes for a pause and everything ready
+    /// there waits by its schedule.
+    pub(super) fn unreachable(
+        &mut self,
+        now: u64,
+        id: SiteId,
+        met: bool,
+        failure: &Failure,
+        actions: &mut Vec<Action>,
+    ) {
         let (min, max) = (self.limits.pause_min, self.limits.pause_max);
         let site = &mut self.sites[id as usize];
-        let others = site.sessions.saturating_sub(1 + site.connecting);
+        let others = if met { site.proved } else { site.sessions.saturating_sub(site.connecting) };
         if others > 0 {
             site.health = site.health.clone().crowded(now, others, min);
         } else {
