@@ -627,13 +627,13 @@ impl Scheduler {
     pub(super) fn hurry(
         &mut self,
         now: u64,
-        select: impl Fn(MessageId, &AddressHost) -> bool,
+        select: impl Fn(&Item, &AddressHost) -> bool,
         actions: &mut Vec<Action>,
     ) -> usize {
         let hosts = &self.hosts;
         let picked = self
             .sleepers
-            .extract(|item| hosts[item.host as usize].as_ref().is_some_and(|host| select(item.message, &host.host)));
+            .extract(|item| hosts[item.host as usize].as_ref().is_some_and(|host| select(item, &host.host)));
         let recipients = picked.iter().map(|item| item.recipients.len()).sum();
         for item in picked {
             // The operator knows better than what we remember of it.
