@@ -361,7 +361,9 @@ impl Scheduler {
             return actions.push(Action::Wake(session));
         }
         let limit = site.health.sessions_max(now, self.limits.connections_per_site);
-        if site.sessions >= limit || site.ready.len() <= site.connecting {
+        // A site that has not answered yet is asked by one; then as many may connect as have connected.
+        let connected = site.sessions - site.connecting;
+        if site.sessions >= limit || site.connecting >= connected.max(1) || site.ready.len() <= site.connecting {
             return;
         }
         if self.connections >= self.limits.connections_max {
@@ -417,7 +419,7 @@ impl Scheduler {
         Some(next)
     }
 
-    /// The connection of a session stands. Another one may follow: so the number of sessions grows as they succeed.
+    /// The connection of a session stands. Two more may follow: so the number of sessions grows as they succeed.
     pub(super) fn connected(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
         site.connecting = site.connecting.saturating_sub(1);
@@ -427,7 +429,7 @@ impl Scheduler {
             // A straggler from before it was shut: that it connected is no news.
             Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
         }
-        if site.ready.len() > 1 {
+        for _ in 0..site.ready.len().saturating_sub(1).min(2) {
             self.staff(now, id, actions);
         }
     }
@@ -462,7 +464,8 @@ impl Scheduler {
     ) {
         let (min, max) = (self.limits.pause_min, self.limits.pause_max);
         let site = &mut self.sites[id as usize];
-        let others = if met { site.proved } else { site.sessions.saturating_sub(site.connecting) };
+        // One that is still connecting may have taken the last place: if it fails, too, that decides.
+        let others = if met { site.proved } else { site.sessions.saturating_sub(1) };
         if others > 0 {
             site.health = site.health.clone().crowded(now, others, min);
         } else {
