@@ -126,9 +126,10 @@ impl Queue {
     }
 
     /// Puts a new configuration in force for everything that starts from now on.
-    pub fn reload(&self, parts: Parts) {
-        self.lock().limits = limits(&parts.delivery);
+    pub fn reload(self: &Arc<Queue>, parts: Parts) {
+        let limits = limits(&parts.delivery);
         self.parts.store(Arc::new(parts));
+        self.with_actions(|scheduler, now, actions| scheduler.set_limits(now, limits, actions));
     }
 
     /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`. Look-ups and

@@ -351,6 +351,12 @@ impl Scheduler {
         self.staff(now, id, actions);
     }
 
+    /// Puts other limits in force: what they allow more of is taken up at once, what they allow less of ends by itself.
+    pub(super) fn set_limits(&mut self, now: u64, limits: Limits, actions: &mut Vec<Action>) {
+        self.limits = limits;
+        (0..self.sites.len() as SiteId).for_each(|id| self.staff(now, id, actions));
+    }
+
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
     pub(super) fn staff(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];

@@ -179,3 +179,28 @@ async fn a_transaction_cut_off_by_the_stop_is_repeated() {
     assert_eq!(host.count(), 4);
     check_books(&world.events());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_leaves_nothing_behind() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let mut world = World::start(zone(&["them"]), host.address().port(), |_| {}).await;
+    world.send_with(&["held@them.test"], "X-Posthaste-Not-Before: 2s\r\n").await;
+    assert!(world.stop(GRACE).await);
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for place in ["admin", "smtp", "key"] {
+        let mut config = world.config.clone();
+        match place {
+            "admin" => config.admin.listen = taken.local_addr().unwrap(),
+            "smtp" => config.submission.smtp.listen = vec![taken.local_addr().unwrap()],
+            _ => {
+                config.submission.smtp.tls_cert_file = Some(world.path("none.pem"));
+                config.submission.smtp.tls_key_file = Some(world.path("none.pem"));
+            }
+        }
+        assert!(posthaste::daemon::Daemon::start(&config).await.is_err(), "{place}");
+    }
+    world.start_again().await;
+    world.until("delivered", "held@them.test", 1).await;
+    assert_eq!(host.count(), 1);
+    check_books(&world.events());
+}
