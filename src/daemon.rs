@@ -68,13 +68,15 @@ impl Daemon {
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
         restored.into_iter().for_each(|message| queue.restore(message));
+        let (admin, submission) = match surfaces(config, &hostname, &queue, &metrics, clock).await {
+            Ok(surfaces) => surfaces,
+            Err(error) => {
+                queue.close(Duration::ZERO).await;
+                close_files(spool, events).await;
+                return Err(error);
+            }
+        };
         queue.start();
-
-        let admin = Admin::start(config.admin.listen, Arc::clone(&queue), Arc::clone(&metrics)).await?;
-        let smtp = &config.submission.smtp;
-        let door = Arc::new(Arc::clone(&queue));
-        let submission =
-            Submission::start(smtp.clone(), hostname.clone(), tls(smtp)?, door, Arc::clone(&metrics), clock)?;
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         Ok(Daemon { submission, queue, admin, housekeeping, spool, events, metrics, hostname })
@@ -124,14 +126,7 @@ impl Daemon {
         self.submission.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
-        let (spool, events) = (self.spool, self.events);
-        let last = tokio::task::spawn_blocking(move || {
-            spool.close();
-            events.close();
-        });
-        if let Err(error) = last.await {
-            tracing::error!(error = %error, "the spool did not close cleanly");
-        }
+        close_files(self.spool, self.events).await;
         self.admin.close().await;
         drained
     }
@@ -140,6 +135,38 @@ impl Daemon {
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Daemon").field("smtp", &self.smtp_addresses()).finish_non_exhaustive()
+    }
+}
+
+/// What listens: the last to start, as from here on there is something to lose.
+async fn surfaces(
+    config: &Config,
+    hostname: &Domain,
+    queue: &Arc<Queue>,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+) -> anyhow::Result<(Admin, Submission)> {
+    let smtp = &config.submission.smtp;
+    let tls = tls(smtp)?;
+    let admin = Admin::start(config.admin.listen, Arc::clone(queue), Arc::clone(metrics)).await?;
+    let door = Arc::new(Arc::clone(queue));
+    match Submission::start(smtp.clone(), hostname.clone(), tls, door, Arc::clone(metrics), clock) {
+        Ok(submission) => Ok((admin, submission)),
+        Err(error) => {
+            admin.close().await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Syncs what waits and closes the spool, then the event log, which hears of it.
+async fn close_files(spool: Arc<Spool>, events: Arc<EventLog>) {
+    let last = tokio::task::spawn_blocking(move || {
+        spool.close();
+        events.close();
+    });
+    if let Err(error) = last.await {
+        tracing::error!(error = %error, "the spool did not close cleanly");
     }
 }
 
