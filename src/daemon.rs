@@ -72,15 +72,20 @@ impl Daemon {
         );
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
         let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
-        tokio::task::spawn_blocking(restore).await??;
+        let restored = tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from);
+        let surfaces = match restored {
+            Ok(()) => surfaces(config, &hostname, &queue, &metrics, clock).await,
+            Err(error) => Err(error),
+        };
+        let (admin, submission) = match surfaces {
+            Ok(surfaces) => surfaces,
+            Err(error) => {
+                queue.close(Duration::ZERO).await;
+                close_files(spool, events).await;
+                return Err(error);
+            }
+        };
         queue.start();
-
-        let smtp = &config.submission.smtp;
-        let door = Arc::new(Arc::clone(&queue));
-        let submission =
-            Submission::start(smtp.clone(), hostname.clone(), tls(smtp)?, door, Arc::clone(&metrics), clock)?;
-        // After the door, so that /readyz says yes only when it is open.
-        let admin = Admin::start(config.admin.listen, Arc::clone(&queue), Arc::clone(&metrics)).await?;
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         Ok(Daemon { submission, queue, admin, housekeeping, spool, events, metrics, hostname })
@@ -130,14 +135,7 @@ impl Daemon {
         self.submission.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
-        let (spool, events) = (self.spool, self.events);
-        let last = tokio::task::spawn_blocking(move || {
-            spool.close();
-            events.close();
-        });
-        if let Err(error) = last.await {
-            tracing::error!(error = %error, "the spool did not close cleanly");
-        }
+        close_files(self.spool, self.events).await;
         self.admin.close().await;
         drained
     }
@@ -146,6 +144,39 @@ impl Daemon {
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Daemon").field("smtp", &self.smtp_addresses()).finish_non_exhaustive()
+    }
+}
+
+/// What listens: the last to start, as from here on there is something to lose.
+async fn surfaces(
+    config: &Config,
+    hostname: &Domain,
+    queue: &Arc<Queue>,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+) -> anyhow::Result<(Admin, Submission)> {
+    let smtp = &config.submission.smtp;
+    let tls = tls(smtp)?;
+    let door = Arc::new(Arc::clone(queue));
+    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, door, Arc::clone(metrics), clock)?;
+    // After the door, so that /readyz says yes only when it is open.
+    match Admin::start(config.admin.listen, Arc::clone(queue), Arc::clone(metrics)).await {
+        Ok(admin) => Ok((admin, submission)),
+        Err(error) => {
+            submission.close(Duration::from_secs(1)).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Syncs what waits and closes the spool, then the event log, which hears of it.
+async fn close_files(spool: Arc<Spool>, events: Arc<EventLog>) {
+    let last = tokio::task::spawn_blocking(move || {
+        spool.close();
+        events.close();
+    });
+    if let Err(error) = last.await {
+        tracing::error!(error = %error, "the spool did not close cleanly");
     }
 }
 

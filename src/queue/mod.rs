@@ -126,13 +126,14 @@ impl Queue {
     }
 
     /// Puts a new configuration in force for everything that starts from now on.
-    pub fn reload(&self, parts: Parts) {
+    pub fn reload(self: &Arc<Queue>, parts: Parts) {
         let limits = limits(&parts.delivery);
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
-        let mut scheduler = self.lock();
-        scheduler.limits = limits;
-        scheduler.forget_routes();
+        self.with_actions(|scheduler, now, actions| {
+            scheduler.forget_routes();
+            scheduler.set_limits(now, limits, actions);
+        });
     }
 
     /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`. Look-ups and

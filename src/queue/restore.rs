@@ -27,7 +27,9 @@ impl Queue {
                 Some(RestoredRecipient { attempts: ENDED, .. }) => continue,
                 Some(RestoredRecipient { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
             };
-            let (attempts, due) = (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires));
+            // Not now, so that nothing is attempted before the timers run.
+            let (attempts, due) =
+                (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires).max(now + 1));
             let host = recipient.address.host();
             let group = *places.entry((host, attempts, due)).or_insert_with(|| {
                 groups.push(Group { host: host.clone(), attempts, recipients: SmallVec::new(), due });

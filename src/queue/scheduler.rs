@@ -351,6 +351,12 @@ impl Scheduler {
         self.staff(now, id, actions);
     }
 
+    /// Puts other limits in force: what they allow more of is taken up at once, what they allow less of ends by itself.
+    pub(super) fn set_limits(&mut self, now: u64, limits: Limits, actions: &mut Vec<Action>) {
+        self.limits = limits;
+        (0..self.sites.len() as SiteId).for_each(|id| self.staff(now, id, actions));
+    }
+
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
     pub(super) fn staff(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
@@ -361,7 +367,9 @@ impl Scheduler {
             return actions.push(Action::Wake(session));
         }
         let limit = site.health.sessions_max(now, self.limits.connections_per_site);
-        if site.sessions >= limit || site.ready.len() <= site.connecting {
+        // A site that has not answered yet is asked by one; then as many may connect as have connected.
+        let connected = site.sessions - site.connecting;
+        if site.sessions >= limit || site.connecting >= connected.max(1) || site.ready.len() <= site.connecting {
             return;
         }
         if self.connections >= self.limits.connections_max {
@@ -417,32 +425,53 @@ impl Scheduler {
         Some(next)
     }
 
-    /// The connection of a session stands. Another one may follow: so the number of sessions grows as they succeed.
+    /// The connection of a session stands. Two more may follow: so the number of sessions grows as they succeed.
     pub(super) fn connected(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
         site.connecting = site.connecting.saturating_sub(1);
-        // Not proved yet: if it breaks before it delivers, the next pause is longer.
-        if let Health::Shut { failures, .. } = site.health {
-            site.health = Health::Open { failures };
+        match site.health {
+            // Not proved yet: if it breaks before it delivers, the next pause is longer.
+            Health::Shut { failures, until, .. } if now >= until => site.health = Health::Open { failures },
+            // A straggler from before it was shut: that it connected is no news.
+            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
         }
-        if site.ready.len() > 1 {
+        for _ in 0..site.ready.len().saturating_sub(1).min(2) {
             self.staff(now, id, actions);
         }
     }
 
     /// A session of the site delivered something: whatever was wrong is over.
     pub(super) fn proved(&mut self, id: SiteId) {
-        if let Health::Open { failures } = &mut self.sites[id as usize].health {
-            *failures = 0;
+        let site = &mut self.sites[id as usize];
+        site.proved += 1;
+        match site.health {
+            Health::Open { .. } | Health::Shut { .. } => site.health = Health::Open { failures: 0 },
+            Health::Crowded { .. } => {}
         }
     }
 
-    /// No host of the site could be reached. While other sessions of it live, only this session is given up: the receiver
-    /// wants no more of them. Otherwise the site closes for a pause and everything ready there waits by its schedule.
-    pub(super) fn unreachable(&mut self, now: u64, id: SiteId, failure: &Failure, actions: &mut Vec<Action>) {
+    /// A session that has [`proved`](Scheduler::proved) itself is over.
+    pub(super) fn proved_ended(&mut self, id: SiteId) {
+        let site = &mut self.sites[id as usize];
+        site.proved = site.proved.saturating_sub(1);
+    }
+
+    /// No host of the site could be reached; or, if `met`, one was and hung up before it took anything. While other
+    /// sessions of it live, only this session is given up: the receiver wants no more of them. (Sessions that have taken
+    /// nothing either do not speak for a site that hangs up.) Otherwise the site closes for a pause and everything ready
+    /// there waits by its schedule.
+    pub(super) fn unreachable(
+        &mut self,
+        now: u64,
+        id: SiteId,
+        met: bool,
+        failure: &Failure,
+        actions: &mut Vec<Action>,
+    ) {
         let (min, max) = (self.limits.pause_min, self.limits.pause_max);
         let site = &mut self.sites[id as usize];
-        let others = site.sessions.saturating_sub(1 + site.connecting);
+        // One that is still connecting may have taken the last place: if it fails, too, that decides.
+        let others = if met { site.proved } else { site.sessions.saturating_sub(1) };
         if others > 0 {
             site.health = site.health.clone().crowded(now, others, min);
         } else {
@@ -607,13 +636,13 @@ impl Scheduler {
     pub(super) fn hurry(
         &mut self,
         now: u64,
-        select: impl Fn(MessageId, &AddressHost) -> bool,
+        select: impl Fn(&Item, &AddressHost) -> bool,
         actions: &mut Vec<Action>,
     ) -> usize {
         let hosts = &self.hosts;
         let picked = self
             .sleepers
-            .extract(|item| hosts[item.host as usize].as_ref().is_some_and(|host| select(item.message, &host.host)));
+            .extract(|item| hosts[item.host as usize].as_ref().is_some_and(|host| select(item, &host.host)));
         let recipients = picked.iter().map(|item| item.recipients.len()).sum();
         for item in picked {
             // The operator knows better than what we remember of it.

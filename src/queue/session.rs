@@ -23,6 +23,8 @@ struct Slot {
     site: SiteId,
     connecting: bool,
     yielding: bool,
+    /// It has taken a transaction to its end.
+    proved: bool,
 }
 
 impl Drop for Slot {
@@ -30,6 +32,9 @@ impl Drop for Slot {
         self.queue.with_actions(|scheduler, now, actions| {
             if self.yielding {
                 scheduler.yielded();
+            }
+            if self.proved {
+                scheduler.proved_ended(self.site);
             }
             scheduler.session_ended(now, self.site, self.connecting, actions);
         });
@@ -42,14 +47,14 @@ enum Ending {
     Done,
     /// Another site needs the connection more.
     Yields,
-    /// The connection broke; `proved` if it had delivered before.
-    Broken { failure: Failure, proved: bool },
+    /// The connection broke.
+    Broken(Failure),
 }
 
 impl Queue {
     /// The life of one session: connect, serve, quit.
     pub(super) async fn run_session(self: Arc<Queue>, site: SiteId) {
-        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true, yielding: false };
+        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true, yielding: false, proved: false };
         let parts = self.parts.load_full();
         let route = Arc::clone(&self.lock().site(site).route);
         let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
@@ -58,13 +63,13 @@ impl Queue {
         gauge("connecting").dec();
         let mut connection = match dialled {
             Some(Ok(connection)) => connection,
-            Some(Err(failure)) => return self.site_failed(site, &failure),
+            Some(Err(failure)) => return self.site_failed(site, false, &failure),
             None => return,
         };
         slot.connecting = false;
         self.with_actions(|scheduler, now, actions| scheduler.connected(now, site, actions));
         gauge("open").inc();
-        let ending = self.serve(&parts, site, &route, &mut connection).await;
+        let ending = self.serve(&parts, &mut slot, &route, &mut connection).await;
         gauge("open").dec();
         match ending {
             Ending::Done => connection.quit().await,
@@ -73,15 +78,15 @@ impl Queue {
                 connection.quit().await;
             }
             // A connection that never delivered and broke is as good as none.
-            Ending::Broken { failure, proved: false } => self.site_failed(site, &failure),
-            Ending::Broken { failure, proved: true } => {
+            Ending::Broken(failure) if !slot.proved => self.site_failed(site, true, &failure),
+            Ending::Broken(failure) => {
                 tracing::debug!(site = %route.site, reason = %failure.reply, "session ended early");
             }
         }
     }
 
-    fn site_failed(self: &Arc<Queue>, site: SiteId, failure: &Failure) {
-        self.with_actions(|scheduler, now, actions| scheduler.unreachable(now, site, failure, actions));
+    fn site_failed(self: &Arc<Queue>, site: SiteId, met: bool, failure: &Failure) {
+        self.with_actions(|scheduler, now, actions| scheduler.unreachable(now, site, met, failure, actions));
     }
 
     /// The first host that answers, in order of preference. A host known to be dead is passed over.
@@ -148,12 +153,12 @@ impl Queue {
     async fn serve(
         self: &Arc<Queue>,
         parts: &Parts,
-        site: SiteId,
+        slot: &mut Slot,
         route: &Route,
         connection: &mut Connection,
     ) -> Ending {
+        let site = slot.site;
         let wake = Arc::new(Notify::new());
-        let mut proved = false;
         for served in 0..parts.delivery.messages_per_connection {
             let batch = loop {
                 let next = {
@@ -177,14 +182,13 @@ impl Queue {
                     }
                 }
             };
-            let failure = self.attempt(site, route, connection, batch, served == 0).await;
-            match failure {
-                Some(failure) => return Ending::Broken { failure, proved },
-                None if proved => {}
-                None => {
-                    proved = true;
+            match self.attempt(site, route, connection, batch, served == 0).await {
+                Err(failure) => return Ending::Broken(failure),
+                Ok(true) if !slot.proved => {
+                    slot.proved = true;
                     self.lock().proved(site);
                 }
+                Ok(_) => {}
             }
             if !connection.is_usable() {
                 return Ending::Done;
@@ -213,7 +217,10 @@ impl Queue {
         woken && !scheduler.stopped()
     }
 
-    /// One transaction. Returns why the connection is gone, if it broke.
+    /// One transaction; false if there was no need for it, or it could not be had.
+    ///
+    /// # Errors
+    /// Why the connection is gone.
     async fn attempt(
         self: &Arc<Queue>,
         site: SiteId,
@@ -221,14 +228,14 @@ impl Queue {
         connection: &mut Connection,
         batch: Batch,
         fresh: bool,
-    ) -> Option<Failure> {
+    ) -> Result<bool, Failure> {
         let Batch { message: id, items } = batch;
         let started = self.clock.timestamp();
         let message = match self.spool.load(id).await {
             Ok(message) => message,
             Err(error) => {
                 self.settle_unreadable(items, error, started, site).await;
-                return None;
+                return Ok(false);
             }
         };
         if started >= message.envelope.expires_at {
@@ -237,11 +244,11 @@ impl Queue {
             let mut scheduler = self.lock();
             scheduler.landed(&items);
             items.iter().for_each(|item| scheduler.drop_item(item));
-            return None;
+            return Ok(false);
         }
         if let Err(failure) = self.sign(&message, started).await {
             self.settle(&message, items, Attempted::none(started, failure), Some(site));
-            return None;
+            return Ok(false);
         }
         let envelope = &message.envelope;
         let places = items.iter().flat_map(|item: &Item| &item.recipients);
@@ -262,7 +269,7 @@ impl Queue {
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
         self.settle(&message, items, attempted, Some(site));
-        failure
+        failure.map_or(Ok(true), Err)
     }
 
     /// Before a message may go out, it is signed if a key is configured: now, not when the session began.

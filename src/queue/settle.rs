@@ -127,7 +127,7 @@ impl Queue {
                 Verdict::Never(failure) => (failure.clone(), Outcome::Failed),
             };
             let outcomes = vec![Some(outcome(failure.clone())); item.recipients.len()];
-            match self.load_or_envelope(item.message).await {
+            match self.load_to_settle(item.message, &verdict, started).await {
                 Ok(message) => {
                     let attempted = Attempted { outcomes, ..Attempted::none(started, failure) };
                     self.settle(&message, vec![item], attempted, None);
@@ -142,6 +142,20 @@ impl Queue {
                     self.settle_blind(vec![item], &failure);
                 }
             }
+        }
+    }
+
+    /// The message, with its content only if a report may have to return it: when a site goes dead, all that waits for
+    /// it is settled, and need not be read for that.
+    async fn load_to_settle(
+        &self,
+        id: MessageId,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> Result<Arc<Message>, SpoolError> {
+        match (verdict, self.spool.load_envelope(id).await?) {
+            (Verdict::Later(_), message) if now < message.envelope.expires_at => Ok(message),
+            (Verdict::Later(_) | Verdict::Never(_), _) => self.load_or_envelope(id).await,
         }
     }
 

@@ -17,6 +17,8 @@ pub(super) struct SiteState {
     /// Session tasks, connecting ones included.
     pub(super) sessions: usize,
     pub(super) connecting: usize,
+    /// Sessions that have delivered something.
+    pub(super) proved: usize,
     /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
     pub(super) idle: Vec<Arc<Notify>>,
     /// Where it waits for a connection.
@@ -33,6 +35,7 @@ impl SiteState {
             ready: Ready::default(),
             sessions: 0,
             connecting: 0,
+            proved: 0,
             idle: Vec::new(),
             line: Line::Out,
             health: Health::Open { failures: 0 },

@@ -178,7 +178,7 @@ impl World {
             1 if !self.connecting.is_empty() => {
                 let site = self.connecting.remove(0);
                 if self.chance(30) {
-                    self.scheduler.unreachable(self.now, site, &failure(), &mut self.actions);
+                    self.scheduler.unreachable(self.now, site, false, &failure(), &mut self.actions);
                     self.scheduler.session_ended(self.now, site, true, &mut self.actions);
                 } else {
                     self.scheduler.connected(self.now, site, &mut self.actions);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Queue;
+use super::scheduler::Item;
 use super::site::Health;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Class, MessageId};
@@ -187,7 +188,8 @@ impl Queue {
         told.filter(|site| site.ready + site.sessions > 0 || site.health != "open").collect()
     }
 
-    /// Makes sleeping recipients due now: those of one message, those at one host, or all. Shut sites are probed again.
+    /// Makes sleeping recipients due now: those of one message, those at one host, or all. Mail that is held back
+    /// until a time is let go by name only. Shut sites are probed again.
     /// Returns how many recipients were woken.
     pub fn retry(self: &Arc<Queue>, message: Option<MessageId>, host: Option<&AddressHost>) -> usize {
         let mut woken = 0;
@@ -195,7 +197,9 @@ impl Queue {
         self.with_actions(|scheduler, now, actions| {
             scheduler.reopen_sites();
             scheduler.forget_routes();
-            let select = |id, at: &AddressHost| message.is_none_or(|m| m == id) && host.is_none_or(|h| h == at);
+            // What was never attempted is held back by its sender's wish.
+            let concerns = |item: &Item| message.map_or(item.attempts > 0, |m| m == item.message);
+            let select = |item: &Item, at: &AddressHost| concerns(item) && host.is_none_or(|h| h == at);
             woken = scheduler.hurry(now, select, actions);
         });
         woken

@@ -225,12 +225,19 @@ impl Spool {
         Ok(Arc::new(message))
     }
 
-    /// The message without its content, for what must be told of one whose content cannot be read.
+    /// The message, but without content and signature if it must be read from disk: for what concerns its recipients
+    /// only, and for one whose content cannot be read.
     ///
     /// # Errors
     /// As [`load`](Spool::load), but for the content.
     pub async fn load_envelope(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
-        let location = self.lock().index.get(id).and_then(|entry| entry.message).ok_or(SpoolError::Unknown(id))?;
+        let location = {
+            let state = self.lock();
+            if let Some(message) = state.cache.get(id) {
+                return Ok(message);
+            }
+            state.index.get(id).and_then(|entry| entry.message).ok_or(SpoolError::Unknown(id))?
+        };
         let record = self.log.read_head(location).await.map_err(Arc::new)?;
         let damaged = |source| SpoolError::Damaged { id, source };
         if record.id != id.0 {

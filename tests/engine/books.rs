@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::peer::{At, Do, Peer};
-use crate::world::{World, listeners, zone};
+use crate::world::{Event, World, listeners, zone};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_books_agree_after_a_mixed_run() {
@@ -55,24 +55,17 @@ async fn the_books_agree_after_a_mixed_run() {
             _ => "X-Posthaste-Expires: 5s\r\n",
         };
         let id = door.send(sender, &to, headers).await;
-        to.iter().for_each(|to| drop(handed_over.insert((id.clone(), (*to).to_owned()))));
+        handed_over.extend(to.iter().map(|to| (id.clone(), (*to).to_owned())));
         if n % 50 == 0 {
             check_counters(&world).await;
         }
     }
     world.until_empty().await;
-    let accepted = check_counters(&world).await;
+    let terminal = settled(&world).await;
     let mut ends: HashMap<(String, String), usize> = HashMap::new();
-    let terminal = world
-        .see("an end for each in the event log", || {
-            let ends: Vec<_> = world.events().into_iter().filter(|event| event.is_terminal()).collect();
-            (ends.len() as f64 >= accepted).then_some(ends)
-        })
-        .await;
     for event in &terminal {
         *ends.entry((event.text("message_id").to_owned(), event.recipient().to_owned())).or_default() += 1;
     }
-    assert_eq!(terminal.len() as f64, accepted);
     assert!(ends.values().all(|count| *count == 1));
     assert!(handed_over.iter().all(|recipient| ends.contains_key(recipient)));
     let delivered = |name: &str| world.told("delivered", &format!("@{name}.test")).len();
@@ -84,6 +77,22 @@ async fn the_books_agree_after_a_mixed_run() {
     assert_eq!(delivered("rude"), rude.count());
     let violations = [&good, &grey, &cutting, &some].map(Receiver::violations);
     assert!(violations.iter().all(Vec::is_empty), "{violations:?}");
+}
+
+/// Waits until the queue is empty and the event log has as many ends as recipients were accepted: reports of what just
+/// failed are accepted a moment later.
+async fn settled(world: &World) -> Vec<Event> {
+    let deadline = Clock.instant() + Duration::from_secs(20);
+    loop {
+        world.until_empty().await;
+        let accepted = check_counters(world).await;
+        let ends: Vec<Event> = world.events().into_iter().filter(Event::is_terminal).collect();
+        if ends.len() as f64 == accepted && world.daemon().queue().open_recipients() == 0 {
+            return ends;
+        }
+        assert!(Clock.instant() < deadline, "{accepted} accepted, {} ends", ends.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Accepted is what ended and what waits. How many were accepted.
@@ -98,9 +107,6 @@ async fn check_counters(world: &World) -> f64 {
     let (ended, waiting) = (sum("posthaste_recipients_total"), sum("posthaste_queue_recipients"));
     // A scrape is no snapshot: what moves while it is taken may be counted in neither or both.
     assert!((accepted - ended - waiting).abs() <= 40.0, "{accepted} accepted, {ended} ended, {waiting} waiting");
-    if world.daemon().queue().open_recipients() == 0 {
-        assert_eq!(accepted, ended + waiting);
-    }
     check_samples(&text);
     accepted
 }

@@ -20,6 +20,25 @@ fn spoil(world: &World, what: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_envelope_is_damaged_holds_up_nobody_and_comes_to_an_end() {
+    let host = Peer::start(listeners(1).await.remove(0), |ask| match ask.at {
+        At::Rcpt => Do::Say("451 4.2.0 busy"),
+        _ => Do::Take,
+    });
+    let world = World::start(zone(&["them"]), host.address().port(), |_| {}).await;
+    let bad = world.send_with(&["broken-head@them.test"], "X-Posthaste-Expires: 2s\r\n").await;
+    world.send(&["good@them.test"]).await;
+    world.until("deferred", "them.test", 2).await;
+    spoil(&world, b"broken-head@them.test");
+    host.behave(|_| Do::Take);
+    world.until("delivered", "good@", 1).await;
+    world.until_empty().await;
+    assert!(logged(&[bad.as_str(), "ERROR"]));
+    assert_eq!(world.metric("posthaste_recipients_total", &["expired"]).await, 1.0);
+    assert_eq!(host.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_message_holds_up_nobody() {
     let host = Peer::start(listeners(1).await.remove(0), |ask| match ask.at {
         At::Rcpt => Do::Say("451 4.2.0 busy"),

@@ -107,3 +107,25 @@ async fn connections_in_use_make_room_without_being_cut_all_at_once() {
     assert_eq!(small.count(), 1);
     assert!(busy.connections() - before <= 4, "{} new connections", busy.connections() - before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_name_server_delays_nobody_else_and_mail_for_it_expires_on_time() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let mut zone = zone(&["quick"]);
+    zone.silent("mute.test");
+    let world = World::start(zone, host.address().port(), |config| config.dns.timeout = Duration::from_secs(15)).await;
+    let mut door = world.door().await;
+    let expires = "X-Posthaste-Expires: 1500ms\r\n";
+    for n in 0..20 {
+        door.send("", &[&format!("b{n}@mute.test"), &format!("b{n}@quick.test")], expires).await;
+    }
+    world.until("delivered", "quick.test", 20).await;
+    assert_eq!(world.told("expired", "").len(), 0);
+    let expired = world.until("expired", "mute.test", 20).await;
+    for event in expired {
+        let at = |field| posthaste::clock::Timestamp::parse_rfc3339(event.text(field)).unwrap();
+        let waited = at("time").since(at("accepted_at"));
+        assert!(waited >= Duration::from_millis(1500) && waited < Duration::from_millis(2500), "{waited:?}");
+    }
+    world.until_empty().await;
+}

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
+use tokio::task::JoinSet;
+
 use crate::peer::{Ask, At, Do, Peer};
 use crate::world::{World, listeners, zone};
 
@@ -117,10 +119,16 @@ async fn each_recipient_has_its_own_fate() {
     assert_eq!(us.recipients(), ["a@us.test"]);
 }
 
+const EVERYWHERE: [At; 6] = [At::Connect, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::End];
+
 /// A receiver that does `what` at `at` a few times: everything is delivered at last, nothing is refused.
 async fn check_broken(at: At, what: Do, copies: bool) -> World {
     let host = Peer::start(listeners(1).await.remove(0), first_times(3, at, what.clone()));
-    let world = World::start(zone(&["them"]), host.address().port(), |_| {}).await;
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        config.delivery.site_pause_min = Duration::from_millis(100);
+        config.delivery.site_pause_max = Duration::from_millis(200);
+    })
+    .await;
     world.send(&["b@them.test", "c@them.test"]).await;
     world.send(&["d@them.test"]).await;
     world.until("delivered", "them.test", 3).await;
@@ -134,18 +142,24 @@ async fn check_broken(at: At, what: Do, copies: bool) -> World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_trouble_is_no_verdict() {
-    for at in [At::Connect, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::End] {
-        let world = check_broken(at, Do::Cut, false).await;
-        let unanswered = world.metric("posthaste_unanswered_content_total", &[]).await;
-        assert_eq!(unanswered > 0.0, at == At::End, "{at:?}");
+    let mut cases = JoinSet::new();
+    for at in EVERYWHERE {
+        cases.spawn(async move {
+            let world = check_broken(at, Do::Cut, false).await;
+            let unanswered = world.metric("posthaste_unanswered_content_total", &[]).await;
+            assert_eq!(unanswered > 0.0, at == At::End, "{at:?}");
+        });
     }
+    cases.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn service_not_available_is_no_verdict() {
-    for at in [At::Connect, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::End] {
-        check_broken(at, Do::Close("421 4.3.2 shutting down"), false).await;
+    let mut cases = JoinSet::new();
+    for at in EVERYWHERE {
+        cases.spawn(async move { drop(check_broken(at, Do::Close("421 4.3.2 shutting down"), false).await) });
     }
+    cases.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,4 +214,18 @@ async fn a_receiver_that_takes_few_at_a_time_gets_them_so() {
     world.until("delivered", "them.test", 50).await;
     assert_eq!(host.count(), 50);
     assert_eq!(world.told("deferred", "").len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_recipients_go_in_as_few_transactions_as_allowed() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        config.delivery.recipients_per_transaction = 30;
+    })
+    .await;
+    let to: Vec<String> = (0..300).map(|n| format!("b{n}@them.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    world.send(&to).await;
+    world.until("delivered", "them.test", 300).await;
+    assert_eq!((host.count(), host.mails()), (300, 10));
 }

@@ -31,8 +31,6 @@ pub enum At {
 pub struct Ask<'a> {
     /// Where the dialogue is.
     pub at: At,
-    /// Which connection, counted from 1.
-    pub connection: usize,
     /// The address of MAIL or RCPT; at the dot the content.
     pub text: &'a str,
 }
@@ -65,8 +63,6 @@ pub struct Taken {
     pub recipient: String,
     /// Headers and body as they came, dots unstuffed.
     pub content: String,
-    /// Which connection.
-    pub connection: usize,
 }
 
 type Manner = Box<dyn FnMut(&Ask<'_>) -> Do + Send>;
@@ -174,15 +170,14 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
-                let number = {
+                {
                     let mut seen = shared.seen.lock().unwrap();
                     seen.connections += 1;
                     seen.open += 1;
                     seen.open_max = seen.open_max.max(seen.open);
-                    seen.connections
-                };
-                let session = Session { stream: BufReader::new(stream), open: Open(Arc::clone(&shared)), number };
-                sessions.spawn(async move { drop(session.run().await) });
+                }
+                let session = Session { stream: BufReader::new(stream), open: Open(Arc::clone(&shared)) };
+                sessions.spawn(session.run());
             }
             Some(_) = sessions.join_next() => {}
         }
@@ -192,7 +187,6 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 struct Session {
     stream: BufReader<TcpStream>,
     open: Open,
-    number: usize,
 }
 
 impl Session {
@@ -256,12 +250,10 @@ impl Session {
             tokio::time::sleep(wait).await;
         }
         if matches!(what, Do::Take | Do::After(_) | Do::TakeAndCut) {
-            let (sender, connection) = (sender.to_owned(), self.number);
             let taken = recipients.iter().map(|recipient| Taken {
-                sender: sender.clone(),
+                sender: sender.to_owned(),
                 recipient: recipient.clone(),
                 content: content.clone(),
-                connection,
             });
             self.seen().taken.extend(taken);
         }
@@ -276,7 +268,7 @@ impl Session {
     }
 
     fn ask(&self, at: At, text: &str) -> Do {
-        let ask = Ask { at, connection: self.number, text };
+        let ask = Ask { at, text };
         (self.open.0.manner.lock().unwrap())(&ask)
     }
 

@@ -110,3 +110,23 @@ async fn a_reload_puts_retries_and_limits_in_force() {
     world.send(&["last@them.test"]).await;
     world.until("delivered", "last@them.test", 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_are_used_as_soon_as_they_are_allowed() {
+    let host = Peer::start(listeners(1).await.remove(0), |ask| match ask.at {
+        At::End => Do::After(Duration::from_millis(30)),
+        _ => Do::Take,
+    });
+    let world =
+        World::start(zone(&["them"]), host.address().port(), |config| config.delivery.connections_per_site = 1).await;
+    let mut door = world.door().await;
+    for n in 0..60 {
+        door.send("a@us.test", &[&format!("x{n}@them.test")], "").await;
+    }
+    assert_eq!(host.connections_at_once(), 1);
+    let mut config = world.config.clone();
+    config.delivery.connections_per_site = 4;
+    world.daemon().reload(&config).unwrap();
+    world.until("delivered", "them.test", 60).await;
+    assert_eq!(host.connections_at_once(), 4);
+}

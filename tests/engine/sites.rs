@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use posthaste::demo::dns::Zone;
+use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
 use crate::peer::{At, Do, Peer};
 use crate::world::{World, ip, listeners, zone};
@@ -15,7 +16,9 @@ async fn domains_of_one_mx_set_share_its_connections() {
     });
     let mut zone = Zone::new();
     zone.address("mx.host.test", ip(0));
-    (0..10).for_each(|n| drop(zone.mx(&format!("d{n}.test"), 10 + n, "mx.host.test")));
+    for n in 0..10 {
+        zone.mx(&format!("d{n}.test"), 10 + n, "mx.host.test");
+    }
     let world = World::start(zone, host.address().port(), |config| config.delivery.connections_per_site = 3).await;
     let mut door = world.door().await;
     for n in 0..100 {
@@ -45,7 +48,7 @@ async fn a_dead_site_costs_one_probe_and_comes_back_by_itself() {
     }
     world.until("deferred", "them.test", 50).await;
     let probes = world.metric("posthaste_session_failures_total", &[]).await;
-    assert!((1.0..=3.0).contains(&probes), "{probes} probes");
+    assert!((1.0..=2.0).contains(&probes), "{probes} probes");
     let (_, sites) = world.http("GET", "/v1/sites", "").await;
     assert!(sites.contains("shut"), "{sites}");
     let back = Peer::good(tokio::net::TcpListener::bind(address).await.unwrap());
@@ -102,4 +105,30 @@ async fn a_site_that_greets_and_hangs_up_is_probed_rarely() {
     }
     world.until("deferred", "them.test", 50).await;
     assert!(host.connections() <= 20, "{} connections", host.connections());
+}
+
+/// A receiver that takes so many connections at once and sends others away with 421.
+async fn check_crowded(connections: usize) {
+    let behaviour =
+        Behaviour { connections_max: Some(connections), reply_delay: Duration::from_millis(2), ..Behaviour::default() };
+    let host = Receiver::start(listeners(1).await.remove(0), behaviour, Keep::Facts).unwrap();
+    let world = World::start(zone(&["them"]), host.addr().port(), |config| {
+        config.delivery.site_pause_min = Duration::from_secs(300);
+        config.delivery.site_pause_max = Duration::from_secs(300);
+    })
+    .await;
+    let mut door = world.door().await;
+    for n in 0..100 {
+        door.send("a@us.test", &[&format!("b{n}@them.test")], "").await;
+    }
+    world.until("delivered", "them.test", 100).await;
+    assert_eq!((host.delivered(), host.violations()), (100, vec![]), "{connections}");
+    assert_eq!(world.told("deferred", "").len(), 0, "{connections}");
+    assert!(host.counts().connections <= 30, "{connections}: {:?}", host.counts());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_takes_few_connections_gets_few() {
+    check_crowded(1).await;
+    check_crowded(3).await;
 }
