@@ -19,6 +19,8 @@
 mod cache;
 mod codec;
 mod message;
+#[doc(hidden)]
+pub mod probe;
 mod reclaim;
 mod replay;
 mod state;
