@@ -25,3 +25,41 @@ pub mod clock;
 pub mod config;
 pub mod mail;
 pub mod telemetry;
+
+/// Ways in for fuzz targets, the replay of their seeds and benchmarks. No part of the API: may change at any time.
+#[doc(hidden)]
+pub mod probe {
+    use crate::{config, delivery, feedback, log, mail, queue, signing, spool, submission};
+
+    /// Takes foreign octets; panics if what is promised of them does not hold.
+    pub type Target = fn(&[u8]);
+
+    /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
+    pub const TARGETS: [(&str, Target); 17] = [
+        ("address", mail::probe::address),
+        ("domain", mail::probe::domain),
+        ("header", |octets| _ = mail::probe::header(octets)),
+        ("command", submission::probe::command),
+        ("content", submission::probe::content),
+        ("dialogue", submission::probe::dialogue),
+        ("replies", delivery::probe::replies),
+        ("capabilities", delivery::probe::capabilities),
+        ("receiver", delivery::probe::receiver),
+        ("stuffing", delivery::probe::stuffing),
+        ("envelope", spool::probe::envelope),
+        ("state", spool::probe::state),
+        ("segment", log::probe::segment),
+        ("config", config::probe::config),
+        ("report", feedback::probe::report),
+        ("signing", signing::probe::message),
+        ("schedule", queue::probe::schedule),
+    ];
+
+    /// The target of that name.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn target(name: &str) -> Target {
+        TARGETS.iter().find(|target| target.0 == name).unwrap_or_else(|| panic!("no target {name}")).1
+    }
+}

@@ -11,6 +11,8 @@ mod check;
 mod credentials;
 mod hostname;
 mod load;
+#[doc(hidden)]
+pub mod probe;
 mod problem;
 mod size;
 

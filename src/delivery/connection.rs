@@ -210,7 +210,9 @@ impl<S: Io> Connection<S> {
         }
         {
             let mut out = Outbox::plain(&[&self.commands]);
-            self.wire.flight(&mut out, envelope.chain(data), &self.shared, tally, watch).await?;
+            let in_step = self.wire.flight(&mut out, envelope.chain(data), &self.shared, tally, watch).await?;
+            let last = if chunking { Step::Rcpt } else { Step::Data };
+            in_step.then_some(()).ok_or_else(|| answered_unasked(last))?;
         }
         self.content(job, chunking, tally, watch).await
     }
@@ -247,11 +249,12 @@ impl<S: Io> Connection<S> {
         tally: &mut Tally,
         watch: &mut Stopwatch,
         compose: impl FnOnce(&mut Vec<u8>, &Capabilities),
-    ) -> Result<bool, Broken> {
+    ) -> Result<(), Broken> {
         self.commands.clear();
         compose(&mut self.commands, &self.capabilities);
         let mut out = Outbox::plain(&[&self.commands]);
-        self.wire.flight(&mut out, [step].into_iter(), &self.shared, tally, watch).await
+        let in_step = self.wire.flight(&mut out, [step].into_iter(), &self.shared, tally, watch).await?;
+        in_step.then_some(()).ok_or_else(|| answered_unasked(step))
     }
 
     /// The content by itself, after the envelope was answered.
@@ -367,9 +370,7 @@ impl<S: Io> Wire<S> {
             let sent = out.is_sent();
             let taken = answer.and_then(|reply| match reply.code {
                 // Nobody can have taken what we have not finished sending.
-                200..=299 if !sent && matches!(step, Step::End | Step::Bdat) => {
-                    Err(Broken::Garbage { command: step.command(), garbage: Garbage::OutOfTurn })
-                }
+                200..=299 if !sent && matches!(step, Step::End | Step::Bdat) => Err(answered_unasked(step)),
                 _ => tally.take(step, reply),
             });
             if let Err(broken) = taken {
@@ -386,6 +387,11 @@ impl<S: Io> Wire<S> {
         }
         result.map(|_| out.is_sent())
     }
+}
+
+/// A reply to a command that has not left us whole. Went we on, content would come where the receiver waits for commands.
+fn answered_unasked(step: Step) -> Broken {
+    Broken::Garbage { command: step.command(), garbage: Garbage::OutOfTurn }
 }
 
 /// RFC 5321 §4.5.3.2.

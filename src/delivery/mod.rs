@@ -20,6 +20,8 @@ mod connection;
 mod data;
 mod memory;
 mod opening;
+#[doc(hidden)]
+pub mod probe;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -31,24 +33,3 @@ mod wire;
 pub use client::{Client, ConnectError, Stage, Target};
 pub use connection::{Connection, SessionFacts};
 pub use transaction::{Job, Timings, Transaction};
-
-/// Reads `octets` as replies, as a session would; for fuzzing. Returns how many there were before garbage or the end.
-#[doc(hidden)]
-pub fn fuzz_replies(mut octets: &[u8]) -> usize {
-    let (mut replies, mut whole) = (reply::Replies::new(), 0);
-    while !octets.is_empty() {
-        let room = replies.room();
-        let n = room.len().min(octets.len());
-        room[..n].copy_from_slice(&octets[..n]);
-        replies.filled(n);
-        octets = &octets[n..];
-        while let Ok(true) = replies.has_next(reply::EHLO_TEXT_MAX) {
-            capabilities::Capabilities::parse(replies.take_next().text);
-            whole += 1;
-        }
-        if replies.has_next(reply::TEXT_MAX).is_err() {
-            return whole;
-        }
-    }
-    whole
-}

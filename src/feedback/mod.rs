@@ -12,6 +12,8 @@
 //! reaches a field of ours before control characters and octets above 127 are gone (`field.rs`).
 
 mod field;
+#[doc(hidden)]
+pub mod probe;
 mod report;
 mod status;
 mod words;

@@ -55,6 +55,8 @@ mod error;
 mod files;
 mod handle;
 mod pending;
+#[doc(hidden)]
+pub mod probe;
 mod record;
 mod replay;
 mod segment;

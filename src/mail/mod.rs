@@ -8,6 +8,8 @@ mod envelope;
 pub mod header;
 mod message_id;
 mod outcome;
+#[doc(hidden)]
+pub mod probe;
 mod reply;
 
 pub use address::{AddressError, AddressHost, EnvelopeAddress, ReversePath};

@@ -16,6 +16,8 @@
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 
 mod door;
+#[doc(hidden)]
+pub mod probe;
 mod ready;
 mod restore;
 mod retry;

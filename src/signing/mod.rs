@@ -18,6 +18,8 @@ mod canonical;
 mod key;
 pub mod keygen;
 mod pool;
+#[doc(hidden)]
+pub mod probe;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -20,6 +20,8 @@ mod cache;
 mod codec;
 mod index;
 mod message;
+#[doc(hidden)]
+pub mod probe;
 mod reclaim;
 mod replay;
 mod state;

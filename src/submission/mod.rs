@@ -28,6 +28,8 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
 pub use door::Door;
+#[doc(hidden)]
+pub use smtp::probe;
 pub use tls::{TlsError, load_tls};
 
 use self::smtp::{Controls, Policy, Shared};

@@ -16,6 +16,7 @@ mod input;
 mod limits;
 mod listener;
 mod parameters;
+pub mod probe;
 mod refusal;
 mod replies;
 mod serve;

@@ -1,0 +1,171 @@
+//! What one small step costs, in CPU time of the thread that does it. `benches/README.md` tells how to read it.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use posthaste::clock::Timestamp;
+use posthaste::config::DkimConfig;
+use posthaste::log::probe::MemoryFiles;
+use posthaste::log::{Append, Durability, Log, LogOptions};
+use posthaste::mail::{Class, Envelope, Recipient, Stream, header};
+use posthaste::signing::Signer;
+use posthaste::signing::keygen::{self, KeyAlgorithm};
+use posthaste::telemetry::Metrics;
+use posthaste::{delivery, queue, spool, submission};
+use rustix::time::{ClockId, clock_gettime};
+use smallvec::smallvec;
+
+/// How long each step is repeated.
+const BUDGET: Duration = Duration::from_millis(300);
+
+/// Rounds in that time; the fastest is told, since whatever disturbs one only makes it slower.
+const ROUNDS: u32 = 10;
+
+fn main() {
+    // Cargo passes an option of its own; the first plain word picks steps by name.
+    let picked = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let bench = Bench { picked };
+    let content = content();
+    let wire = [&content[..], b".\r\n"].concat();
+    let size = content.len();
+
+    bench.run("header: walk 12 fields", 12, || {
+        header::fields(&content[..header::section_len(&content)]).map(|field| field.value.len()).sum::<usize>()
+    });
+    bench.run("content: 10 KB through DATA", size, || submission::probe::receive(&wire));
+    bench.run("stuffing: 10 KB for DATA", size, || delivery::probe::stuff(b"", &content));
+    let replies = b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 ok: queued as 12345678\r\n";
+    bench.run("replies: 4 of a transaction", 4, || delivery::probe::read_replies(replies));
+    sign(&bench, &content);
+    append(&bench, &content);
+    bench.run("scheduler: add, pick, end 1000", 1000, || queue::probe::pass_through(1000));
+    let envelope = envelope();
+    let encoded = spool::probe::encode(&envelope);
+    bench.run("envelope: encode", encoded.len(), || spool::probe::encode(&envelope));
+    bench.run("envelope: decode", encoded.len(), || spool::probe::decode(&encoded));
+}
+
+/// A message of 10 KB with an ordinary header.
+fn content() -> Vec<u8> {
+    let mut content = String::from(
+        "Received: from app.us.example ([192.0.2.7])\r\n\tby mta1.us.example (posthaste) with ESMTPS id 0K3V9Z8Q2M1XA\r\n\
+         \tfor <bob@them.example>; Sun, 22 Nov 2026 12:00:00 +0000\r\nDate: Sun, 22 Nov 2026 12:00:00 +0000\r\n\
+         From: Ann Lee <ann@us.example>\r\nTo: Bob <bob@them.example>\r\nReply-To: ann@us.example\r\n\
+         Subject: Your order has been\r\n sent\r\nMessage-ID: <0K3V9Z8Q2M1XA@us.example>\r\nMIME-Version: 1.0\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\
+         List-Unsubscribe: <https://us.example/u/1>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\r\n",
+    );
+    while content.len() < 10_240 {
+        content.push_str("It left our warehouse this morning, and will be with you in two or three days.\r\n");
+    }
+    content.into_bytes()
+}
+
+fn envelope() -> Envelope {
+    let now = Timestamp(1_795_348_800_000);
+    Envelope {
+        reverse_path: "bounces+0K3V9Z8Q2M1XA@us.example".parse().expect("an address"),
+        recipients: vec![Recipient::new("bob@them.example".parse().expect("an address"))],
+        stream: Stream { tenant: "shop".into(), class: Class::Transactional, campaign: "orders".into() },
+        accepted_at: now,
+        not_before: now,
+        expires_at: now.after(Duration::from_secs(345_600)),
+        smtputf8: false,
+        eight_bit: false,
+        ret: None,
+        envid: None,
+        tags: vec!["order".into()],
+    }
+}
+
+/// DKIM, by key.
+fn sign(bench: &Bench, content: &[u8]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (algorithm, name) in
+        [(KeyAlgorithm::Rsa, "dkim: RSA-2048, 10 KB"), (KeyAlgorithm::Ed25519, "dkim: Ed25519, 10 KB")]
+    {
+        let key_file = folder.path().join(format!("{algorithm:?}.pem"));
+        let key = keygen::generate(algorithm).expect("a key");
+        keygen::write_private(&key_file, &key.private_pem).expect("written");
+        let domain = "us.example".parse().expect("a domain");
+        let (signer, problems) = Signer::load(&[DkimConfig { domain, selector: "s1".into(), key_file }]);
+        assert!(problems.is_empty(), "{problems:?}");
+        bench.run(name, 1, || signer.sign(content, Timestamp(1_795_348_800_000)).expect("signed").len());
+    }
+}
+
+/// 64 records of 10 KB, from the first append to the last `done`. In memory, so without what a disk takes; the time of the
+/// log's own thread is not in it, but waiting for it shows as wall time.
+fn append(bench: &Bench, content: &[u8]) {
+    const BATCH: usize = 64;
+    let options = LogOptions { segment_size: 1 << 20, recycle_max: 8, ..LogOptions::new("log") };
+    let files = Arc::new(MemoryFiles::default());
+    let opened = Log::open(options, files, Arc::new(Metrics::new()), &mut |_| {});
+    let (log, _) = opened.expect("memory does not fail");
+    let body = Bytes::copy_from_slice(content);
+    let (done, all_done) = mpsc::channel();
+    bench.run("log: append 64 records of 10 KB", BATCH, || {
+        for id in 0..BATCH as u64 {
+            let done = done.clone();
+            log.append([Append {
+                kind: 1,
+                id,
+                head: vec![0; 120],
+                body: smallvec![body.clone()],
+                durability: Durability::Synced,
+                done: Some(Box::new(move |result| done.send(result.is_ok()).expect("somebody waits"))),
+            }]);
+        }
+        let written = all_done.iter().take(BATCH).filter(|ok| *ok).count();
+        assert_eq!(written, BATCH);
+        // Nothing is live, so all of it but the open segment is used again.
+        log.reclaim();
+        written
+    });
+}
+
+/// Runs steps and prints what they took.
+struct Bench {
+    picked: String,
+}
+
+impl Bench {
+    /// Repeats `step`, which does `units` of something.
+    fn run<T>(&self, name: &str, units: usize, mut step: impl FnMut() -> T) {
+        if !name.contains(&self.picked) {
+            return;
+        }
+        let mut repeats = 1u32;
+        let mut took = measure(repeats, &mut step);
+        while took.wall < BUDGET / ROUNDS && repeats < 1 << 24 {
+            repeats *= 2;
+            took = measure(repeats, &mut step);
+        }
+        let rounds: Vec<Took> = (1..ROUNDS).map(|_| measure(repeats, &mut step)).chain([took]).collect();
+        let best = |time: fn(&Took) -> Duration| rounds.iter().map(time).min().unwrap_or_default() / repeats;
+        let (cpu, wall) = (best(|took| took.cpu), best(|took| took.wall));
+        let per_unit = cpu.as_nanos() as f64 / units as f64;
+        println!("{name:34} {cpu:>12.1?} CPU {wall:>12.1?} wall {per_unit:>12.2} ns CPU a unit ({units})");
+    }
+}
+
+struct Took {
+    cpu: Duration,
+    wall: Duration,
+}
+
+fn measure<T>(repeats: u32, step: &mut impl FnMut() -> T) -> Took {
+    let (cpu, wall) = (now(ClockId::ThreadCPUTime), now(ClockId::Monotonic));
+    for _ in 0..repeats {
+        black_box(step());
+    }
+    Took { cpu: now(ClockId::ThreadCPUTime) - cpu, wall: now(ClockId::Monotonic) - wall }
+}
+
+fn now(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

@@ -1,0 +1,5 @@
+//! The text of the configuration file: `src/config/probe.rs` or below says what is checked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| posthaste::probe::target("config")(octets));

@@ -1,0 +1,5 @@
+//! Content behind DATA and BDAT: `src/submission/probe.rs` or below says what is checked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| posthaste::probe::target("content")(octets));

@@ -1,0 +1,5 @@
+//! The head of a MESSAGE record: `src/spool/probe.rs` or below says what is checked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| posthaste::probe::target("envelope")(octets));

@@ -1,0 +1,5 @@
+//! What may happen to the queue: `src/queue/probe.rs` or below says what is checked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| posthaste::probe::target("schedule")(octets));

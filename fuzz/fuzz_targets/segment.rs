@@ -1,0 +1,5 @@
+//! A damaged segment of the log: `src/log/probe.rs` or below says what is checked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| posthaste::probe::target("segment")(octets));

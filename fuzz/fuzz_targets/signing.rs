@@ -1,0 +1,5 @@
+//! A message to be signed: `src/signing/probe.rs` or below says what is checked.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| posthaste::probe::target("signing")(octets));

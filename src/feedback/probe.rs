@@ -1,0 +1,86 @@
+//! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
+
+use super::{Fate, ReportedRecipient, delivery_report};
+use crate::clock::Timestamp;
+use crate::mail::{
+    Blame, EnhancedCode, Envelope, Failure, MessageId, Notify, Origin, Recipient, Reply, Ret, Stream, header,
+};
+
+const NOW: Timestamp = Timestamp(1_795_348_800_000);
+
+/// A report about foreign texts. The input is lines: sender, recipients (a space between each), ENVID, ORCPT, the host,
+/// the reply; behind an empty line the message. The report is a message with lines that SMTP carries, its header is made
+/// of fields, and there is one group per recipient for machines.
+pub fn report(octets: &[u8]) {
+    let text = String::from_utf8_lossy(octets);
+    let (facts, message) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let mut facts = facts.split('\n');
+    let mut next = || facts.next().unwrap_or_default();
+    let Ok(reverse_path) = next().parse() else { return };
+    let addresses: Vec<_> = next().split(' ').filter_map(|one| one.parse().ok()).take(50).collect();
+    let (envid, orcpt, mx) = (printable(next()), printable(next()), printable(next()));
+    let recipients: Vec<Recipient> = addresses
+        .into_iter()
+        .enumerate()
+        .map(|(place, address)| Recipient {
+            orcpt: (place == 0 && !orcpt.is_empty()).then(|| orcpt.clone().into()),
+            notify: (place == 1).then_some(Notify { failure: true, ..Notify::default() }),
+            address,
+        })
+        .collect();
+    if recipients.is_empty() {
+        return;
+    }
+    let reply = Reply { code: 550, enhanced: Some(EnhancedCode(5, 1, 1)), text: next().replace('\t', "\n").into() };
+    let failure = Failure { blame: Blame::Recipient, origin: Origin::Remote { command: "RCPT" }, reply };
+    // As the door leaves it: lines end in CRLF, no NUL.
+    let content: String = message.split('\n').map(|line| line.replace(['\r', '\0'], "") + "\r\n").collect();
+    let original = Envelope {
+        reverse_path,
+        recipients,
+        stream: Stream::default(),
+        accepted_at: NOW,
+        not_before: NOW,
+        expires_at: NOW,
+        smtputf8: true,
+        eight_bit: !content.is_ascii(),
+        ret: octets.len().is_multiple_of(2).then_some(Ret::Full),
+        envid: (!envid.is_empty()).then(|| envid.clone().into()),
+        tags: Vec::new(),
+    };
+    let failed: Vec<_> = original
+        .recipients
+        .iter()
+        .map(|recipient| ReportedRecipient {
+            recipient,
+            failure: &failure,
+            mx: (!mx.is_empty()).then_some(mx.as_str()),
+            last_attempt: NOW,
+            fate: if content.len() & 1 == 0 { Fate::Failed } else { Fate::Expired },
+        })
+        .collect();
+    let hostname = "mta1.us.example".parse().expect("a host name");
+    let made = delivery_report(&original, MessageId(7), content.as_bytes(), &failed, &hostname, MessageId(8), NOW);
+    match made {
+        None => assert!(original.reverse_path.address().is_none(), "somebody wants the report"),
+        Some((envelope, report)) => check(&envelope, &report, failed.len()),
+    }
+}
+
+/// What the door lets stand in parameters: printable ASCII without a space.
+fn printable(text: &str) -> String {
+    text.chars().filter(char::is_ascii_graphic).take(100).collect()
+}
+
+fn check(envelope: &Envelope, report: &[u8], recipients: usize) {
+    assert!(report.ends_with(b"\r\n"));
+    for line in report.split_inclusive(|b| *b == b'\n') {
+        let text = line.strip_suffix(b"\r\n").expect("lines end in CRLF");
+        assert!(text.len() <= 998 && !text.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "{}", text.escape_ascii());
+    }
+    let section = &report[..header::section_len(report)];
+    assert_eq!(header::fields(section).last().map(|field| field.end), Some(section.len()), "a line is no field");
+    assert_eq!(envelope.eight_bit, !report.is_ascii());
+    let groups = memchr::memmem::find_iter(report, b"\r\nFinal-Recipient: ").count();
+    assert!(groups >= recipients, "{groups} groups for {recipients} recipients");
+}
