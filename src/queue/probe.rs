@@ -269,7 +269,7 @@ impl<'a> World<'a> {
     fn connect(&mut self, which: usize) {
         let site = self.connecting.swap_remove(which % self.connecting.len());
         if self.draw() & 3 == 0 {
-            self.scheduler.unreachable(self.now, site, &failure(), &mut self.actions);
+            self.scheduler.unreachable(self.now, site, false, &failure(), &mut self.actions);
             self.scheduler.session_ended(self.now, site, true, &mut self.actions);
         } else {
             self.scheduler.connected(self.now, site, &mut self.actions);
