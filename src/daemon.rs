@@ -26,6 +26,9 @@ use crate::telemetry::Metrics;
 /// How often dead disk space is looked for.
 const RECLAIM_EVERY: Duration = Duration::from_secs(1);
 
+/// Segments emptied before the next look, so that a disk that refuses copies is not asked without pause.
+const ROUNDS_MAX: usize = 64;
+
 /// The running daemon.
 pub struct Daemon {
     submission: Submission,
@@ -148,12 +151,13 @@ async fn surfaces(
 ) -> anyhow::Result<(Admin, Submission)> {
     let smtp = &config.submission.smtp;
     let tls = tls(smtp)?;
-    let admin = Admin::start(config.admin.listen, Arc::clone(queue), Arc::clone(metrics)).await?;
     let door = Arc::new(Arc::clone(queue));
-    match Submission::start(smtp.clone(), hostname.clone(), tls, door, Arc::clone(metrics), clock) {
-        Ok(submission) => Ok((admin, submission)),
+    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, door, Arc::clone(metrics), clock)?;
+    // After the door, so that /readyz says yes only when it is open.
+    match Admin::start(config.admin.listen, Arc::clone(queue), Arc::clone(metrics)).await {
+        Ok(admin) => Ok((admin, submission)),
         Err(error) => {
-            admin.close().await;
+            submission.close(Duration::ZERO).await;
             Err(error.into())
         }
     }
@@ -225,11 +229,11 @@ async fn housekeep(spool: Arc<Spool>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let spool = Arc::clone(&spool);
             match tokio::task::spawn_blocking(move || spool.reclaim()).await {
-                Ok(Ok((freed, true))) if freed > 0 => {}
-                Ok(Ok(_)) => break,
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => break,
                 Ok(Err(error)) => {
                     tracing::error!(error = %error, "disk space of the spool could not be reclaimed");
                     break;

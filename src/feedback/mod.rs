@@ -1,9 +1,9 @@
 //! Learn: what outcomes mean for the sender.
 //!
-//! So far one thing: when recipients have failed or expired, [`delivery_report`] makes the message that says so
-//! (RFC 3464), and the queue sends it like any other. Pure: no clock, no network, no disk. The steps:
+//! So far one thing: when recipients have failed or expired, or were handed to where reports end, [`delivery_report`]
+//! makes the message that says so (RFC 3464), and the queue sends it like any other. Pure: no clock, no network, no disk. The steps:
 //!
-//! 1. Nobody is told of a failed report (a null reverse path), nor of a recipient whose NOTIFY excludes failures.
+//! 1. Nobody is told of a failed report (a null reverse path), nor of what a recipient's NOTIFY excludes.
 //! 2. Words for people: which recipient, why, what the receiver said, what can be done (`words.rs`).
 //! 3. The same for machines, as `message/delivery-status` (`status.rs`).
 //! 4. The headers of the message, or all of it when RET asks for that and it is small.

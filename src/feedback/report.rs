@@ -19,18 +19,18 @@ const RETURN_MAX: usize = 64 << 10;
 /// RFC 5322 §2.1.1.
 const LINE_MAX: usize = 998;
 
-/// One recipient that was not reached, as a report tells it.
+/// One recipient, as a report tells of it.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportedRecipient<'a> {
     /// Who.
     pub recipient: &'a Recipient,
-    /// The last thing said about it.
+    /// The last thing said about it; for a relayed one the receiver's yes.
     pub failure: &'a Failure,
     /// The host that said it, if one did.
     pub mx: Option<&'a str>,
     /// When; `Timestamp(0)` if it was never attempted.
     pub last_attempt: Timestamp,
-    /// Why there will be no further attempt.
+    /// Why there will be no further attempt. The same for all recipients of a report, or all of them not reached.
     pub fate: Fate,
 }
 
@@ -41,43 +41,56 @@ pub enum Fate {
     Failed,
     /// Its time ran out.
     Expired,
+    /// Handed to a receiver that sends no reports itself (RFC 3461 §5.2.2).
+    Relayed,
 }
 
-/// The report about recipients of one message that were not reached (RFC 3464), ready to be queued under `report_id`; to
-/// the envelope sender, from nobody.
+impl ReportedRecipient<'_> {
+    /// Whether the sender asked to hear of this (RFC 3461 §4.1).
+    fn is_wanted(&self) -> bool {
+        match self.fate {
+            Fate::Failed | Fate::Expired => self.recipient.notify_failure(),
+            Fate::Relayed => self.recipient.notify.is_some_and(|notify| notify.success),
+        }
+    }
+}
+
+/// The report about recipients of one message that were not reached, or were relayed to where reports end (RFC 3464),
+/// ready to be queued under `report_id`; to the envelope sender, from nobody.
 ///
 /// `None` if nobody wants it: the message was a report itself (a null reverse path, RFC 5321 §6.1), or NOTIFY excludes
-/// failures for every recipient in `failed` (RFC 3461 §4.1). `content` is the message as accepted; what of it goes back
+/// this for every recipient in `reported` (RFC 3461 §4.1). `content` is the message as accepted; what of it goes back
 /// follows RET: the headers if it says nothing.
 pub fn delivery_report(
     original: &Envelope,
     id: MessageId,
     content: &[u8],
-    failed: &[ReportedRecipient<'_>],
+    reported: &[ReportedRecipient<'_>],
     hostname: &Domain,
     report_id: MessageId,
     now: Timestamp,
 ) -> Option<(Envelope, Vec<u8>)> {
     let sender = original.reverse_path.address()?;
-    let failed: Vec<&ReportedRecipient<'_>> = failed.iter().filter(|one| one.recipient.notify_failure()).collect();
-    if failed.is_empty() {
-        return None;
-    }
+    let reported: Vec<&ReportedRecipient<'_>> = reported.iter().filter(|one| one.is_wanted()).collect();
+    let subject = match reported.first()?.fate {
+        Fate::Failed | Fate::Expired => "Your message could not be delivered",
+        Fate::Relayed => "Your message was handed on",
+    };
     let returned = Returned::of(original, content);
     let mut out = String::with_capacity(4096);
     field::push(&mut out, "Date", &now.rfc5322());
     field::push(&mut out, "From", &format!("Mail Delivery System <MAILER-DAEMON@{hostname}>"));
     // An address holds no control character, and is raw UTF-8 where it must be (RFC 6532 §3.2).
     out.push_str(&format!("To: <{sender}>\r\n"));
-    field::push(&mut out, "Subject", "Your message could not be delivered");
+    field::push(&mut out, "Subject", subject);
     field::push(&mut out, "Message-ID", &format!("<{report_id}@{hostname}>"));
     if let Some(original_id) = message_id(content) {
         field::push(&mut out, "References", &original_id);
     }
     field::push(&mut out, "Auto-Submitted", "auto-replied");
     field::push(&mut out, "MIME-Version", "1.0");
-    let words = words::for_people(original, id, &failed, hostname, returned.words());
-    let status = status::delivery_status(original, id, &failed, hostname);
+    let words = words::for_people(original, id, &reported, hostname, returned.words());
+    let status = status::delivery_status(original, id, &reported, hostname);
     let boundary = boundary(report_id, &[content, words.as_bytes(), status.as_bytes()]);
     let eight_bit = !out.is_ascii() || returned.is_eight_bit();
     let parts = vec![

@@ -39,7 +39,11 @@ fn push_recipient(out: &mut String, id: MessageId, reported: &ReportedRecipient<
         false => format!("utf-8; {}", field::to_utf8_xtext(&address)),
     };
     field::push(out, "Final-Recipient", &last);
-    field::push(out, "Action", "failed");
+    let action = match reported.fate {
+        Fate::Failed | Fate::Expired => "failed",
+        Fate::Relayed => "relayed",
+    };
+    field::push(out, "Action", action);
     field::push(out, "Status", &status(reported).to_string());
     let reply = &reported.failure.reply;
     match reported.failure.origin {
@@ -72,7 +76,7 @@ fn original_recipient(orcpt: &str) -> String {
 /// The receiver's word, except that giving up is ours: 4.4.7, delivery time expired (RFC 3463 §3.5).
 fn status(reported: &ReportedRecipient<'_>) -> EnhancedCode {
     match reported.fate {
-        Fate::Failed => reported.failure.reply.enhanced_or_general(),
+        Fate::Failed | Fate::Relayed => reported.failure.reply.enhanced_or_general(),
         Fate::Expired => EnhancedCode(4, 4, 7),
     }
 }

@@ -21,8 +21,11 @@ pub(super) fn for_people(
     paragraph(&mut out, "", &format!("This is the mail system at {hostname}."));
     let whom = if failed.len() == 1 { "this recipient" } else { "these recipients" };
     let date = original.accepted_at.rfc5322();
-    let sorry = format!("Your message of {date} could not be delivered to {whom}, and no more attempts will be made:");
-    paragraph(&mut out, "", &sorry);
+    let news = match failed.first().map(|reported| reported.fate) {
+        Some(Fate::Relayed) => format!("Your message of {date} was handed on for {whom}:"),
+        _ => format!("Your message of {date} could not be delivered to {whom}, and no more attempts will be made:"),
+    };
+    paragraph(&mut out, "", &news);
     for reported in failed {
         let _ = write!(out, "  <{}>\r\n\r\n", reported.recipient.address);
         paragraph(&mut out, "    ", &reason(original, reported));
@@ -49,6 +52,7 @@ fn reason(original: &Envelope, reported: &ReportedRecipient<'_>) -> String {
     };
     match (reported.fate, reported.failure.origin) {
         (Fate::Failed, Origin::Remote { .. }) => format!("{who} refused it for good. It said:"),
+        (Fate::Relayed, _) => format!("{who} took it. It sends no reports itself, so this is the last word. It said:"),
         (Fate::Failed, Origin::Local) => "It cannot be sent there:".to_owned(),
         (Fate::Expired, origin) => {
             let waited = words_for(original.lifetime().as_secs());
@@ -79,6 +83,9 @@ fn words_for(seconds: u64) -> String {
 
 /// What the sender can do, from the status code (RFC 3463 §3).
 fn advice(reported: &ReportedRecipient<'_>) -> &'static str {
+    if reported.fate == Fate::Relayed {
+        return "There is nothing for you to do.";
+    }
     let EnhancedCode(_, subject, detail) = reported.failure.reply.enhanced_or_general();
     match (subject, detail) {
         (1, 2 | 10) => "The domain takes no mail. Check the part of the address behind the @.",

@@ -17,6 +17,7 @@
 //!   need not be retained.
 //! - A copy in T of a record in S: `depend(T, S)`, then release the original. Records that change what they refer to (a state, say) stand
 //!   before the copy, where replay would find nothing to change: the copy brings the newest of them along, in its group.
+//! - From time to time: [`Log::reclaim`]; copy what is live in [`Log::sparse`]; carry forward the deletions of [`Log::pinned`].
 //! - Replay shows dead records too, for as long as their segment stands, but always in the order of appending.
 //!
 //! # What may stand on disk

@@ -162,3 +162,21 @@ fn after_close_nothing_is_taken() {
     log.append([append]);
     assert!(matches!(receiver.recv().unwrap(), Err(LogError::Closed)));
 }
+
+#[test]
+fn what_depends_on_a_vacated_segment_inherits_what_it_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, ..) = open(small(dir.path()));
+    let written = [0, 1, 2, 3].map(|id| write(&log, id, &[7; 40_000]));
+    let [a, b, c, _] = written.map(|l| l.position.segment);
+    // In b stands the copy of a record in a; in c its deletion.
+    log.retain(written[0]);
+    log.depend(b, a);
+    log.depend(c, b);
+    log.vacate(b, &[]);
+    assert_eq!(log.reclaim(), 1);
+    assert!(log.holds_any(a..=b, c) && !log.holds_any(b..=c, c));
+    assert_eq!(log.reclaim(), 0);
+    log.release(written[0]);
+    assert_eq!(log.reclaim(), 2);
+}

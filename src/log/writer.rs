@@ -1,21 +1,20 @@
 //! The one thread that writes.
 
+mod begin;
+
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::batch::{Batch, batch_len, first_group_len, write_all};
+use super::batch::{Batch, batch_len, first_group_len};
 use super::files::LogFile;
 use super::handle::Shared;
 use super::pending::Entry;
 use super::record::Stamp;
 use super::replay::Replay;
-use super::segment::{FIRST, FileName, PAGE, SIZE_MAX, SegmentHeader, page_up, seal_page};
-use super::table::Segment;
+use super::segment::{PAGE, page_up};
 use super::{Done, Health, Location, LogError, Position, SegmentId};
 use crate::clock::{Clock, Instant};
 
@@ -102,11 +101,11 @@ impl Writer {
         loop {
             let tick = self.refusal.as_ref().map(|r| r.next_try.saturating_duration_since(self.clock.instant()));
             let work = self.shared.pending.take(self.shared.options.linger, tick);
-            self.queue.extend(work.entries);
             let due = self.refusal.as_ref().is_some_and(|r| r.next_try <= self.clock.instant());
             if due || work.closing && self.refusal.is_some() {
                 self.heal();
             }
+            self.admit(work.entries);
             self.write_queue();
             for (done, error) in work.refused {
                 call(done, Err(error));
@@ -119,19 +118,15 @@ impl Writer {
 
     /// Writes what is queued; what has no place stays queued, if it is relaxed.
     fn write_queue(&mut self) {
-        loop {
-            if self.refusal.is_some() {
-                self.refuse_synced();
-            }
-            if self.queue.is_empty() {
-                return;
-            }
+        while !self.queue.is_empty() {
             let need = batch_len(first_group_len(&self.queue));
             if self.open.as_ref().is_some_and(|open| need <= open.room()) {
                 self.write_batch();
             } else if self.refusal.is_none() {
                 if let Err(error) = self.begin(need) {
                     self.turn_read_only(&error);
+                    let queue = std::mem::take(&mut self.queue);
+                    self.admit(queue);
                 }
             } else if let Err(error) = self.begin_in_reserve(need) {
                 tracing::debug!(%error, "the reserve cannot be used");
@@ -163,7 +158,9 @@ impl Writer {
             Err(error) => {
                 self.abandon();
                 self.turn_read_only(&error);
+                let rest = std::mem::take(&mut self.queue);
                 self.requeue(batch, &error);
+                self.admit(rest);
             }
         }
     }
@@ -179,27 +176,22 @@ impl Writer {
         }
     }
 
-    /// After a batch that failed: relaxed records go back to the front of the queue, in order; the others are told.
+    /// After a batch that failed: relaxed records go back to the queue, in order; the others are told.
     fn requeue(&mut self, batch: Batch, error: &LogError) {
         let (entries, _, arena) = batch.into_parts();
         self.arena = arena;
         let (synced, relaxed): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.synced);
-        for entry in relaxed.into_iter().rev() {
-            self.queue.push_front(entry);
-        }
+        self.queue.extend(relaxed);
         self.fail(synced, error);
     }
 
-    /// While read-only, nobody is kept waiting.
-    fn refuse_synced(&mut self) {
-        let Some(refusal) = &self.refusal else { return };
+    /// Queues what comes; while read-only, nobody is kept waiting.
+    fn admit(&mut self, entries: VecDeque<Entry>) {
+        let Some(refusal) = &self.refusal else { return self.queue.extend(entries) };
         let error = refusal.error.clone();
-        if self.queue.iter().any(|e| e.synced) {
-            let queue = std::mem::take(&mut self.queue);
-            let (synced, relaxed): (VecDeque<Entry>, VecDeque<Entry>) = queue.into_iter().partition(|e| e.synced);
-            self.queue = relaxed;
-            self.fail(synced, &error);
-        }
+        let (synced, relaxed): (VecDeque<Entry>, VecDeque<Entry>) = entries.into_iter().partition(|e| e.synced);
+        self.queue.extend(relaxed);
+        self.fail(synced, &error);
     }
 
     fn fail(&self, entries: impl IntoIterator<Item = Entry>, error: &LogError) {
@@ -260,172 +252,6 @@ impl Writer {
                 }
             }
         }
-    }
-
-    /// Begins a segment with room for a batch of `need` octets.
-    fn begin(&mut self, need: u64) -> Result<(), LogError> {
-        let standard = self.shared.options.segment_size;
-        let size = standard.max(page_up(FIRST + need + PAGE));
-        if size > SIZE_MAX {
-            return Err(LogError::TooLarge { len: need });
-        }
-        let recyclable = size == standard && !self.shared.table().pool.is_empty();
-        self.check_space(if recyclable { 0 } else { size })?;
-        let recycled = if size == standard { self.shared.table().pool.pop() } else { None };
-        self.generation += 1;
-        let path = FileName::Segment(self.generation).in_dir(&self.shared.options.dir);
-        let files = &self.shared.files;
-        let file = match recycled {
-            Some(free) => {
-                let free = FileName::Free(free).in_dir(&self.shared.options.dir);
-                files.rename(&free, &path).and_then(|()| files.open(&path, true))
-            }
-            None => files.create(&path, size),
-        };
-        self.install(file, path, size)
-    }
-
-    /// As [`Writer::begin`], in the space set aside. Fails if there is none left.
-    fn begin_in_reserve(&mut self, need: u64) -> Result<(), LogError> {
-        let size = self.reserve_size();
-        let options = &self.shared.options;
-        let reserve = FileName::Reserve.in_dir(&options.dir);
-        if !self.has_reserve || FIRST + need + PAGE > size {
-            return Err(LogError::io("use", &reserve)(io::ErrorKind::NotFound.into()));
-        }
-        self.has_reserve = false;
-        self.generation += 1;
-        let path = FileName::Segment(self.generation).in_dir(&options.dir);
-        let files = &self.shared.files;
-        let file = files.rename(&reserve, &path).and_then(|()| files.open(&path, true));
-        let file =
-            file.and_then(|file| if file.len()? == size { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) });
-        self.install(file, path, size)
-    }
-
-    /// Makes a new file the open segment: first its name and header, synced; then the seal of the one before it.
-    fn install(&mut self, file: io::Result<Arc<dyn LogFile>>, path: PathBuf, size: u64) -> Result<(), LogError> {
-        let stamp = Stamp { generation: self.generation, salt: self.rng.random() };
-        let prior = self.open.as_ref().map(Open::position).or(self.prior);
-        let page = SegmentHeader { stamp, size, prior }.encode();
-        let ready = file.and_then(|file| {
-            write_all(&*file, &mut [IoSlice::new(&page)], 0)?;
-            file.sync_data()?;
-            self.shared.files.sync_dir(&self.shared.options.dir)?;
-            Ok(file)
-        });
-        let file = ready.map_err(|e| {
-            // Best effort: no record is in it, and the next start would clear it away.
-            let _ = self.shared.files.remove(&path);
-            LogError::io("begin", &path)(e)
-        })?;
-        if let Some(open) = self.open.take() {
-            let sealed = self.seal(&open);
-            self.end_segment(&open, sealed);
-        }
-        let id = SegmentId(stamp.generation);
-        let segment = Segment {
-            file: file.clone(),
-            stamp,
-            size,
-            end: FIRST,
-            live: 0,
-            ended: false,
-            freeing: false,
-            waits_for: Default::default(),
-            names_end_of: self.prior.filter(|_| !self.prior_sealed).map(|prior| prior.segment),
-        };
-        self.shared.table().begun(id, segment);
-        self.open = Some(Open { file, path, stamp, size, offset: FIRST, end: FIRST });
-        self.shared.publish_bytes();
-        Ok(())
-    }
-
-    /// Says in the segment itself where it ends. Without that it still does, by the header of the next one.
-    fn seal(&self, open: &Open) -> bool {
-        let page = seal_page(open.stamp, open.end);
-        let sealed =
-            write_all(&*open.file, &mut [IoSlice::new(&page)], open.size - PAGE).and_then(|()| open.file.sync_data());
-        if let Err(error) = &sealed {
-            tracing::warn!(%error, path = %open.path.display(), "a full segment cannot be sealed");
-        }
-        sealed.is_ok()
-    }
-
-    fn reserve_size(&self) -> u64 {
-        self.shared.options.segment_size.min(RESERVE_MAX)
-    }
-
-    fn ensure_reserve(&mut self) -> Result<(), LogError> {
-        if self.has_reserve {
-            return Ok(());
-        }
-        let size = self.reserve_size();
-        self.check_space(size)?;
-        let path = FileName::Reserve.in_dir(&self.shared.options.dir);
-        let files = &self.shared.files;
-        let created = files.create(&path, size).and_then(|file| {
-            file.sync_data()?;
-            files.sync_dir(&self.shared.options.dir)
-        });
-        created.map_err(|e| {
-            let _ = files.remove(&path);
-            LogError::io("create", &path)(e)
-        })?;
-        self.has_reserve = true;
-        Ok(())
-    }
-
-    /// Whether `disk_free_min` stays free when `size` octets are taken; the pool is given up for that.
-    fn check_space(&self, size: u64) -> Result<(), LogError> {
-        let options = &self.shared.options;
-        let keep = options.disk_free_min;
-        let free =
-            || self.shared.files.free_space(&options.dir).map_err(LogError::io("look at the space of", &options.dir));
-        if free()? >= keep.saturating_add(size) {
-            return Ok(());
-        }
-        let pool = std::mem::take(&mut self.shared.table().pool);
-        let had_pool = !pool.is_empty();
-        for generation in pool {
-            let _ = self.shared.files.remove(&FileName::Free(generation).in_dir(&options.dir));
-        }
-        let free = free()?;
-        // Without the pool a new segment takes space, whatever the caller had in mind.
-        let wanted = if had_pool { size.max(options.segment_size) } else { size };
-        if free >= keep.saturating_add(wanted) { Ok(()) } else { Err(LogError::Full { free, wanted, keep }) }
-    }
-
-    /// Brings pool and reserve into shape, and clears segments in which nothing was ever written.
-    fn tidy(&mut self, residue: &[u32]) -> Result<(), LogError> {
-        let shared = self.shared.clone();
-        let dir = &shared.options.dir;
-        let remove = |path: PathBuf| shared.files.remove(&path).map_err(LogError::io("remove", &path));
-        for generation in residue {
-            remove(FileName::Segment(*generation).in_dir(dir))?;
-        }
-        let mut pool = std::mem::take(&mut shared.table().pool);
-        let mut kept = Vec::new();
-        for generation in pool.drain(..) {
-            let path = FileName::Free(generation).in_dir(dir);
-            let len = shared.files.open(&path, false).and_then(|file| file.len());
-            let fits = len.is_ok_and(|len| len == shared.options.segment_size);
-            if fits && kept.len() < shared.options.recycle_max {
-                kept.push(generation);
-            } else {
-                remove(path)?;
-            }
-        }
-        shared.table().pool = kept;
-        if self.has_reserve {
-            let path = FileName::Reserve.in_dir(dir);
-            let len = shared.files.open(&path, false).and_then(|file| file.len());
-            if len.is_ok_and(|len| len != self.reserve_size()) {
-                remove(path)?;
-                self.has_reserve = false;
-            }
-        }
-        Ok(())
     }
 
     /// The log is closed: nothing is left behind, or it is said.

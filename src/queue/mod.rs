@@ -1,9 +1,9 @@
 //! Wait, and conduct: from accepted to finished, for every recipient.
 //!
-//! A message becomes one [`Item`](scheduler::Item) per receiving host. An item sleeps on the timer wheel until it is due,
+//! A message becomes one item per receiving host. An item sleeps on the timer wheel until it is due,
 //! is routed to its site (one look-up per host at a time), stands there in its stream's line, is pulled by a session,
 //! and comes back with one outcome per recipient: finished, asleep until the next attempt, or back in front of the line
-//! because the connection broke. All of that is [`scheduler`], pure and under one lock; this module carries out what it
+//! because the connection broke. All of that is `scheduler.rs`, pure and under one lock; this module carries out what it
 //! asks for and owns the tasks.
 //!
 //! | file | step |
@@ -128,8 +128,12 @@ impl Queue {
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
         let limits = limits(&parts.delivery);
+        // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
-        self.with_actions(|scheduler, now, actions| scheduler.set_limits(now, limits, actions));
+        self.with_actions(|scheduler, now, actions| {
+            scheduler.forget_routes();
+            scheduler.set_limits(now, limits, actions);
+        });
     }
 
     /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`. Look-ups and

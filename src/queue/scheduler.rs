@@ -652,6 +652,15 @@ impl Scheduler {
         recipients
     }
 
+    /// Every host is looked up again before its next mail goes out: the configuration changed, or an operator wants it.
+    pub(super) fn forget_routes(&mut self) {
+        for host in self.hosts.iter_mut().flatten() {
+            if !matches!(host.route, HostRoute::Resolving(_)) {
+                host.route = HostRoute::Unknown;
+            }
+        }
+    }
+
     /// Opens every site that was closed, for an operator's retry.
     pub(super) fn reopen_sites(&mut self) {
         self.sites.iter_mut().for_each(|site| site.health = Health::Open { failures: 0 });

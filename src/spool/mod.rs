@@ -22,8 +22,10 @@ mod message;
 mod reclaim;
 mod replay;
 mod state;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -41,6 +43,7 @@ pub use codec::CodecError;
 use codec::{Reader, Writer};
 pub use message::Message;
 pub use replay::{Opened, Restored};
+use state::Grave;
 pub use state::{Change, End, RecipientState};
 
 const MESSAGE: u8 = 1;
@@ -98,6 +101,8 @@ pub struct Spool {
 struct State {
     index: HashMap<MessageId, Entry>,
     cache: Cache,
+    /// Messages of which a copy is queued.
+    moving: HashSet<MessageId>,
     /// Copies of messages that finished while they were being copied: their tombstone must outlive the copy.
     ghosts: HashMap<MessageId, SegmentId>,
 }
@@ -105,6 +110,8 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     location: Location,
+    /// Segment of the first copy of its `MESSAGE` record that may still be there.
+    oldest: SegmentId,
     /// One recipient only, so that a new state replaces the old ones.
     single: bool,
     later: Option<Box<Later>>,
@@ -144,10 +151,12 @@ impl Spool {
         let (log, report) = opened.map_err(Arc::new)?;
         let (index, last) = replay.finish(&log, restore);
         let opened = Opened { messages: index.len(), log: report };
+        // Nothing is reclaimed before its events are known to be in the event log.
+        log.set_reclaim_floor(exported.map_or(SegmentId(0), |exported| exported.segment));
         let cache = Cache::new(config.cache_size.bytes());
         let ids = MessageIds::after(last);
         ids.next(clock.timestamp());
-        let state = Mutex::new(State { index, cache, ghosts: HashMap::new() });
+        let state = Mutex::new(State { index, cache, moving: HashSet::new(), ghosts: HashMap::new() });
         Ok((Arc::new(Spool { log, state, ids, export }), opened))
     }
 
@@ -191,10 +200,15 @@ impl Spool {
         let mut state = self.lock();
         state.cache.remove(update.id);
         let ended = if update.finished { state.index.remove(&update.id) } else { None };
+        let grave = ended.as_ref().map(|entry| Grave {
+            oldest: entry.oldest,
+            newest: Some(entry.location.position.segment).filter(|_| !state.moving.contains(&update.id)),
+        });
         if let Some(signature) = update.signature.filter(|_| !update.finished) {
             group.push(self.signature_record(update.id, signature));
         }
-        group.push(self.state_record(update.id, &update.changes, update.finished, update.events, ended));
+        let head = state::write(&update.changes, grave, &update.events);
+        group.push(self.state_record(update.id, head, update.finished, update.events, ended));
         self.log.append(group);
     }
 
@@ -293,7 +307,7 @@ impl Spool {
         self.log.retain(location);
         let mut state = self.lock();
         let single = message.envelope.recipients.len() == 1;
-        state.index.insert(message.id, Entry { location, single, later: None });
+        state.index.insert(message.id, Entry { location, oldest: location.position.segment, single, later: None });
         state.cache.insert(message);
     }
 
@@ -314,13 +328,12 @@ impl Spool {
     fn state_record(
         self: &Arc<Self>,
         id: MessageId,
-        changes: &[Change],
+        head: Vec<u8>,
         finished: bool,
         events: Bytes,
         ended: Option<Entry>,
     ) -> Append {
         let spool = Arc::clone(self);
-        let head = state::write(changes, finished, &events);
         let done = move |result: Result<Location, LogError>| {
             let Ok(location) = result else { return };
             match ended {

@@ -33,6 +33,8 @@ pub struct Opened {
 /// the later one has not been reached yet.
 #[derive(Debug, Default)]
 struct Found {
+    /// Segment of the first copy.
+    oldest: Option<SegmentId>,
     message: Option<(Location, Envelope)>,
     changes: HashMap<u32, RecipientState>,
     states: Vec<Location>,
@@ -75,19 +77,20 @@ impl Replay {
     fn message(&mut self, id: MessageId, location: Location, head: &[u8]) -> bool {
         let Ok(envelope) = codec::read_envelope(&mut Reader(head)) else { return false };
         let found = self.found.entry(id).or_default();
-        if let Some((older, _)) = found.message.replace((location, envelope)) {
-            self.depends.push((location.position.segment, older.position.segment));
+        match found.message.replace((location, envelope)) {
+            Some((older, _)) => self.depends.push((location.position.segment, older.position.segment)),
+            None => found.oldest = Some(location.position.segment),
         }
         true
     }
 
     fn state(&mut self, id: MessageId, record: &Replayed<'_>) -> bool {
         let position = record.location.position;
-        let Ok(StateRecord { finished, changes, events }) = state::read(record.head) else { return false };
+        let Ok(StateRecord { grave, changes, events }) = state::read(record.head) else { return false };
         if self.exported.is_none_or(|exported| position > exported) && !events.is_empty() {
             (self.export)(position, Bytes::copy_from_slice(events));
         }
-        if finished {
+        if grave.is_some() {
             if let Some((location, _)) = self.found.remove(&id).and_then(|found| found.message) {
                 self.depends.push((position.segment, location.position.segment));
             }
@@ -113,7 +116,9 @@ impl Replay {
             found.states.iter().chain(&found.signature).for_each(|location| log.retain(*location));
             let later = (!found.states.is_empty() || found.signature.is_some())
                 .then(|| Box::new(Later { states: found.states, signature: found.signature }));
-            index.insert(id, Entry { location, single: envelope.recipients.len() == 1, later });
+            let single = envelope.recipients.len() == 1;
+            let oldest = found.oldest.unwrap_or(location.position.segment);
+            index.insert(id, Entry { location, oldest, single, later });
             let changes = found.changes.into_iter().map(|(recipient, state)| Change { recipient, state }).collect();
             restore(Restored { id, envelope, changes });
         }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::codec::{CodecError, Reader, Writer, read_failure, write_failure};
 use crate::clock::Timestamp;
+use crate::log::SegmentId;
 use crate::mail::Failure;
 
 /// Where a recipient stands. The one that never had an attempt has no record.
@@ -65,20 +66,33 @@ pub struct Change {
 const VERSION: u8 = 1;
 const WAITING: u8 = 0xff;
 
+/// Where the `MESSAGE` records of a finished message stand: its tombstone is needed for as long as one of those segments
+/// is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grave {
+    pub(super) oldest: SegmentId,
+    /// `None`: a copy was on its way, so it can be as new as the tombstone itself.
+    pub(super) newest: Option<SegmentId>,
+}
+
 /// What a `STATE` record says.
 #[derive(Debug, PartialEq)]
 pub(super) struct StateRecord<'a> {
     /// It is the message's tombstone.
-    pub(super) finished: bool,
+    pub(super) grave: Option<Grave>,
     pub(super) changes: Vec<Change>,
     /// The event lines that tell of the changes.
     pub(super) events: &'a [u8],
 }
 
-pub(super) fn write(changes: &[Change], finished: bool, events: &[u8]) -> Vec<u8> {
+pub(super) fn write(changes: &[Change], grave: Option<Grave>, events: &[u8]) -> Vec<u8> {
     let mut w = Writer(Vec::with_capacity(16 + events.len()));
     w.u8(VERSION);
-    w.u8(finished.into());
+    w.u8(grave.is_some().into());
+    if let Some(grave) = grave {
+        w.number(grave.oldest.0.into());
+        w.number(grave.newest.map_or(0, |newest| newest.0).into());
+    }
     w.number(changes.len() as u64);
     for change in changes {
         w.number(change.recipient.into());
@@ -101,14 +115,24 @@ pub(super) fn read(head: &[u8]) -> Result<StateRecord<'_>, CodecError> {
     if r.u8("version")? != VERSION {
         return Err(CodecError("version"));
     }
-    let finished = r.u8("flags")? != 0;
+    let segment = |r: &mut Reader<'_>| {
+        let number = r.number("grave")?;
+        u32::try_from(number).map(SegmentId).map_err(|_| CodecError("grave"))
+    };
+    let grave = match r.u8("flags")? {
+        0 => None,
+        _ => {
+            let (oldest, newest) = (segment(&mut r)?, segment(&mut r)?);
+            Some(Grave { oldest, newest: Some(newest).filter(|newest| newest.0 > 0) })
+        }
+    };
     let changes = (0..r.number("changes")?).map(|_| read_change(&mut r)).collect::<Result<_, _>>()?;
-    Ok(StateRecord { finished, changes, events: r.bytes("events")? })
+    Ok(StateRecord { grave, changes, events: r.bytes("events")? })
 }
 
 /// The record for copying: the same changes, no events. What cannot be read is copied as it is.
 pub(super) fn without_events(head: &[u8]) -> Vec<u8> {
-    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.finished, b""))
+    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.grave, b""))
 }
 
 fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
@@ -137,8 +161,9 @@ mod tests {
         let waiting = RecipientState::Waiting { attempts: 3, next_attempt: Timestamp(99), failure };
         let mut changes = vec![Change { recipient: 7, state: waiting }];
         changes.extend(End::ALL.iter().map(|end| Change { recipient: 1, state: RecipientState::Ended(*end) }));
-        let head = write(&changes, true, b"{}\n");
-        assert_eq!(read(&head), Ok(StateRecord { finished: true, changes, events: b"{}\n" }));
+        let grave = Some(Grave { oldest: SegmentId(3), newest: None });
+        let head = write(&changes, grave, b"{}\n");
+        assert_eq!(read(&head), Ok(StateRecord { grave, changes, events: b"{}\n" }));
         for len in 0..head.len() {
             assert!(read(&head[..len]).is_err());
         }

@@ -147,6 +147,25 @@ fn nobody_is_told_who_does_not_want_it() {
 }
 
 #[test]
+fn success_is_told_to_who_asked_for_it() {
+    let yes = Failure {
+        blame: Blame::Recipient,
+        origin: Origin::Remote { command: "." },
+        reply: Reply { code: 250, enhanced: Some(EnhancedCode(2, 0, 0)), text: "queued as 77".into() },
+    };
+    let asked =
+        Recipient { notify: Some(Notify { success: true, ..Notify::default() }), ..recipient("b@them.example") };
+    let original = envelope("a@us.example", vec![asked]);
+    let (_, text) = report(&original, &yes, Fate::Relayed, b"Subject: hi\r\n\r\nhello\r\n").unwrap();
+    for part in ["Action: relayed\r\n", "Status: 2.0.0\r\n", "handed on", "for you to do", "queued as 77"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(report(&original, &no_such_user(), Fate::Failed, b"").is_none());
+    let silent = envelope("a@us.example", vec![recipient("b@them.example")]);
+    assert!(report(&silent, &yes, Fate::Relayed, b"").is_none());
+}
+
+#[test]
 fn expiry_names_the_time_and_the_last_word() {
     let original = envelope("ann@us.example", vec![recipient("bob@them.example")]);
     let busy = refusal(451, EnhancedCode(4, 3, 2), "busy");
