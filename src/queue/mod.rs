@@ -51,7 +51,7 @@ use crate::routing::{NoRoute, Router};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
-use scheduler::{Action, Group, HostId, Limits, Newcomer, Scheduler, Verdict};
+use scheduler::{Action, Group, HostId, Limits, Newcomer, Recipients, Scheduler, Verdict};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
 #[allow(missing_debug_implementations, reason = "a resolver has none")]
@@ -267,7 +267,7 @@ fn limits(delivery: &DeliveryConfig) -> Limits {
 }
 
 /// A host, and the places of the recipients there.
-type AtHost<'a> = (&'a AddressHost, SmallVec<[u32; 2]>);
+type AtHost<'a> = (&'a AddressHost, Recipients);
 
 /// Places of the recipients by host, hosts in order of first appearance.
 fn group_by_host<'a>(hosts: impl Iterator<Item = &'a AddressHost>) -> SmallVec<[AtHost<'a>; 1]> {
@@ -282,7 +282,7 @@ fn group_by_host<'a>(hosts: impl Iterator<Item = &'a AddressHost>) -> SmallVec<[
             Some(_) => *places.entry(host).or_insert(fresh),
         };
         if place == fresh {
-            groups.push((host, SmallVec::new()));
+            groups.push((host, Recipients::None));
         }
         groups[place].1.push(recipient as u32);
     }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::scheduler::{Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, Scheduler, SiteId, Verdict};
+use super::scheduler::{
+    Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, Recipients, Scheduler, SiteId, Verdict,
+};
 use crate::clock::Timestamp;
 use crate::config::{DeliveryConfig, DnsConfig, RouteConfig};
 use crate::mail::{AddressHost, Blame, Class, EnhancedCode, Failure, MessageId, Stream};
@@ -83,8 +84,8 @@ pub fn pass_through(messages: usize) -> usize {
             while let Some(batch) = world.scheduler.next_batch(*site, idle) {
                 world.scheduler.landed(&batch.items);
                 for item in batch.items {
-                    world.ended +=
-                        usize::from(world.scheduler.end(item.message, item.recipients[0], true) == Some(true));
+                    let claimed = world.scheduler.end(item.message, item.recipients[0]);
+                    world.ended += usize::from(world.scheduler.recorded(item.message, claimed.into()));
                     world.scheduler.drop_item(&item);
                 }
             }
@@ -168,7 +169,7 @@ impl<'a> World<'a> {
 
     fn accept(&mut self, seed: usize, recipients: usize, delay: u64) {
         let id = MessageId(self.messages.len() as u64 + 1);
-        let mut groups: BTreeMap<AddressHost, SmallVec<[u32; 2]>> = BTreeMap::new();
+        let mut groups: BTreeMap<AddressHost, Recipients> = BTreeMap::new();
         for recipient in 0..recipients {
             let host = &self.hosts[(seed + recipient * (seed >> 2)) % self.hosts.len()];
             groups.entry(host.clone()).or_default().push(recipient as u32);
@@ -185,12 +186,13 @@ impl<'a> World<'a> {
 
     fn end(&mut self, id: MessageId, recipient: u32) {
         let was_open = self.scheduler.is_open(id, recipient);
-        let finished = self.scheduler.end(id, recipient, true);
-        assert_eq!(finished.is_some(), was_open, "{id} {recipient}");
+        let claimed = self.scheduler.end(id, recipient);
+        assert_eq!(claimed, was_open, "{id} {recipient}");
+        let finished = self.scheduler.recorded(id, claimed.into());
         if was_open {
             let ends = &mut self.messages.get_mut(&id).expect("accepted").0;
             assert!(!std::mem::replace(&mut ends[recipient as usize], true), "{id} {recipient} ended twice");
-            assert_eq!(finished, Some(ends.iter().all(|ended| *ended)), "{id} {recipient}");
+            assert_eq!(finished, ends.iter().all(|ended| *ended), "{id} {recipient}");
             self.ended += 1;
         }
     }
@@ -225,7 +227,7 @@ impl<'a> World<'a> {
 
     /// The item's open recipients sleep until the next attempt, or end if there is no time for one.
     fn defer(&mut self, mut item: Item) {
-        item.recipients.retain(|r| self.scheduler.is_open(item.message, *r));
+        item.recipients.retain(|r| self.scheduler.is_open(item.message, r));
         let expires = self.messages[&item.message].1;
         if item.recipients.is_empty() || self.now >= expires {
             return self.end_all(&item);
@@ -306,10 +308,10 @@ impl<'a> World<'a> {
         self.scheduler.landed(&batch.items);
         for item in batch.items {
             let (mut waits, mut ends) = (item.clone(), item.clone());
-            waits.recipients.retain(|r| broken || luck >> (*r % 5 + 3) & 1 == 1);
-            ends.recipients.retain(|r| !waits.recipients.contains(r));
+            waits.recipients.retain(|r| broken || luck >> (r % 5 + 3) & 1 == 1);
+            ends.recipients.retain(|r| !waits.recipients.contains(&r));
             ends.recipients.iter().for_each(|recipient| self.end(item.message, *recipient));
-            waits.recipients.retain(|r| self.scheduler.is_open(item.message, *r));
+            waits.recipients.retain(|r| self.scheduler.is_open(item.message, r));
             if waits.recipients.is_empty() {
                 self.scheduler.drop_item(&item);
             } else if broken && item.spoilt < 2 && self.now < self.messages[&item.message].1 {

@@ -134,13 +134,13 @@ impl ClassQueue {
 
 #[cfg(test)]
 mod tests {
-    use smallvec::smallvec;
 
     use super::*;
     use crate::mail::MessageId;
+    use crate::queue::scheduler::Recipients;
 
     fn item(id: u64) -> Item {
-        Item { message: MessageId(id), host: 0, attempts: 0, spoilt: 0, recipients: smallvec![0] }
+        Item { message: MessageId(id), host: 0, attempts: 0, spoilt: 0, recipients: Recipients::One(0) }
     }
 
     fn next(ready: &mut Ready) -> Option<u64> {

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
-use super::scheduler::{Group, Newcomer};
+use super::scheduler::{Group, Newcomer, Recipients};
 use super::{Queue, at};
 use crate::mail::AddressHost;
 use crate::spool::{ENDED, Restored, RestoredRecipient, Update};
@@ -32,7 +31,7 @@ impl Queue {
                 (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires).max(now + 1));
             let host = recipient.address.host();
             let group = *places.entry((host, attempts, due)).or_insert_with(|| {
-                groups.push(Group { host: host.clone(), attempts, recipients: SmallVec::new(), due });
+                groups.push(Group { host: host.clone(), attempts, recipients: Recipients::None, due });
                 groups.len() - 1
             });
             groups[group].recipients.push(place as u32);

@@ -251,7 +251,7 @@ impl Queue {
             return Ok(false);
         }
         let envelope = &message.envelope;
-        let places = items.iter().flat_map(|item: &Item| &item.recipients);
+        let places = items.iter().flat_map(|item: &Item| item.recipients.iter());
         let recipients: Vec<&Recipient> = places.map(|place| &envelope.recipients[*place as usize]).collect();
         let empty = bytes::Bytes::new();
         let job = Job {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use super::scheduler::{Item, SiteId, Verdict};
 use super::{Parts, Queue, at};
@@ -101,7 +100,7 @@ impl Queue {
             let due = now.after(self.delay(&parts, item.attempts)).min(message.envelope.expires_at);
             let mut waits = item.with_none(item.attempts.saturating_add(1), 0);
             let mut again = item.with_none(item.attempts, item.spoilt + u8::from(attempted.instead.is_some()));
-            for recipient in &item.recipients {
+            for recipient in item.recipients.iter() {
                 let outcome = outcomes.next().cloned().flatten();
                 if !self.lock().is_open(message.id, *recipient) {
                     continue;
@@ -181,7 +180,7 @@ impl Queue {
         for item in &items {
             let next_attempt = now.after(self.delay(&parts, item.attempts));
             let waits = Item { attempts: item.attempts.saturating_add(1), spoilt: 0, ..item.clone() };
-            for recipient in &item.recipients {
+            for recipient in item.recipients.iter() {
                 let attempts = u32::from(waits.attempts);
                 let state = RecipientState::Waiting { attempts, next_attempt, failure: failure.clone() };
                 changes.push(Change { recipient: *recipient, state });
@@ -224,14 +223,16 @@ impl Queue {
     }
 
     fn end_blind(self: &Arc<Queue>, id: MessageId, recipients: &[u32]) {
-        let mut finished = false;
         let mut changes = Vec::new();
         for recipient in recipients {
-            let Some(last) = self.lock().end(id, *recipient, true) else { continue };
-            finished |= last;
+            if !self.lock().end(id, *recipient) {
+                continue;
+            }
             changes.push(Change { recipient: *recipient, state: RecipientState::Ended(End::Expired) });
             self.metrics.recipients.with_label_values(&[End::Expired.as_str()]).inc();
         }
+        let mut scheduler = self.lock();
+        let finished = scheduler.recorded(id, changes.len() as u32);
         let update = Update { id, changes, finished, events: Bytes::new(), signature: None, reports: vec![] };
         self.spool.record(update, |_| {});
     }
@@ -242,18 +243,20 @@ impl Queue {
         settlement.count(&self.metrics);
         let reports = settlement.report(parts, || self.spool.next_id(self.clock.timestamp()));
         let signature = settlement.message.signature.get().filter(|s| !s.is_empty() && settlement.first_deferral);
+        if settlement.changes.is_empty() {
+            return;
+        }
+        let queue = Arc::clone(self);
+        // Counted and queued under one lock, so that the record that says "finished" is the last.
+        let mut scheduler = self.lock();
         let update = Update {
             id,
-            finished: settlement.finished,
+            finished: scheduler.recorded(id, settlement.claimed),
             events: std::mem::take(&mut settlement.events).into(),
             signature: signature.cloned(),
             reports: reports.into_iter().collect(),
             changes: settlement.changes,
         };
-        if update.changes.is_empty() {
-            return;
-        }
-        let queue = Arc::clone(self);
         self.spool.record(update, move |report| queue.admit(&report));
     }
 
@@ -285,13 +288,6 @@ impl Queue {
     }
 }
 
-impl Item {
-    /// The same message and host, no recipients.
-    fn with_none(&self, attempts: u16, spoilt: u8) -> Item {
-        Item { message: self.message, host: self.host, attempts, spoilt, recipients: SmallVec::new() }
-    }
-}
-
 /// Collects what one attempt changes about one message.
 struct Settlement<'a> {
     message: &'a Arc<Message>,
@@ -303,8 +299,8 @@ struct Settlement<'a> {
     /// What happened, at which provider.
     counted: Vec<(Kind, &'static str)>,
     first_deferral: bool,
-    /// The message's last recipient came to its end here.
-    finished: bool,
+    /// Ends that are this settlement's to record.
+    claimed: u32,
 }
 
 impl<'a> Settlement<'a> {
@@ -317,15 +313,15 @@ impl<'a> Settlement<'a> {
             failed: Vec::new(),
             counted: Vec::new(),
             first_deferral: false,
-            finished: false,
+            claimed: 0,
         }
     }
 
     /// Takes the recipient's end. False: another settlement came first, and tells of it.
     fn claim(&mut self, queue: &Queue, recipient: u32) -> bool {
-        let last = queue.lock().end(self.message.id, recipient, true);
-        self.finished |= last == Some(true);
-        last.is_some()
+        let first = queue.lock().end(self.message.id, recipient);
+        self.claimed += u32::from(first);
+        first
     }
 
     /// Decides what becomes of a recipient, and notes it.

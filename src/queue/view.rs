@@ -215,7 +215,7 @@ impl Queue {
         let now = self.clock.timestamp();
         let scheduler = self.lock();
         let mut oldest = [now; 3];
-        for (_, stream, accepted_at, _) in scheduler.messages() {
+        for (_, stream, accepted_at) in scheduler.messages() {
             let class = stream.class as usize;
             oldest[class] = oldest[class].min(accepted_at);
         }

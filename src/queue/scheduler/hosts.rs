@@ -1,0 +1,87 @@
+//! The receiving hosts (what stands right of the `@`), and where their mail goes.
+
+use std::collections::HashMap;
+
+use super::{HostId, Item, SiteId, Verdict};
+use crate::mail::AddressHost;
+
+/// Hosts remembered with their routes though no mail waits for them.
+const HOSTS_KEPT: usize = 65_536;
+
+/// The table.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    ids: HashMap<AddressHost, HostId>,
+    hosts: slab::Slab<HostState>,
+}
+
+#[derive(Debug)]
+pub(super) struct HostState {
+    pub(super) host: AddressHost,
+    /// Items that name it.
+    items: usize,
+    pub(super) route: HostRoute,
+}
+
+/// What is known of the way to a host. Times are milliseconds on the queue's clock.
+#[derive(Debug)]
+pub(super) enum HostRoute {
+    Unknown,
+    /// A look-up is under way; these wait for it.
+    Resolving(Vec<Item>),
+    Known(SiteId, u64),
+    /// Remembered until then, so that a dead name costs one probe.
+    Dead(Verdict, u64),
+}
+
+impl Hosts {
+    /// The host's place, for one more item.
+    pub(super) fn take(&mut self, host: AddressHost) -> HostId {
+        let id = match self.ids.get(&host) {
+            Some(id) => *id,
+            None => {
+                let state = HostState { host: host.clone(), items: 0, route: HostRoute::Unknown };
+                let id = self.hosts.insert(state) as HostId;
+                self.ids.insert(host, id);
+                id
+            }
+        };
+        self.share(id);
+        id
+    }
+
+    /// One more item names it.
+    pub(super) fn share(&mut self, id: HostId) {
+        self.get_mut(id).items += 1;
+    }
+
+    /// One item less names it.
+    pub(super) fn release(&mut self, id: HostId) {
+        let full = self.ids.len() > HOSTS_KEPT;
+        let host = self.get_mut(id);
+        host.items -= 1;
+        if host.items == 0 && full && !matches!(host.route, HostRoute::Resolving(_)) {
+            let host = self.hosts.remove(id as usize);
+            self.ids.remove(&host.host);
+        }
+    }
+
+    /// A host that an item names.
+    pub(super) fn get(&self, id: HostId) -> &HostState {
+        &self.hosts[id as usize]
+    }
+
+    /// A host that an item names.
+    pub(super) fn get_mut(&mut self, id: HostId) -> &mut HostState {
+        &mut self.hosts[id as usize]
+    }
+
+    /// Every host is looked up again before its next mail goes out.
+    pub(super) fn forget_routes(&mut self) {
+        for (_, host) in &mut self.hosts {
+            if !matches!(host.route, HostRoute::Resolving(_)) {
+                host.route = HostRoute::Unknown;
+            }
+        }
+    }
+}

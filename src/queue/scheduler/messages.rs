@@ -1,0 +1,130 @@
+//! The messages that have open recipients. Compact: a million of them may wait.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+
+use super::StreamId;
+use crate::clock::Timestamp;
+use crate::mail::MessageId;
+use crate::queue::wheel::TimerKey;
+
+/// The table. The map holds places only, so that its free slots cost little.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    places: HashMap<MessageId, u32>,
+    states: Slab<MessageState>,
+}
+
+/// What a message needs in memory until its last end is recorded.
+#[derive(Debug)]
+pub(super) struct MessageState {
+    pub(super) id: MessageId,
+    pub(super) stream: StreamId,
+    pub(super) accepted_at: Timestamp,
+    /// On the queue's clock.
+    pub(super) expires: u64,
+    /// Set while a recipient is awake; sleepers wake no later than they expire.
+    pub(super) expiry: Option<TimerKey>,
+    /// Recipients whose time has come: resolving, ready or in flight.
+    pub(super) awake: u32,
+    /// Recipients whose end is claimed and not yet recorded.
+    pub(super) unrecorded: u32,
+    pub(super) open: Open,
+}
+
+impl Messages {
+    pub(super) fn get(&self, id: MessageId) -> Option<&MessageState> {
+        self.places.get(&id).map(|place| &self.states[*place as usize])
+    }
+
+    pub(super) fn get_mut(&mut self, id: MessageId) -> Option<&mut MessageState> {
+        self.places.get(&id).map(|place| &mut self.states[*place as usize])
+    }
+
+    pub(super) fn insert(&mut self, state: MessageState) {
+        let id = state.id;
+        let place = self.states.insert(state) as u32;
+        if let Some(older) = self.places.insert(id, place) {
+            self.states.remove(older as usize);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: MessageId) -> Option<MessageState> {
+        self.places.remove(&id).map(|place| self.states.remove(place as usize))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &MessageState> {
+        self.states.iter().map(|(_, state)| state)
+    }
+}
+
+/// Recipients that have not come to their end.
+#[derive(Debug)]
+pub(super) enum Open {
+    /// The only one.
+    Single,
+    /// A bit each.
+    #[allow(clippy::box_collection, reason = "keeps the state of the many single ones small")]
+    Bits(Box<Vec<u64>>),
+}
+
+impl Open {
+    /// None of so many is open yet; a single one is.
+    pub(super) fn of(recipients: usize) -> Open {
+        match recipients {
+            1 => Open::Single,
+            _ => Open::Bits(Box::new(vec![0; recipients.div_ceil(64)])),
+        }
+    }
+
+    pub(super) fn set(&mut self, recipient: u32) {
+        if let Open::Bits(bits) = self {
+            bits[recipient as usize / 64] |= 1 << (recipient % 64);
+        }
+    }
+
+    pub(super) fn has(&self, recipient: u32) -> bool {
+        match self {
+            Open::Single => recipient == 0,
+            Open::Bits(bits) => bits.get(recipient as usize / 64).is_some_and(|b| b >> (recipient % 64) & 1 == 1),
+        }
+    }
+
+    /// False: it was not open.
+    pub(super) fn clear(&mut self, recipient: u32) -> bool {
+        if !self.has(recipient) {
+            return false;
+        }
+        match self {
+            Open::Single => *self = Open::Bits(Box::default()),
+            Open::Bits(bits) => bits[recipient as usize / 64] &= !(1 << (recipient % 64)),
+        }
+        true
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Open::Single => 1,
+            Open::Bits(bits) => bits.iter().map(|b| b.count_ones() as usize).sum(),
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<u32> {
+        match self {
+            Open::Single => vec![0],
+            Open::Bits(bits) => (0..bits.len() as u32 * 64).filter(|r| self.has(*r)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_small() {
+        // The figures in docs/performance.md rest on this.
+        assert!(size_of::<MessageState>() <= 56, "{}", size_of::<MessageState>());
+    }
+}

@@ -1,0 +1,379 @@
+//! Who is due: the whole state of the queue, without I/O.
+//!
+//! Events come in (a message accepted, a timer, a route found, an outcome), [`Action`]s come out for [`super::Queue`] to
+//! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
+//! work of one message, but for draining a site that went dead.
+
+mod hosts;
+mod item;
+mod messages;
+mod sites;
+mod streams;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+
+use super::site::SiteState;
+use super::wheel::Wheel;
+use crate::clock::Timestamp;
+use crate::mail::{AddressHost, Failure, MessageId, Stream};
+use crate::routing::{Route, Site};
+use hosts::{HostRoute, Hosts};
+pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
+use messages::{MessageState, Messages, Open};
+use streams::Streams;
+
+/// Place of a stream in the table of streams.
+pub(super) type StreamId = u32;
+/// Place of a receiving host in the table of hosts.
+pub(super) type HostId = u32;
+/// Place of a site in the table of sites.
+pub(super) type SiteId = u32;
+
+/// Something for the queue to do outside the lock.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Look up where mail for this host goes, then call [`Scheduler::routed`].
+    Resolve(HostId, AddressHost),
+    /// Start a session task for this site.
+    Connect(SiteId),
+    /// An idle session has work.
+    Wake(Arc<Notify>),
+    /// These will not be attempted now for this reason: settle them as deferred or failed.
+    Settle(Vec<Item>, Verdict),
+    /// The time of this message is up, for these recipients.
+    Expire(MessageId, Vec<u32>),
+    /// An earlier timer than all before was set.
+    Rearm,
+}
+
+/// Why a whole host or site takes no mail now.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    /// Try again by the schedule.
+    Later(Failure),
+    /// Give up.
+    Never(Failure),
+}
+
+/// Numbers for metrics and `queue list`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counts {
+    /// Recipients not at their end, by class.
+    pub open: [i64; 3],
+    /// Of those, recipients whose time has come: resolving, ready or in flight.
+    pub ready: [i64; 3],
+}
+
+/// The queue's state.
+#[derive(Debug, Default)]
+pub(super) struct Scheduler {
+    messages: Messages,
+    sleepers: Wheel<Item>,
+    /// Of messages with a recipient awake.
+    expiries: Wheel<MessageId>,
+    /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
+    in_flight: HashMap<MessageId, Vec<u32>>,
+    streams: Streams,
+    hosts: Hosts,
+    sites: Vec<SiteState>,
+    site_ids: HashMap<Site, SiteId>,
+    /// Sites with ready mail and no session, because all were in use. Sessions of others make room for them.
+    starving: VecDeque<SiteId>,
+    /// Sites that would like one more. They get what is left over.
+    hungry: VecDeque<SiteId>,
+    /// Sessions that are closing to make room.
+    yielding: usize,
+    pub(super) connections: usize,
+    pub(super) counts: Counts,
+    pub(super) limits: Limits,
+    stopped: bool,
+}
+
+/// Limits of the configuration in force.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Limits {
+    pub(super) connections_max: usize,
+    pub(super) connections_per_site: usize,
+    pub(super) recipients_per_transaction: usize,
+    pub(super) pause_min: u64,
+    pub(super) pause_max: u64,
+}
+
+impl Scheduler {
+    /// Stops giving out work; what is in flight may still be settled.
+    pub(super) fn stop(&mut self) -> Vec<Arc<Notify>> {
+        self.stopped = true;
+        self.sites.iter_mut().flat_map(|site| site.idle.drain(..)).collect()
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Recipients not at their end.
+    pub(super) fn open_recipients(&self) -> usize {
+        self.counts.open.iter().sum::<i64>().max(0) as usize
+    }
+
+    /// Adds a message. `groups` are its open recipients, each in one of them.
+    pub(super) fn add(
+        &mut self,
+        now: u64,
+        newcomer: Newcomer<'_>,
+        groups: impl IntoIterator<Item = Group>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Newcomer { id, stream, accepted_at, recipients, expires } = newcomer;
+        let before = self.next_wake();
+        let stream = self.streams.take(stream);
+        let mut open = Open::of(recipients);
+        let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
+        for Group { host, attempts, recipients, due } in groups {
+            recipients.iter().for_each(|r| open.set(*r));
+            let host = self.hosts.take(host);
+            items.push((Item { message: id, host, attempts, spoilt: 0, recipients }, due));
+        }
+        self.counts.open[self.streams.class(stream) as usize] += open.len() as i64;
+        let (expiry, awake, unrecorded) = (None, 0, 0);
+        self.messages.insert(MessageState { id, stream, accepted_at, expires, expiry, awake, unrecorded, open });
+        for (item, due) in items {
+            if due <= now {
+                self.wake(now, item, actions);
+            } else {
+                self.sleepers.insert(due, item);
+            }
+        }
+        self.rearm(before, actions);
+    }
+
+    /// When [`tick`](Scheduler::tick) must be called next.
+    pub(super) fn next_wake(&self) -> Option<u64> {
+        match (self.sleepers.next_wake(), self.expiries.next_wake()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Tells the timer task if it would come too late.
+    fn rearm(&self, before: Option<u64>, actions: &mut Vec<Action>) {
+        if self.next_wake().is_some_and(|next| before.is_none_or(|before| next < before)) {
+            actions.push(Action::Rearm);
+        }
+    }
+
+    /// Wakes whoever is due, a bounded number at a time.
+    pub(super) fn tick(&mut self, now: u64, actions: &mut Vec<Action>) {
+        const LIMIT: usize = 4096;
+        let mut due = Vec::new();
+        self.sleepers.advance(now, LIMIT, |item| due.push(item));
+        for item in due {
+            self.wake(now, item, actions);
+        }
+        let mut expired = Vec::new();
+        self.expiries.advance(now, LIMIT, |id| expired.push(id));
+        for id in expired {
+            let recipients = self.expired(id);
+            if !recipients.is_empty() {
+                actions.push(Action::Expire(id, recipients));
+            }
+        }
+    }
+
+    /// The open recipients of an expired message that are neither in flight (their outcome decides) nor asleep (they wake
+    /// about then, and [`wake`](Scheduler::wake) gives them up).
+    fn expired(&mut self, id: MessageId) -> Vec<u32> {
+        let Some(message) = self.messages.get_mut(id) else { return Vec::new() };
+        message.expiry = None;
+        let mut recipients = message.open.list();
+        if (message.awake as usize) < recipients.len() {
+            let asleep = self.sleepers_of(id);
+            recipients.retain(|r| !asleep.iter().any(|(_, item)| item.recipients.contains(r)));
+        }
+        if let Some(flying) = self.in_flight.get(&id) {
+            recipients.retain(|r| !flying.contains(r));
+        }
+        recipients
+    }
+
+    /// An item's time has come: on to its site, by way of a look-up if needed. Or its message's: then it is given up.
+    fn wake(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
+        let Some(message) = self.messages.get_mut(item.message) else { return self.drop_item(&item) };
+        message.awake += item.recipients.len() as u32;
+        self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
+        if now >= message.expires {
+            actions.push(Action::Expire(item.message, item.recipients.to_vec()));
+            return self.drop_item(&item);
+        }
+        if message.expiry.is_none() {
+            message.expiry = Some(self.expiries.insert(message.expires, item.message));
+        }
+        self.forward(now, item, actions);
+    }
+
+    fn forward(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
+        let host = self.hosts.get_mut(item.host);
+        match &mut host.route {
+            HostRoute::Resolving(parked) => parked.push(item),
+            HostRoute::Known(site, until) if now < *until => {
+                let site = *site;
+                self.enqueue(now, site, item, false, actions);
+            }
+            HostRoute::Dead(verdict, until) if now < *until => {
+                let verdict = verdict.clone();
+                self.turn_away(vec![item], verdict, actions);
+            }
+            HostRoute::Unknown | HostRoute::Known(..) | HostRoute::Dead(..) => {
+                actions.push(Action::Resolve(item.host, host.host.clone()));
+                host.route = HostRoute::Resolving(vec![item]);
+            }
+        }
+    }
+
+    /// The look-up for `host` ended: a site with its route, or why there is none, each good until the time given.
+    pub(super) fn routed(
+        &mut self,
+        now: u64,
+        host: HostId,
+        found: Result<Arc<Route>, Verdict>,
+        until: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        let route = match &found {
+            Ok(route) => HostRoute::Known(self.site_id(route), until.max(now + 1)),
+            Err(verdict) => HostRoute::Dead(verdict.clone(), until.max(now + 1)),
+        };
+        let before = std::mem::replace(&mut self.hosts.get_mut(host).route, route);
+        let HostRoute::Resolving(parked) = before else { return };
+        match found {
+            Ok(_) => parked.into_iter().for_each(|item| self.forward(now, item, actions)),
+            Err(verdict) => self.turn_away(parked, verdict, actions),
+        }
+    }
+
+    /// Has items settled that will not be attempted now. Until then they count as in flight: only one of that settlement
+    /// and the message's expiry may end a recipient.
+    fn turn_away(&mut self, items: Vec<Item>, verdict: Verdict, actions: &mut Vec<Action>) {
+        for item in &items {
+            self.in_flight.entry(item.message).or_default().extend_from_slice(&item.recipients);
+        }
+        actions.push(Action::Settle(items, verdict));
+    }
+
+    /// These are no longer in flight; call before their outcomes are settled.
+    pub(super) fn landed(&mut self, items: &[Item]) {
+        let Some(first) = items.first() else { return };
+        let Some(flying) = self.in_flight.get_mut(&first.message) else { return };
+        flying.retain(|r| !items.iter().any(|item| item.recipients.contains(r)));
+        if flying.is_empty() {
+            self.in_flight.remove(&first.message);
+        }
+    }
+
+    /// The item waits until `due`, no later than its message expires. Recipients that came to their end meanwhile are left
+    /// out.
+    pub(super) fn sleep(&mut self, due: u64, mut item: Item, actions: &mut Vec<Action>) {
+        let Some(message) = self.messages.get_mut(item.message) else { return self.drop_item(&item) };
+        item.recipients.retain(|r| message.open.has(r));
+        if item.recipients.is_empty() {
+            return self.drop_item(&item);
+        }
+        message.awake = message.awake.saturating_sub(item.recipients.len() as u32);
+        self.counts.ready[self.streams.class(message.stream) as usize] -= item.recipients.len() as i64;
+        disarm_if_quiet(&mut self.expiries, message);
+        let before = self.next_wake();
+        self.sleepers.insert(due, item);
+        self.rearm(before, actions);
+    }
+
+    /// Another item names the same host as this one.
+    pub(super) fn share_host(&mut self, item: &Item) {
+        self.hosts.share(item.host);
+    }
+
+    /// Takes an item out for good; its recipients are accounted for by [`end`](Scheduler::end).
+    pub(super) fn drop_item(&mut self, item: &Item) {
+        self.hosts.release(item.host);
+    }
+
+    /// Which of these recipients are still open.
+    pub(super) fn is_open(&self, id: MessageId, recipient: u32) -> bool {
+        self.messages.get(id).is_some_and(|message| message.open.has(recipient))
+    }
+
+    /// The open recipients of a message; empty when it is finished.
+    pub(super) fn open_of(&self, id: MessageId) -> Vec<u32> {
+        self.messages.get(id).map_or_else(Vec::new, |message| message.open.list())
+    }
+
+    /// A recipient whose time had come comes to its end. False: it had come to it before, and whoever brought it there
+    /// tells of it. Who is told true records it, and then says so by [`recorded`](Scheduler::recorded).
+    pub(super) fn end(&mut self, id: MessageId, recipient: u32) -> bool {
+        let Some(message) = self.messages.get_mut(id) else { return false };
+        if !message.open.clear(recipient) {
+            return false;
+        }
+        let class = self.streams.class(message.stream) as usize;
+        message.unrecorded += 1;
+        message.awake = message.awake.saturating_sub(1);
+        self.counts.open[class] -= 1;
+        self.counts.ready[class] -= 1;
+        disarm_if_quiet(&mut self.expiries, message);
+        true
+    }
+
+    /// So many ends of a message are being recorded, under the same lock. True if they are its last: the record is the
+    /// message's tombstone, and none may come behind it.
+    pub(super) fn recorded(&mut self, id: MessageId, ends: u32) -> bool {
+        let Some(message) = self.messages.get_mut(id) else { return false };
+        message.unrecorded -= ends;
+        if message.unrecorded > 0 || message.open.len() > 0 {
+            return false;
+        }
+        if let Some(message) = self.messages.remove(id) {
+            self.streams.release(message.stream);
+        }
+        true
+    }
+
+    /// Wakes the sleepers that `select` picks, now. Returns how many recipients that were.
+    pub(super) fn hurry(
+        &mut self,
+        now: u64,
+        select: impl Fn(&Item, &AddressHost) -> bool,
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        let before = self.next_wake();
+        let hosts = &self.hosts;
+        let picked = self.sleepers.extract(|item| select(item, &hosts.get(item.host).host));
+        let recipients = picked.iter().map(|item| item.recipients.len()).sum();
+        picked.into_iter().for_each(|item| self.wake(now, item, actions));
+        self.rearm(before, actions);
+        recipients
+    }
+
+    /// Every host is looked up again before its next mail goes out: the configuration changed, or an operator wants it.
+    pub(super) fn forget_routes(&mut self) {
+        self.hosts.forget_routes();
+    }
+
+    /// Messages with open recipients: id, stream, acceptance; in no order.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (MessageId, &Stream, Timestamp)> {
+        self.messages.iter().map(|m| (m.id, self.streams.get(m.stream), m.accepted_at))
+    }
+
+    /// When the sleepers of a message are due, with their recipients. Walks all sleepers.
+    pub(super) fn sleepers_of(&self, id: MessageId) -> Vec<(u64, Item)> {
+        self.sleepers.iter().filter(|(_, item)| item.message == id).map(|(due, item)| (due, item.clone())).collect()
+    }
+}
+
+/// A message of which nobody is awake needs no timer.
+fn disarm_if_quiet(expiries: &mut Wheel<MessageId>, message: &mut MessageState) {
+    if message.awake == 0 {
+        message.expiry.take().map(|key| expiries.cancel(key));
+    }
+}

@@ -1,0 +1,274 @@
+//! Sites and their sessions: who may open one, who must close one, who gets the next message.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{Action, Batch, Item, Limits, Scheduler, SiteId, Verdict};
+use crate::mail::Failure;
+use crate::queue::site::{Health, Line, SiteState};
+use crate::routing::Route;
+
+impl Scheduler {
+    /// Puts an item where the sessions of its site find it.
+    pub(in crate::queue) fn enqueue(
+        &mut self,
+        now: u64,
+        id: SiteId,
+        item: Item,
+        front: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
+        let (stream, class) = (message.stream, self.streams.class(message.stream));
+        let site = &mut self.sites[id as usize];
+        if let Some(failure) = site.health.closed(now) {
+            let verdict = Verdict::Later(failure.clone());
+            return self.turn_away(vec![item], verdict, actions);
+        }
+        match front {
+            false => site.ready.push(class, stream, item),
+            true => site.ready.push_front(class, stream, item),
+        }
+        self.staff(now, id, actions);
+    }
+
+    /// Puts other limits in force: what they allow more of is taken up at once, what they allow less of ends by itself.
+    pub(in crate::queue) fn set_limits(&mut self, now: u64, limits: Limits, actions: &mut Vec<Action>) {
+        self.limits = limits;
+        (0..self.sites.len() as SiteId).for_each(|id| self.staff(now, id, actions));
+    }
+
+    /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
+    pub(in crate::queue) fn staff(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        let site = &mut self.sites[id as usize];
+        if self.stopped || site.ready.is_empty() {
+            return;
+        }
+        if let Some(session) = site.idle.pop() {
+            return actions.push(Action::Wake(session));
+        }
+        let limit = site.health.sessions_max(now, self.limits.connections_per_site);
+        // A site that has not answered yet is asked by one; then as many may connect as have connected.
+        let connected = site.sessions - site.connecting;
+        if site.sessions >= limit || site.connecting >= connected.max(1) || site.ready.len() <= site.connecting {
+            return;
+        }
+        if self.connections >= self.limits.connections_max {
+            let line = if site.sessions == 0 { Line::Starving } else { Line::Hungry };
+            if site.line < line {
+                site.line = line;
+                match line {
+                    Line::Starving => self.starving.push_back(id),
+                    Line::Hungry | Line::Out => self.hungry.push_back(id),
+                }
+                actions.extend(self.some_idle_session().map(Action::Wake));
+            }
+            return;
+        }
+        self.connections += 1;
+        site.sessions += 1;
+        site.connecting += 1;
+        actions.push(Action::Connect(id));
+    }
+
+    /// An idle session of any site: it finds nothing to do and makes room.
+    fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
+        self.sites.iter_mut().find_map(|site| site.idle.pop())
+    }
+
+    /// Whether a session that has had its share should close because a site has none. As many are told so as there are
+    /// such sites: call [`yielded`](Scheduler::yielded) when it has closed.
+    pub(in crate::queue) fn must_yield(&mut self) -> bool {
+        let must = self.starving.len() > self.yielding;
+        self.yielding += usize::from(must);
+        must
+    }
+
+    /// A session that was to make room is gone; call before [`session_ended`](Scheduler::session_ended).
+    pub(in crate::queue) fn yielded(&mut self) {
+        self.yielding = self.yielding.saturating_sub(1);
+    }
+
+    /// Whether an idle connection is of more use elsewhere.
+    pub(in crate::queue) fn is_crowded(&self) -> bool {
+        !self.starving.is_empty() || !self.hungry.is_empty()
+    }
+
+    /// The next site to get a connection.
+    fn next_in_line(&mut self) -> Option<SiteId> {
+        let next = match self.starving.pop_front() {
+            Some(next) => next,
+            // Those that came to starve meanwhile have had their turn in the other line.
+            None => std::iter::from_fn(|| self.hungry.pop_front())
+                .find(|id| self.sites[*id as usize].line == Line::Hungry)?,
+        };
+        self.sites[next as usize].line = Line::Out;
+        Some(next)
+    }
+
+    /// The connection of a session stands. Two more may follow: so the number of sessions grows as they succeed.
+    pub(in crate::queue) fn connected(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        let site = &mut self.sites[id as usize];
+        site.connecting = site.connecting.saturating_sub(1);
+        match site.health {
+            // Not proved yet: if it breaks before it delivers, the next pause is longer.
+            Health::Shut { failures, until, .. } if now >= until => site.health = Health::Open { failures },
+            // A straggler from before it was shut: that it connected is no news.
+            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
+        }
+        for _ in 0..site.ready.len().saturating_sub(1).min(2) {
+            self.staff(now, id, actions);
+        }
+    }
+
+    /// A session of the site delivered something: whatever was wrong is over.
+    pub(in crate::queue) fn proved(&mut self, id: SiteId) {
+        let site = &mut self.sites[id as usize];
+        site.proved += 1;
+        match site.health {
+            Health::Open { .. } | Health::Shut { .. } => site.health = Health::Open { failures: 0 },
+            Health::Crowded { .. } => {}
+        }
+    }
+
+    /// A session that has [`proved`](Scheduler::proved) itself is over.
+    pub(in crate::queue) fn proved_ended(&mut self, id: SiteId) {
+        let site = &mut self.sites[id as usize];
+        site.proved = site.proved.saturating_sub(1);
+    }
+
+    /// No host of the site could be reached; or, if `met`, one was and hung up before it took anything. While other
+    /// sessions of it live, only this session is given up: the receiver wants no more of them. (Sessions that have taken
+    /// nothing either do not speak for a site that hangs up.) Otherwise the site closes for a pause and everything ready
+    /// there waits by its schedule.
+    pub(in crate::queue) fn unreachable(
+        &mut self,
+        now: u64,
+        id: SiteId,
+        met: bool,
+        failure: &Failure,
+        actions: &mut Vec<Action>,
+    ) {
+        let (min, max) = (self.limits.pause_min, self.limits.pause_max);
+        let site = &mut self.sites[id as usize];
+        // One that is still connecting may have taken the last place: if it fails, too, that decides.
+        let others = if met { site.proved } else { site.sessions.saturating_sub(1) };
+        if others > 0 {
+            site.health = site.health.clone().crowded(now, others, min);
+        } else {
+            site.health = site.health.clone().failed(now, failure.clone(), min, max);
+            if site.health.closed(now).is_some() {
+                let items = site.ready.drain();
+                self.turn_away(items, Verdict::Later(failure.clone()), actions);
+            }
+        }
+    }
+
+    /// A session task is over; `connecting`: it never got so far as [`connected`](Scheduler::connected).
+    pub(in crate::queue) fn session_ended(
+        &mut self,
+        now: u64,
+        id: SiteId,
+        connecting: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let site = &mut self.sites[id as usize];
+        self.connections -= 1;
+        site.sessions -= 1;
+        site.connecting -= usize::from(connecting);
+        // Sites that wait for room go first, in order of coming.
+        while self.connections < self.limits.connections_max {
+            let Some(next) = self.next_in_line() else { break };
+            self.staff(now, next, actions);
+        }
+        self.staff(now, id, actions);
+    }
+
+    /// Work for a session of this site; or `None`, and then `idle` is notified when there is (never, once stopped).
+    pub(in crate::queue) fn next_batch(&mut self, id: SiteId, idle: &Arc<Notify>) -> Option<Batch> {
+        loop {
+            if self.stopped {
+                return None;
+            }
+            let limit = self.limits.recipients_per_transaction;
+            let site = &mut self.sites[id as usize];
+            let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
+            let same = |picked: &[Item], next: &Item| {
+                let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
+                picked[0].message == next.message && total + next.recipients.len() <= limit
+            };
+            let mut items = site.ready.pop(same);
+            if items.is_empty() {
+                site.idle.push(Arc::clone(idle));
+                return None;
+            }
+            let message = items[0].message;
+            self.drop_ended(&mut items);
+            let (Some(state), false) = (self.messages.get(message), items.is_empty()) else { continue };
+            let stream = state.stream;
+            if let Some(rest) = items[0].split(limit) {
+                let class = self.streams.class(stream);
+                self.share_host(&rest);
+                self.sites[id as usize].ready.push_front(class, stream, rest);
+            }
+            let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
+            self.in_flight.entry(message).or_default().extend(flying);
+            return Some(Batch { message, items });
+        }
+    }
+
+    /// Takes out recipients that came to their end while they waited here.
+    fn drop_ended(&mut self, items: &mut Vec<Item>) {
+        items.retain_mut(|item| {
+            let message = self.messages.get(item.message);
+            item.recipients.retain(|r| message.is_some_and(|message| message.open.has(r)));
+            if item.recipients.is_empty() {
+                self.hosts.release(item.host);
+            }
+            !item.recipients.is_empty()
+        });
+    }
+
+    /// A session stops waiting. False: work was handed to it in the meantime.
+    pub(in crate::queue) fn leave_idle(&mut self, id: SiteId, session: &Arc<Notify>) -> bool {
+        let idle = &mut self.sites[id as usize].idle;
+        let place = idle.iter().position(|other| Arc::ptr_eq(other, session));
+        place.map(|place| idle.swap_remove(place)).is_some()
+    }
+
+    /// The receiver takes fewer recipients in a transaction than we gave it.
+    pub(in crate::queue) fn learn_recipients_max(&mut self, id: SiteId, taken: usize) {
+        self.sites[id as usize].recipients_max = Some(taken.max(1));
+    }
+
+    /// Back to the front of its site's queue: the connection broke before a verdict.
+    pub(in crate::queue) fn put_back(&mut self, now: u64, id: SiteId, item: Item, actions: &mut Vec<Action>) {
+        self.enqueue(now, id, item, true, actions);
+    }
+
+    /// Opens every site that was closed, for an operator's retry.
+    pub(in crate::queue) fn reopen_sites(&mut self) {
+        self.sites.iter_mut().for_each(|site| site.health = Health::Open { failures: 0 });
+    }
+
+    pub(in crate::queue) fn site(&self, id: SiteId) -> &SiteState {
+        &self.sites[id as usize]
+    }
+
+    pub(in crate::queue) fn sites(&self) -> &[SiteState] {
+        &self.sites
+    }
+
+    /// The site the route leads to, which keeps the newest route.
+    pub(in crate::queue) fn site_id(&mut self, route: &Arc<Route>) -> SiteId {
+        if let Some(id) = self.site_ids.get(&route.site) {
+            self.sites[*id as usize].route = Arc::clone(route);
+            return *id;
+        }
+        let id = self.sites.len() as SiteId;
+        self.sites.push(SiteState::new(Arc::clone(route)));
+        self.site_ids.insert(route.site.clone(), id);
+        id
+    }
+}
