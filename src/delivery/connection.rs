@@ -40,6 +40,13 @@ pub struct Connection<S = TcpStream> {
     transactions: u64,
 }
 
+impl SessionFacts {
+    /// Whether the receiver's EHLO had this keyword.
+    pub fn offers(&self, keyword: &str) -> bool {
+        self.capabilities.split(' ').any(|offered| offered.eq_ignore_ascii_case(keyword))
+    }
+}
+
 /// What is known about a session, for events and logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionFacts {

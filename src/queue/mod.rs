@@ -11,10 +11,11 @@
 //! | `door.rs` | a message comes in: spool, then [`Queue::admit`] |
 //! | `wheel.rs`, `retry.rs` | it sleeps until due |
 //! | `scheduler.rs`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
-//! | `session.rs` | a connection pulls work until there is none |
-//! | `settle.rs` | outcomes become states, events and reports |
+//! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
+//! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 
+mod dial;
 mod door;
 #[doc(hidden)]
 pub mod probe;
@@ -24,6 +25,7 @@ mod retry;
 mod scheduler;
 mod session;
 mod settle;
+mod settlement;
 mod site;
 #[cfg(test)]
 mod tests;

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use rand::RngExt;
 use tokio::sync::Notify;
 
+use super::dial::NoConnection;
 use super::scheduler::{Action, Batch, Item, SiteId};
-use super::settle::Attempted;
+use super::settlement::Attempted;
 use super::{Parts, Queue};
 use crate::clock::Timestamp;
-use crate::delivery::{Connection, Job, Target};
+use crate::delivery::{Connection, Job};
 use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
-use crate::routing::{Hop, Route};
+use crate::routing::Route;
 use crate::spool::{Message, SpoolError};
 
 /// Transactions a session may have before it makes room for a site without one. A connection costs about as much as a few.
@@ -63,7 +63,10 @@ impl Queue {
         gauge("connecting").dec();
         let mut connection = match dialled {
             Some(Ok(connection)) => connection,
-            Some(Err(failure)) => return self.site_failed(site, false, &failure),
+            Some(Err(NoConnection::Now(failure))) => return self.site_failed(site, false, &failure),
+            Some(Err(NoConnection::Ever(failure))) => {
+                return self.with_actions(|scheduler, _, actions| scheduler.dead_end(site, failure, actions));
+            }
             None => return,
         };
         slot.connecting = false;
@@ -87,66 +90,6 @@ impl Queue {
 
     fn site_failed(self: &Arc<Queue>, site: SiteId, met: bool, failure: &Failure) {
         self.with_actions(|scheduler, now, actions| scheduler.unreachable(now, site, met, failure, actions));
-    }
-
-    /// The first host that answers, in order of preference. A host known to be dead is passed over.
-    async fn dial(&self, parts: &Parts, route: &Route) -> Result<Connection, Failure> {
-        let order = {
-            let mut chance = self.chance.lock().expect("no code panics under this lock");
-            route.order(&mut *chance)
-        };
-        let mut last = None;
-        for hop in order.into_iter().map(|index| &route.hops[index]) {
-            match self.dial_hop(parts, route, hop).await {
-                Ok(connection) => return Ok(connection),
-                Err(failure) => last = Some(failure),
-            }
-        }
-        Err(last.unwrap_or_else(|| Failure::ours(Blame::Site, EnhancedCode(4, 4, 4), "the site has no hosts")))
-    }
-
-    async fn dial_hop(&self, parts: &Parts, route: &Route, hop: &Hop) -> Result<Connection, Failure> {
-        let addresses = match parts.router.addresses(route, hop).await {
-            Ok(addresses) => addresses,
-            // Other hosts of the site may have addresses; and if none has, DNS may be mended. So never for good.
-            Err(no_route) => return Err(for_now(no_route.failure().clone())),
-        };
-        let mut last = None;
-        for address in addresses {
-            if let Some((_, reason)) = parts.client.unreachable(address, self.clock.instant()) {
-                last.get_or_insert_with(|| {
-                    let text = format!("{} [{}] did not answer lately: {reason}", hop.host, address.ip());
-                    Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), text)
-                });
-                continue;
-            }
-            let target = Target {
-                host: hop.host.to_string(),
-                address,
-                source: self.source_for(parts, address.ip()),
-                tls: route.tls,
-                credentials: route.credentials.clone(),
-            };
-            match parts.client.connect(&target).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => {
-                    tracing::debug!(site = %route.site, host = %hop.host, %address, error = %error, "no session");
-                    last = Some(for_now(error.failure));
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| Failure::ours(Blame::Site, EnhancedCode(4, 4, 4), "the host has no addresses")))
-    }
-
-    /// One of our addresses of the same family, at random; `None`: the system chooses.
-    fn source_for(&self, parts: &Parts, peer: std::net::IpAddr) -> Option<std::net::IpAddr> {
-        let fitting = parts.delivery.source_addresses.iter().filter(|source| source.is_ipv4() == peer.is_ipv4());
-        let fitting: Vec<_> = fitting.collect();
-        if fitting.is_empty() {
-            return None;
-        }
-        let chance = &mut *self.chance.lock().expect("no code panics under this lock");
-        Some(*fitting[chance.random_range(0..fitting.len())])
     }
 
     /// Pulls and delivers until there is nothing to do or the connection has had its share.
@@ -323,16 +266,4 @@ impl Queue {
         deed(&mut self.lock(), now, &mut actions);
         self.run(actions);
     }
-}
-
-/// A host's trouble is never a verdict on a message: whatever it said, another attempt follows.
-fn for_now(mut failure: Failure) -> Failure {
-    if failure.reply.is_permanent() {
-        failure.reply.enhanced =
-            failure.reply.enhanced.map(|EnhancedCode(_, subject, detail)| EnhancedCode(4, subject, detail));
-        if failure.origin == crate::mail::Origin::Local {
-            failure.reply.code = 451;
-        }
-    }
-    failure
 }

@@ -5,41 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::scheduler::{Item, SiteId, Verdict};
+use super::settlement::{Attempted, Next, Settlement};
 use super::{Parts, Queue, at};
 use crate::clock::Timestamp;
-use crate::delivery::{SessionFacts, Transaction};
-use crate::events::{Event, Kind, Timings};
-use crate::feedback::{self, Fate, ReportedRecipient};
-use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Origin, Outcome, Reply};
-use crate::routing::Route;
+use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Outcome};
 use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
-use crate::telemetry::Metrics;
-
-/// Connections that may break under an item before it waits by the schedule.
-const SPOILT_MAX: u8 = 2;
-
-/// One attempt, as the events tell it. Borrowed facts are those of the session, if there was one.
-#[derive(Debug)]
-pub(super) struct Attempted<'a> {
-    started: Timestamp,
-    /// One per recipient of the items, in order; `None`: no verdict, try another connection.
-    outcomes: Vec<Option<Outcome>>,
-    /// Stands in for every missing outcome.
-    instead: Option<Failure>,
-    session: Option<(&'a Route, &'a SessionFacts)>,
-    timings: Timings,
-}
-
-/// What becomes of one recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// It came to its end.
-    Ended,
-    /// It sleeps until the next attempt.
-    Waits,
-    /// Back to the front of the line.
-    Again,
-}
 
 /// An item and what it falls into; either part may be empty.
 struct Move {
@@ -47,39 +17,6 @@ struct Move {
     waits: Item,
     due: Timestamp,
     again: Item,
-}
-
-impl<'a> Attempted<'a> {
-    /// No transaction took place, for this reason.
-    pub(super) fn none(started: Timestamp, failure: Failure) -> Attempted<'a> {
-        Attempted { started, outcomes: Vec::new(), instead: Some(failure), session: None, timings: Timings::default() }
-    }
-
-    /// A transaction took place; `fresh`: it was the first of its session.
-    pub(super) fn of(
-        started: Timestamp,
-        route: &'a Route,
-        facts: &'a SessionFacts,
-        transaction: Transaction,
-        fresh: bool,
-    ) -> Attempted<'a> {
-        let ms = |duration: std::time::Duration| duration.as_millis() as u64;
-        let timings = Timings {
-            queue: 0,
-            connect: if fresh { ms(facts.connect) } else { 0 },
-            tls: if fresh { ms(facts.handshake) } else { 0 },
-            envelope: ms(transaction.timings.envelope),
-            data: ms(transaction.timings.data),
-            reply: ms(transaction.timings.reply),
-        };
-        Attempted {
-            started,
-            outcomes: transaction.outcomes,
-            instead: transaction.session_failure,
-            session: Some((route, facts)),
-            timings,
-        }
-    }
 }
 
 impl Queue {
@@ -128,7 +65,8 @@ impl Queue {
             let outcomes = vec![Some(outcome(failure.clone())); item.recipients.len()];
             match self.load_to_settle(item.message, &verdict, started).await {
                 Ok(message) => {
-                    let attempted = Attempted { outcomes, ..Attempted::none(started, failure) };
+                    let mut attempted = Attempted::none(started, failure);
+                    attempted.outcomes = outcomes;
                     self.settle(&message, vec![item], attempted, None);
                 }
                 Err(SpoolError::Unknown(_)) => {
@@ -241,7 +179,7 @@ impl Queue {
     fn write(self: &Arc<Queue>, parts: &Parts, mut settlement: Settlement<'_>) {
         let id = settlement.message.id;
         settlement.count(&self.metrics);
-        let reports = settlement.report(parts, || self.spool.next_id(self.clock.timestamp()));
+        let reports = settlement.reports(parts, || self.spool.next_id(self.clock.timestamp()));
         let signature = settlement.message.signature.get().filter(|s| !s.is_empty() && settlement.first_deferral);
         if settlement.changes.is_empty() {
             return;
@@ -254,7 +192,7 @@ impl Queue {
             finished: scheduler.recorded(id, settlement.claimed),
             events: std::mem::take(&mut settlement.events).into(),
             signature: signature.cloned(),
-            reports: reports.into_iter().collect(),
+            reports,
             changes: settlement.changes,
         };
         self.spool.record(update, move |report| queue.admit(&report));
@@ -285,210 +223,5 @@ impl Queue {
     fn delay(&self, parts: &Parts, attempts: u16) -> std::time::Duration {
         let chance = &mut *self.chance.lock().expect("no code panics under this lock");
         parts.retry.delay(u32::from(attempts) + 1, chance)
-    }
-}
-
-/// Collects what one attempt changes about one message.
-struct Settlement<'a> {
-    message: &'a Arc<Message>,
-    now: Timestamp,
-    changes: Vec<Change>,
-    events: Vec<u8>,
-    /// Recipients of which the sender wants to hear: place, why, which host said it.
-    failed: Vec<(u32, Failure, Option<String>, Fate)>,
-    /// What happened, at which provider.
-    counted: Vec<(Kind, &'static str)>,
-    first_deferral: bool,
-    /// Ends that are this settlement's to record.
-    claimed: u32,
-}
-
-impl<'a> Settlement<'a> {
-    fn new(message: &'a Arc<Message>, now: Timestamp) -> Settlement<'a> {
-        Settlement {
-            message,
-            now,
-            changes: Vec::new(),
-            events: Vec::new(),
-            failed: Vec::new(),
-            counted: Vec::new(),
-            first_deferral: false,
-            claimed: 0,
-        }
-    }
-
-    /// Takes the recipient's end. False: another settlement came first, and tells of it.
-    fn claim(&mut self, queue: &Queue, recipient: u32) -> bool {
-        let first = queue.lock().end(self.message.id, recipient);
-        self.claimed += u32::from(first);
-        first
-    }
-
-    /// Decides what becomes of a recipient, and notes it.
-    fn judge(
-        &mut self,
-        queue: &Queue,
-        recipient: u32,
-        item: &Item,
-        outcome: Option<Outcome>,
-        attempted: &Attempted<'_>,
-        due: Timestamp,
-    ) -> Next {
-        let expired = self.now >= self.message.envelope.expires_at;
-        let outcome = match outcome {
-            Some(outcome) => outcome,
-            None if item.spoilt < SPOILT_MAX && !expired && attempted.session.is_some() => return Next::Again,
-            None => Outcome::Deferred(attempted.instead.clone().unwrap_or_else(|| {
-                Failure::ours(Blame::Site, EnhancedCode(4, 5, 3), "the receiver takes no more recipients at a time")
-            })),
-        };
-        let attempts = u32::from(item.attempts) + 1;
-        let attempted = Some(attempted);
-        let waits = matches!(outcome, Outcome::Deferred(_)) && !expired;
-        if !waits && !self.claim(queue, recipient) {
-            return Next::Ended;
-        }
-        match outcome {
-            Outcome::Delivered { reply } => {
-                self.tell(Kind::Delivered, recipient, attempts, &Told::reply(&reply), attempted);
-                self.end(recipient, End::Delivered)
-            }
-            Outcome::Failed(failure) => {
-                self.tell(Kind::Bounced, recipient, attempts, &Told::failure(&failure), attempted);
-                self.fail(recipient, failure, attempted, Fate::Failed);
-                self.end(recipient, End::Bounced)
-            }
-            Outcome::Deferred(failure) if expired => {
-                self.tell(Kind::Expired, recipient, attempts, &Told::failure(&failure), attempted);
-                self.fail(recipient, failure, attempted, Fate::Expired);
-                self.end(recipient, End::Expired)
-            }
-            Outcome::Deferred(failure) => {
-                let told = Told { next_attempt: Some(due), ..Told::failure(&failure) };
-                self.first_deferral |= item.attempts == 0;
-                self.tell(Kind::Deferred, recipient, attempts, &told, attempted);
-                let state = RecipientState::Waiting { attempts, next_attempt: due, failure };
-                self.changes.push(Change { recipient, state });
-                Next::Waits
-            }
-        }
-    }
-
-    /// A recipient whose time ran out while it stood in line.
-    fn expired(&mut self, queue: &Queue, recipient: u32, attempts: u32, failure: Failure) {
-        if !self.claim(queue, recipient) {
-            return;
-        }
-        self.tell(Kind::Expired, recipient, attempts, &Told::failure(&failure), None);
-        self.fail(recipient, failure, None, Fate::Expired);
-        self.end(recipient, End::Expired);
-    }
-
-    fn end(&mut self, recipient: u32, end: End) -> Next {
-        self.changes.push(Change { recipient, state: RecipientState::Ended(end) });
-        Next::Ended
-    }
-
-    fn fail(&mut self, recipient: u32, failure: Failure, attempted: Option<&Attempted<'_>>, fate: Fate) {
-        let remote = matches!(failure.origin, Origin::Remote { .. });
-        let session = attempted.and_then(|attempted| attempted.session).filter(|_| remote);
-        self.failed.push((recipient, failure, session.map(|(_, facts)| facts.host.clone()), fate));
-    }
-
-    /// Writes the event line and remembers what to count.
-    fn tell(&mut self, kind: Kind, recipient: u32, attempts: u32, told: &Told<'_>, attempted: Option<&Attempted<'_>>) {
-        let envelope = &self.message.envelope;
-        let address = envelope.recipients[recipient as usize].address.to_string();
-        let sender = envelope.reverse_path.to_string();
-        let mut event = Event::new(self.now, kind, self.message.id, envelope, &address);
-        event.sender = &sender;
-        event.attempt = attempts;
-        event.next_attempt = told.next_attempt;
-        event.code = told.reply.code;
-        event.enhanced = told.reply.enhanced_or_general();
-        event.reply = &told.reply.text;
-        event.command = told.command;
-        event.blame = told.blame;
-        if let Some(attempted) = attempted {
-            event.timings_ms = attempted.timings;
-            event.timings_ms.queue =
-                attempted.started.since(envelope.accepted_at.max(envelope.not_before)).as_millis() as u64;
-        }
-        let session = attempted.and_then(|attempted| attempted.session);
-        if let Some((route, facts)) = session {
-            event.site = route.site.as_str();
-            event.source = facts.source;
-            event.mx_host = &facts.host;
-            event.mx_address = Some(facts.address);
-            event.tls = facts.tls.as_ref();
-            event.size = self.message.content.len() + self.message.signature.get().map_or(0, Bytes::len);
-        }
-        event.write_line(&mut self.events);
-        self.counted.push((kind, session.map_or("none", |(route, _)| route.provider)));
-    }
-
-    fn count(&self, metrics: &Metrics) {
-        for (kind, provider) in &self.counted {
-            let (attempt, end) = match kind {
-                Kind::Delivered => ("delivered", Some(End::Delivered)),
-                Kind::Deferred => ("deferred", None),
-                Kind::Bounced => ("bounced", Some(End::Bounced)),
-                Kind::Expired => ("deferred", Some(End::Expired)),
-                Kind::Cancelled => continue,
-            };
-            metrics.attempts.with_label_values(&[*provider, attempt]).inc();
-            if let Some(end) = end {
-                metrics.recipients.with_label_values(&[end.as_str()]).inc();
-            }
-            if *kind == Kind::Delivered {
-                let latency = self.now.since(self.message.envelope.accepted_at);
-                metrics.delivery_latency.observe(latency.as_secs_f64());
-            }
-        }
-    }
-
-    /// The report to the sender on what failed here, as a message of its own.
-    fn report(&self, parts: &Parts, next_id: impl FnOnce() -> MessageId) -> Option<Arc<Message>> {
-        if self.failed.is_empty() {
-            return None;
-        }
-        let envelope = &self.message.envelope;
-        let failed: Vec<ReportedRecipient<'_>> = self
-            .failed
-            .iter()
-            .map(|(recipient, failure, host, fate)| ReportedRecipient {
-                recipient: &envelope.recipients[*recipient as usize],
-                failure,
-                mx: host.as_deref(),
-                last_attempt: self.now,
-                fate: *fate,
-            })
-            .collect();
-        let (id, content) = (next_id(), &self.message.content);
-        let report =
-            feedback::delivery_report(envelope, self.message.id, content, &failed, &parts.hostname, id, self.now);
-        report.map(|(envelope, content)| Arc::new(Message::new(id, envelope, content.into())))
-    }
-}
-
-/// What an event says of the reply.
-struct Told<'a> {
-    reply: &'a Reply,
-    command: Option<&'static str>,
-    blame: Option<Blame>,
-    next_attempt: Option<Timestamp>,
-}
-
-impl<'a> Told<'a> {
-    fn reply(reply: &'a Reply) -> Told<'a> {
-        Told { reply, command: Some("."), blame: None, next_attempt: None }
-    }
-
-    fn failure(failure: &'a Failure) -> Told<'a> {
-        let command = match failure.origin {
-            Origin::Remote { command } => Some(command),
-            Origin::Local => None,
-        };
-        Told { reply: &failure.reply, command, blame: Some(failure.blame), next_attempt: None }
     }
 }

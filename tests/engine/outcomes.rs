@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use posthaste::config::Config;
 use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
 use tokio::task::JoinSet;
@@ -207,7 +208,9 @@ async fn a_receiver_that_takes_few_at_a_time_gets_them_so() {
         }
         _ => Do::Take,
     });
-    let world = World::start(zone(&["them"]), host.address().port(), |_| {}).await;
+    // One session: the receiver counts for all of them together.
+    let one = |config: &mut Config| config.delivery.connections_per_site = 1;
+    let world = World::start(zone(&["them"]), host.address().port(), one).await;
     let to: Vec<String> = (0..50).map(|n| format!("b{n}@them.test")).collect();
     let to: Vec<&str> = to.iter().map(String::as_str).collect();
     world.send(&to).await;
@@ -228,4 +231,25 @@ async fn many_recipients_go_in_as_few_transactions_as_allowed() {
     world.send(&to).await;
     world.until("delivered", "them.test", 300).await;
     assert_eq!((host.count(), host.mails()), (300, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn success_is_told_by_us_where_the_receiver_does_not() {
+    let mut hosts = listeners(3).await.into_iter();
+    let mut start = |dsn| {
+        let behaviour = Behaviour { dsn, ..Behaviour::default() };
+        Receiver::start(hosts.next().unwrap(), behaviour, Keep::Content).unwrap()
+    };
+    let (silent, telling, us) = (start(false), start(true), start(true));
+    let world = World::start(zone(&["silent", "telling", "us"]), us.addr().port(), |_| {}).await;
+    let to = ["<b@silent.test> NOTIFY=SUCCESS", "<c@silent.test>", "<d@telling.test> NOTIFY=SUCCESS"];
+    world.door().await.send_as("<a@us.test>", &to.map(str::to_owned), "").await;
+    world.until("delivered", "silent.test", 2).await;
+    world.until("delivered", "telling.test", 1).await;
+    world.until("delivered", "us.test", 1).await;
+    let reports = us.deliveries();
+    let report = String::from_utf8_lossy(reports[0].content.as_deref().unwrap()).into_owned();
+    assert!(report.contains("Action: relayed") && report.contains("b@silent.test"), "{report}");
+    assert!(!report.contains("c@silent.test") && !report.contains("d@telling.test"), "{report}");
+    assert_eq!((silent.delivered(), telling.delivered(), us.delivered()), (2, 1, 1));
 }

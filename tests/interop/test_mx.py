@@ -42,7 +42,7 @@ def cases():
     add("cnamedmx", 10, ["MX 10 alias{n}"], "delivered", hosts=("{own}",))
     add("cname", 10, ["CNAME set0-{n}"], "delivered", hosts=(ALIVE[0],))
     add("missingfirst", 10, ["MX 10 missing", "MX 20 {host}"], "delivered", hosts=("{own}",))
-    add("missing", 5, ["MX 10 missing"], "deferred", "4.4.4")
+    add("missing", 5, ["MX 10 missing"], "bounced", "5.4.4")
     add("sixonly", 10, ["MX 10 six"], "delivered", hosts=("::1",))
     add("siximplicit", 5, ["AAAA ::1"], "delivered", hosts=("::1",))
     add("nothing", 5, ['TXT "no mail here"'], "bounced", "5.4.4")

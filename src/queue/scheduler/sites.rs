@@ -165,6 +165,12 @@ impl Scheduler {
         }
     }
 
+    /// DNS says that no host of the site has an address, now and for as long as it is believed: its ready mail fails.
+    pub(in crate::queue) fn dead_end(&mut self, id: SiteId, failure: Failure, actions: &mut Vec<Action>) {
+        let items = self.sites[id as usize].ready.drain();
+        self.turn_away(items, Verdict::Never(failure), actions);
+    }
+
     /// A session task is over; `connecting`: it never got so far as [`connected`](Scheduler::connected).
     pub(in crate::queue) fn session_ended(
         &mut self,
