@@ -48,6 +48,17 @@ fn licences_are_allowed() {
     assert!(refused.is_empty(), "\n{}\n", refused.join("\n"));
 }
 
+/// `[sources]` of `deny.toml`: one registry, nothing from a repository or another place.
+#[test]
+fn every_crate_comes_from_one_registry() {
+    let lock: toml::Table = include_str!("../Cargo.lock").parse().expect("TOML");
+    let packages = lock["package"].as_array().expect("a list");
+    let sources: BTreeSet<&str> =
+        packages.iter().filter_map(|package| package.get("source")).filter_map(toml::Value::as_str).collect();
+    assert_eq!(sources.len(), 1, "{sources:?}");
+    assert!(sources.iter().all(|source| source.starts_with("registry+")), "{sources:?}");
+}
+
 #[test]
 fn banned_crates_are_not_built_and_pinned_ones_are_alone() {
     let deny = deny();
