@@ -73,11 +73,12 @@ impl Daemon {
         restored.into_iter().for_each(|message| queue.restore(message));
         queue.start();
 
-        let admin = Admin::start(config.admin.listen, Arc::clone(&queue), Arc::clone(&metrics)).await?;
         let smtp = &config.submission.smtp;
         let door = Arc::new(Arc::clone(&queue));
         let submission =
             Submission::start(smtp.clone(), hostname.clone(), tls(smtp)?, door, Arc::clone(&metrics), clock)?;
+        // After the door, so that /readyz says yes only when it is open.
+        let admin = Admin::start(config.admin.listen, Arc::clone(&queue), Arc::clone(&metrics)).await?;
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         Ok(Daemon { submission, queue, admin, housekeeping, spool, events, metrics, hostname })

@@ -195,3 +195,21 @@ impl View {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole way, in small: four receivers, retries, refusals, reports.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_small_demo_accounts_for_everybody() {
+        let report = run(DemoOptions { messages: 60, size: 3000, json: true }).await.unwrap();
+        assert!(report.is_complete(), "{report}");
+        assert_eq!(report.violations, Vec::<String>::new());
+        // Three messages in sixty go to all four receivers, six to the refusing one alone; each refusal is reported.
+        assert_eq!((report.messages, report.recipients), (60, 57 + 3 * 4 + 9));
+        let deferred: Vec<u64> = report.sites.iter().map(|site| site.deferred).collect();
+        assert_eq!(deferred[2], 9, "everyone is put off once by the greylisting one: {deferred:?}");
+        assert!(report.sites.iter().all(|site| site.delivered == 0 || site.tls_share == 1.0));
+    }
+}

@@ -103,8 +103,19 @@ impl Log {
     /// Safe; the read ends on its own.
     pub async fn read(&self, location: Location) -> Result<Record, LogError> {
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.read(location));
+        let read = tokio::task::spawn_blocking(move || shared.read(location, true));
         // Fails only while the runtime is being shut down.
+        read.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    /// The record without its body, for when that is damaged or not needed.
+    ///
+    /// # Errors
+    /// As [`Log::read`], but for the body.
+    pub async fn read_head(&self, location: Location) -> Result<Record, LogError> {
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || shared.read(location, false));
+        // As above.
         read.await.unwrap_or(Err(LogError::Closed))
     }
 
@@ -113,7 +124,7 @@ impl Log {
     /// # Errors
     /// As [`Log::read`].
     pub fn read_blocking(&self, location: Location) -> Result<Record, LogError> {
-        self.shared.read(location)
+        self.shared.read(location, true)
     }
 
     /// Counts a record as live: its segment stays. Call it in `done`, or, for what replay showed, before the first
@@ -229,14 +240,16 @@ impl Shared {
         self.metrics.spool_bytes.set((stats.bytes + pool) as i64);
     }
 
-    fn read(&self, location: Location) -> Result<Record, LogError> {
+    fn read(&self, location: Location, with_body: bool) -> Result<Record, LogError> {
         let id = location.position.segment;
         let (file, stamp) = match self.table().segments.get(&id) {
             Some(segment) => (segment.file.clone(), segment.stamp),
             None => return Err(LogError::Gone { segment: id }),
         };
         let offset = u64::from(location.position.offset);
-        let mut bytes = vec![0; location.record_len() as usize];
+        let body_at = HEADER_LEN as usize + location.head_len as usize;
+        let mut bytes = vec![0; if with_body { location.record_len() as usize } else { body_at }];
+        let wanted = bytes.len();
         let got = read_full(&*file, &mut bytes, offset);
         let got = got.map_err(|e| LogError::io("read", &FileName::Segment(id.0).in_dir(&self.options.dir))(e))?;
         bytes.truncate(got);
@@ -246,13 +259,12 @@ impl Shared {
         };
         let header = Header::parse(&bytes, stamp)
             .filter(|h| (h.head_len, h.body_len) == (location.head_len, location.body_len))
-            .filter(|h| h.record_len() == bytes.len() as u64)
+            .filter(|_| bytes.len() == wanted)
             .ok_or_else(|| damaged(GAP))?;
-        let body_at = HEADER_LEN as usize + header.head_len as usize;
         if !Header::is_intact(&bytes[..HEADER_LEN as usize], &bytes[HEADER_LEN as usize..body_at]) {
             return Err(damaged("the head does not fit its checksum"));
         }
-        if body_crc([&bytes[body_at..]]) != header.body_crc {
+        if with_body && body_crc([&bytes[body_at..]]) != header.body_crc {
             return Err(damaged(super::replay::BODY));
         }
         let bytes = Bytes::from(bytes);

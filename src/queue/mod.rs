@@ -1,9 +1,9 @@
 //! Wait, and conduct: from accepted to finished, for every recipient.
 //!
-//! A message becomes one [`Item`](scheduler::Item) per receiving host. An item sleeps on the timer wheel until it is due,
+//! A message becomes one item per receiving host. An item sleeps on the timer wheel until it is due,
 //! is routed to its site (one look-up per host at a time), stands there in its stream's line, is pulled by a session,
 //! and comes back with one outcome per recipient: finished, asleep until the next attempt, or back in front of the line
-//! because the connection broke. All of that is [`scheduler`], pure and under one lock; this module carries out what it
+//! because the connection broke. All of that is `scheduler.rs`, pure and under one lock; this module carries out what it
 //! asks for and owns the tasks.
 //!
 //! | file | step |
@@ -35,6 +35,7 @@ use arc_swap::ArcSwap;
 use rand::rngs::SmallRng;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use retry::RetryPolicy;
@@ -84,6 +85,8 @@ pub struct Queue {
     /// The timer task must look again.
     rearm: Notify,
     tasks: TaskTracker,
+    /// Cancelled by `close`: what waits for others without a message in its hands is given up.
+    stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
     chance: Mutex<SmallRng>,
 }
@@ -111,6 +114,7 @@ impl Queue {
             started: clock.instant(),
             rearm: Notify::new(),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
         })
@@ -123,16 +127,22 @@ impl Queue {
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(&self, parts: Parts) {
-        self.lock().limits = limits(&parts.delivery);
+        let limits = limits(&parts.delivery);
+        // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
+        let mut scheduler = self.lock();
+        scheduler.limits = limits;
+        scheduler.forget_routes();
     }
 
-    /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`.
+    /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`. Look-ups and
+    /// connections not yet made are given up at once.
     ///
     /// Returns whether all finished; if not, the recipients in flight are attempted again after the next start.
     pub async fn close(&self, grace: Duration) -> bool {
         let idle = self.lock().stop();
         idle.iter().for_each(|session| session.notify_one());
+        self.stopping.cancel();
         self.rearm.notify_one();
         self.tasks.close();
         tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
@@ -179,7 +189,8 @@ impl Queue {
     }
 
     async fn resolve(self: Arc<Queue>, host: HostId, name: AddressHost) {
-        let found = self.parts.load_full().router.route(&name).await;
+        let parts = self.parts.load_full();
+        let Some(found) = self.stopping.run_until_cancelled(parts.router.route(&name)).await else { return };
         let (found, until) = match found {
             Ok(route) => (Ok(Arc::clone(&route)), route.valid_until),
             Err(NoRoute::Later { failure, until }) => (Err(Verdict::Later(failure)), until),

@@ -4,13 +4,13 @@
 //! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
 //! work of one message, but for draining a site that went dead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::site::{Health, SiteState};
+use super::site::{Health, Line, SiteState};
 use super::wheel::{TimerKey, Wheel};
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Class, Failure, MessageId, Stream};
@@ -119,7 +119,7 @@ pub(super) struct Scheduler {
     messages: HashMap<MessageId, MessageState>,
     sleepers: Wheel<Item>,
     expiries: Wheel<MessageId>,
-    /// What sessions are delivering right now.
+    /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
     in_flight: HashMap<MessageId, Vec<u32>>,
     streams: Vec<Stream>,
     stream_ids: HashMap<Stream, StreamId>,
@@ -128,8 +128,12 @@ pub(super) struct Scheduler {
     host_ids: HashMap<AddressHost, HostId>,
     sites: Vec<SiteState>,
     site_ids: HashMap<Site, SiteId>,
-    /// Sites with ready mail that could not open a session because all were in use.
-    hungry: std::collections::VecDeque<SiteId>,
+    /// Sites with ready mail and no session, because all were in use. Sessions of others make room for them.
+    starving: VecDeque<SiteId>,
+    /// Sites that would like one more. They get what is left over.
+    hungry: VecDeque<SiteId>,
+    /// Sessions that are closing to make room.
+    yielding: usize,
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,
@@ -234,11 +238,6 @@ impl Scheduler {
     /// Wakes whoever is due, a bounded number at a time.
     pub(super) fn tick(&mut self, now: u64, actions: &mut Vec<Action>) {
         const LIMIT: usize = 4096;
-        let mut due = Vec::new();
-        self.sleepers.advance(now, LIMIT, |item| due.push(item));
-        for item in due {
-            self.wake(now, item, actions);
-        }
         let mut expired = Vec::new();
         self.expiries.advance(now, LIMIT, |id| expired.push(id));
         for id in expired {
@@ -247,10 +246,16 @@ impl Scheduler {
                 actions.push(Action::Expire(id, recipients));
             }
         }
+        // Behind the expiries, so that those who wake at theirs find that it has been.
+        let mut due = Vec::new();
+        self.sleepers.advance(now, LIMIT, |item| due.push(item));
+        for item in due {
+            self.wake(now, item, actions);
+        }
     }
 
     /// The open recipients of an expired message that are neither in flight (their outcome decides) nor asleep (they wake
-    /// no later than their expiry, and are given up then).
+    /// about then, and [`wake`](Scheduler::wake) gives them up).
     fn expired(&mut self, id: MessageId) -> Vec<u32> {
         let Some(message) = self.messages.get_mut(&id) else { return Vec::new() };
         message.expiry = None;
@@ -274,6 +279,10 @@ impl Scheduler {
         message.awake += item.recipients.len() as u32;
         let class = self.streams[message.stream as usize].class;
         self.counts.ready[class as usize] += item.recipients.len() as i64;
+        if message.expiry.is_none() {
+            actions.push(Action::Expire(item.message, item.recipients.to_vec()));
+            return self.drop_item(&item);
+        }
         self.forward(now, item, actions);
     }
 
@@ -287,7 +296,7 @@ impl Scheduler {
             }
             HostRoute::Dead(verdict, until) if now < *until => {
                 let verdict = verdict.clone();
-                actions.push(Action::Settle(vec![item], verdict));
+                self.turn_away(vec![item], verdict, actions);
             }
             HostRoute::Unknown | HostRoute::Known(..) | HostRoute::Dead(..) => {
                 actions.push(Action::Resolve(item.host, host.host.clone()));
@@ -313,8 +322,17 @@ impl Scheduler {
         let HostRoute::Resolving(parked) = std::mem::replace(&mut state.route, route) else { return };
         match found {
             Ok(_) => parked.into_iter().for_each(|item| self.forward(now, item, actions)),
-            Err(verdict) => actions.push(Action::Settle(parked, verdict)),
+            Err(verdict) => self.turn_away(parked, verdict, actions),
         }
+    }
+
+    /// Has items settled that will not be attempted now. Until then they count as in flight: only one of that settlement
+    /// and the message's expiry may end a recipient.
+    fn turn_away(&mut self, items: Vec<Item>, verdict: Verdict, actions: &mut Vec<Action>) {
+        for item in &items {
+            self.in_flight.entry(item.message).or_default().extend_from_slice(&item.recipients);
+        }
+        actions.push(Action::Settle(items, verdict));
     }
 
     /// Puts an item where the sessions of its site find it.
@@ -324,7 +342,7 @@ impl Scheduler {
         let site = &mut self.sites[id as usize];
         if let Some(failure) = site.health.closed(now) {
             let verdict = Verdict::Later(failure.clone());
-            return actions.push(Action::Settle(vec![item], verdict));
+            return self.turn_away(vec![item], verdict, actions);
         }
         match front {
             false => site.ready.push(class, stream, item),
@@ -347,9 +365,13 @@ impl Scheduler {
             return;
         }
         if self.connections >= self.limits.connections_max {
-            if !site.hungry {
-                site.hungry = true;
-                self.hungry.push_back(id);
+            let line = if site.sessions == 0 { Line::Starving } else { Line::Hungry };
+            if site.line < line {
+                site.line = line;
+                match line {
+                    Line::Starving => self.starving.push_back(id),
+                    Line::Hungry | Line::Out => self.hungry.push_back(id),
+                }
                 actions.extend(self.some_idle_session().map(Action::Wake));
             }
             return;
@@ -365,9 +387,34 @@ impl Scheduler {
         self.sites.iter_mut().find_map(|site| site.idle.pop())
     }
 
-    /// Whether a session of this site should close because others wait for a connection and it has had its share.
-    pub(super) fn must_yield(&self, id: SiteId) -> bool {
-        !self.hungry.is_empty() && !self.sites[id as usize].hungry
+    /// Whether a session that has had its share should close because a site has none. As many are told so as there are
+    /// such sites: call [`yielded`](Scheduler::yielded) when it has closed.
+    pub(super) fn must_yield(&mut self) -> bool {
+        let must = self.starving.len() > self.yielding;
+        self.yielding += usize::from(must);
+        must
+    }
+
+    /// A session that was to make room is gone; call before [`session_ended`](Scheduler::session_ended).
+    pub(super) fn yielded(&mut self) {
+        self.yielding = self.yielding.saturating_sub(1);
+    }
+
+    /// Whether an idle connection is of more use elsewhere.
+    pub(super) fn is_crowded(&self) -> bool {
+        !self.starving.is_empty() || !self.hungry.is_empty()
+    }
+
+    /// The next site to get a connection.
+    fn next_in_line(&mut self) -> Option<SiteId> {
+        let next = match self.starving.pop_front() {
+            Some(next) => next,
+            // Those that came to starve meanwhile have had their turn in the other line.
+            None => std::iter::from_fn(|| self.hungry.pop_front())
+                .find(|id| self.sites[*id as usize].line == Line::Hungry)?,
+        };
+        self.sites[next as usize].line = Line::Out;
+        Some(next)
     }
 
     /// The connection of a session stands. Another one may follow: so the number of sessions grows as they succeed.
@@ -402,7 +449,7 @@ impl Scheduler {
             site.health = site.health.clone().failed(now, failure.clone(), min, max);
             if site.health.closed(now).is_some() {
                 let items = site.ready.drain();
-                actions.push(Action::Settle(items, Verdict::Later(failure.clone())));
+                self.turn_away(items, Verdict::Later(failure.clone()), actions);
             }
         }
     }
@@ -413,10 +460,9 @@ impl Scheduler {
         self.connections -= 1;
         site.sessions -= 1;
         site.connecting -= usize::from(connecting);
-        // A site that waits for room goes first, in order of coming.
+        // Sites that wait for room go first, in order of coming.
         while self.connections < self.limits.connections_max {
-            let Some(next) = self.hungry.pop_front() else { break };
-            self.sites[next as usize].hungry = false;
+            let Some(next) = self.next_in_line() else { break };
             self.staff(now, next, actions);
         }
         self.staff(now, id, actions);
@@ -494,9 +540,13 @@ impl Scheduler {
         self.enqueue(now, id, item, true, actions);
     }
 
-    /// The item waits until `due`. The recipients that came to their end must have been taken out.
-    pub(super) fn sleep(&mut self, due: u64, item: Item, actions: &mut Vec<Action>) {
+    /// The item waits until `due`. Recipients that came to their end meanwhile are left out.
+    pub(super) fn sleep(&mut self, due: u64, mut item: Item, actions: &mut Vec<Action>) {
         let Some(message) = self.messages.get_mut(&item.message) else { return self.drop_item(&item) };
+        item.recipients.retain(|r| message.open.has(*r));
+        if item.recipients.is_empty() {
+            return self.drop_item(&item);
+        }
         message.awake = message.awake.saturating_sub(item.recipients.len() as u32);
         let class = self.streams[message.stream as usize].class;
         self.counts.ready[class as usize] -= item.recipients.len() as i64;
@@ -534,11 +584,12 @@ impl Scheduler {
         self.messages.get(&id).map_or_else(Vec::new, |message| message.open.list())
     }
 
-    /// A recipient came to its end while it was `ready` (or not). True when it was the message's last.
-    pub(super) fn end(&mut self, id: MessageId, recipient: u32, ready: bool) -> bool {
-        let Some(message) = self.messages.get_mut(&id) else { return false };
+    /// A recipient comes to its end while it is `ready` (or not). `None`: it had come to it before, and whoever brought
+    /// it there tells of it. Otherwise whether it was the message's last.
+    pub(super) fn end(&mut self, id: MessageId, recipient: u32, ready: bool) -> Option<bool> {
+        let message = self.messages.get_mut(&id)?;
         if !message.open.clear(recipient) {
-            return false;
+            return None;
         }
         let class = self.streams[message.stream as usize].class as usize;
         let finished = message.open.is_empty();
@@ -549,7 +600,7 @@ impl Scheduler {
             let message = self.messages.remove(&id).expect("just seen");
             message.expiry.map(|key| self.expiries.cancel(key));
         }
-        finished
+        Some(finished)
     }
 
     /// Wakes the sleepers that `select` picks, now. Returns how many recipients that were.
@@ -570,6 +621,15 @@ impl Scheduler {
             self.wake(now, item, actions);
         }
         recipients
+    }
+
+    /// Every host is looked up again before its next mail goes out: the configuration changed, or an operator wants it.
+    pub(super) fn forget_routes(&mut self) {
+        for host in self.hosts.iter_mut().flatten() {
+            if !matches!(host.route, HostRoute::Resolving(_)) {
+                host.route = HostRoute::Unknown;
+            }
+        }
     }
 
     /// Opens every site that was closed, for an operator's retry.

@@ -8,23 +8,31 @@ use tokio::sync::Notify;
 use super::scheduler::{Action, Batch, Item, SiteId};
 use super::settle::Attempted;
 use super::{Parts, Queue};
+use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job, Target};
 use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
 use crate::routing::{Hop, Route};
 use crate::spool::{Message, SpoolError};
+
+/// Transactions a session may have before it makes room for a site without one. A connection costs about as much as a few.
+const SHARE: u32 = 10;
 
 /// Gives the session's place back whatever becomes of the task.
 struct Slot {
     queue: Arc<Queue>,
     site: SiteId,
     connecting: bool,
+    yielding: bool,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut actions = Vec::new();
-        self.queue.lock().session_ended(self.queue.now(), self.site, self.connecting, &mut actions);
-        self.queue.run(actions);
+        self.queue.with_actions(|scheduler, now, actions| {
+            if self.yielding {
+                scheduler.yielded();
+            }
+            scheduler.session_ended(now, self.site, self.connecting, actions);
+        });
     }
 }
 
@@ -32,6 +40,8 @@ impl Drop for Slot {
 enum Ending {
     /// Nothing to do, its share done, or shutting down.
     Done,
+    /// Another site needs the connection more.
+    Yields,
     /// The connection broke; `proved` if it had delivered before.
     Broken { failure: Failure, proved: bool },
 }
@@ -39,16 +49,17 @@ enum Ending {
 impl Queue {
     /// The life of one session: connect, serve, quit.
     pub(super) async fn run_session(self: Arc<Queue>, site: SiteId) {
-        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true };
+        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true, yielding: false };
         let parts = self.parts.load_full();
         let route = Arc::clone(&self.lock().site(site).route);
         let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
         gauge("connecting").inc();
-        let dialled = self.dial(&parts, &route).await;
+        let dialled = self.stopping.run_until_cancelled(self.dial(&parts, &route)).await;
         gauge("connecting").dec();
         let mut connection = match dialled {
-            Ok(connection) => connection,
-            Err(failure) => return self.site_failed(site, &failure),
+            Some(Ok(connection)) => connection,
+            Some(Err(failure)) => return self.site_failed(site, &failure),
+            None => return,
         };
         slot.connecting = false;
         self.with_actions(|scheduler, now, actions| scheduler.connected(now, site, actions));
@@ -57,6 +68,10 @@ impl Queue {
         gauge("open").dec();
         match ending {
             Ending::Done => connection.quit().await,
+            Ending::Yields => {
+                slot.yielding = true;
+                connection.quit().await;
+            }
             // A connection that never delivered and broke is as good as none.
             Ending::Broken { failure, proved: false } => self.site_failed(site, &failure),
             Ending::Broken { failure, proved: true } => {
@@ -139,15 +154,19 @@ impl Queue {
     ) -> Ending {
         let wake = Arc::new(Notify::new());
         let mut proved = false;
-        let mut fresh = true;
-        for _ in 0..parts.delivery.messages_per_connection {
+        for served in 0..parts.delivery.messages_per_connection {
             let batch = loop {
                 let next = {
                     let mut scheduler = self.lock();
-                    if scheduler.must_yield(site) && !fresh {
+                    if served >= SHARE && scheduler.must_yield() {
+                        return Ending::Yields;
+                    }
+                    let next = scheduler.next_batch(site, &wake);
+                    if next.is_none() && scheduler.is_crowded() {
+                        scheduler.leave_idle(site, &wake);
                         return Ending::Done;
                     }
-                    scheduler.next_batch(site, &wake)
+                    next
                 };
                 match next {
                     Some(batch) => break batch,
@@ -158,8 +177,7 @@ impl Queue {
                     }
                 }
             };
-            let failure = self.attempt(parts, site, route, connection, batch, fresh).await;
-            fresh = false;
+            let failure = self.attempt(site, route, connection, batch, served == 0).await;
             match failure {
                 Some(failure) => return Ending::Broken { failure, proved },
                 None if proved => {}
@@ -198,7 +216,6 @@ impl Queue {
     /// One transaction. Returns why the connection is gone, if it broke.
     async fn attempt(
         self: &Arc<Queue>,
-        parts: &Parts,
         site: SiteId,
         route: &Route,
         connection: &mut Connection,
@@ -210,11 +227,19 @@ impl Queue {
         let message = match self.spool.load(id).await {
             Ok(message) => message,
             Err(error) => {
-                self.settle_unreadable(&items, error);
+                self.settle_unreadable(items, error, started, site).await;
                 return None;
             }
         };
-        if let Err(failure) = self.prepare(parts, &message, started).await {
+        if started >= message.envelope.expires_at {
+            let recipients = items.iter().flat_map(|item| item.recipients.iter().copied()).collect();
+            Arc::clone(self).expire(id, recipients).await;
+            let mut scheduler = self.lock();
+            scheduler.landed(&items);
+            items.iter().for_each(|item| scheduler.drop_item(item));
+            return None;
+        }
+        if let Err(failure) = self.sign(&message, started).await {
             self.settle(&message, items, Attempted::none(started, failure), Some(site));
             return None;
         }
@@ -240,11 +265,9 @@ impl Queue {
         failure
     }
 
-    /// Before a message may go out: its time is not up, and it is signed if a key is configured.
-    async fn prepare(&self, parts: &Parts, message: &Message, now: crate::clock::Timestamp) -> Result<(), Failure> {
-        if now >= message.envelope.expires_at {
-            return Err(Failure::ours(Blame::Message, EnhancedCode(4, 4, 7), "the message's time ran out"));
-        }
+    /// Before a message may go out, it is signed if a key is configured: now, not when the session began.
+    async fn sign(&self, message: &Message, now: Timestamp) -> Result<(), Failure> {
+        let parts = self.parts.load_full();
         if !message.signature.initialized() && !parts.signer.is_empty() && parts.signer.applies(&message.content) {
             let sign = || self.pool.sign(Arc::clone(&parts.signer), message.content.clone(), now);
             message.signature.get_or_try_init(sign).await.map_err(|error| {
@@ -265,21 +288,24 @@ impl Queue {
         }
     }
 
-    fn settle_unreadable(self: &Arc<Queue>, items: &[Item], error: SpoolError) {
-        match error {
-            SpoolError::Unknown(_) => {
-                let mut scheduler = self.lock();
-                scheduler.landed(items);
-                items.iter().for_each(|item| scheduler.drop_item(item));
-            }
-            error => {
-                let id = items[0].message;
-                tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
-                self.settle_blind(
-                    items.to_vec(),
-                    &Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string()),
-                );
-            }
+    async fn settle_unreadable(
+        self: &Arc<Queue>,
+        items: Vec<Item>,
+        error: SpoolError,
+        started: Timestamp,
+        site: SiteId,
+    ) {
+        if let SpoolError::Unknown(_) = error {
+            let mut scheduler = self.lock();
+            scheduler.landed(&items);
+            return items.iter().for_each(|item| scheduler.drop_item(item));
+        }
+        let id = items[0].message;
+        tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
+        let failure = Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string());
+        match self.spool.load_envelope(id).await {
+            Ok(message) => self.settle(&message, items, Attempted::none(started, failure), Some(site)),
+            Err(_) => self.settle_blind(items, &failure),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::events::{Event, Kind, Timings};
 use crate::feedback::{self, Fate, ReportedRecipient};
 use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Origin, Outcome, Reply};
 use crate::routing::Route;
-use crate::spool::{Change, End, Message, RecipientState, Update};
+use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
 use crate::telemetry::Metrics;
 
 /// Connections that may break under an item before it waits by the schedule.
@@ -106,7 +106,7 @@ impl Queue {
                 if !self.lock().is_open(message.id, *recipient) {
                     continue;
                 }
-                match settlement.judge(*recipient, &item, outcome, &attempted, due) {
+                match settlement.judge(self, *recipient, &item, outcome, &attempted, due) {
                     Next::Ended => {}
                     Next::Waits => waits.recipients.push(*recipient),
                     Next::Again => again.recipients.push(*recipient),
@@ -127,12 +127,16 @@ impl Queue {
                 Verdict::Never(failure) => (failure.clone(), Outcome::Failed),
             };
             let outcomes = vec![Some(outcome(failure.clone())); item.recipients.len()];
-            match self.spool.load(item.message).await {
+            match self.load_or_envelope(item.message).await {
                 Ok(message) => {
                     let attempted = Attempted { outcomes, ..Attempted::none(started, failure) };
                     self.settle(&message, vec![item], attempted, None);
                 }
-                Err(crate::spool::SpoolError::Unknown(_)) => self.lock().drop_item(&item),
+                Err(SpoolError::Unknown(_)) => {
+                    let mut scheduler = self.lock();
+                    scheduler.landed(std::slice::from_ref(&item));
+                    scheduler.drop_item(&item);
+                }
                 Err(error) => {
                     tracing::error!(message_id = %item.message, error = %error, "message cannot be read from the spool");
                     self.settle_blind(vec![item], &failure);
@@ -141,7 +145,19 @@ impl Queue {
         }
     }
 
-    /// The message cannot be read: its recipients wait by the schedule, nothing can be told of them but that.
+    /// The message; without content if that cannot be read, which is logged.
+    async fn load_or_envelope(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
+        match self.spool.load(id).await {
+            Err(SpoolError::Unknown(id)) => Err(SpoolError::Unknown(id)),
+            Err(error) => {
+                tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool");
+                self.spool.load_envelope(id).await
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// Not even the envelope can be read: its recipients wait by the schedule, nothing can be told of them but that.
     pub(super) fn settle_blind(self: &Arc<Queue>, items: Vec<Item>, failure: &Failure) {
         let parts = self.parts.load_full();
         let now = self.clock.timestamp();
@@ -171,8 +187,9 @@ impl Queue {
 
     /// The time of these recipients is up while they stood in line.
     pub(super) async fn expire(self: Arc<Queue>, id: MessageId, recipients: Vec<u32>) {
-        let message = match self.spool.load(id).await {
+        let message = match self.load_or_envelope(id).await {
             Ok(message) => message,
+            Err(SpoolError::Unknown(_)) => return,
             Err(error) => {
                 tracing::error!(message_id = %id, error = %error, "an expired message cannot be read; its end is not reported");
                 return self.end_blind(id, &recipients);
@@ -187,7 +204,7 @@ impl Queue {
                 Some(RecipientState::Waiting { attempts, failure, .. }) => (*attempts, failure.clone()),
                 _ => (0, Failure::ours(Blame::Site, EnhancedCode(4, 4, 7), "its turn did not come in time")),
             };
-            settlement.expired(recipient, attempts, failure);
+            settlement.expired(&self, recipient, attempts, failure);
         }
         self.write(&parts, settlement);
     }
@@ -196,7 +213,8 @@ impl Queue {
         let mut finished = false;
         let mut changes = Vec::new();
         for recipient in recipients {
-            finished |= self.lock().end(id, *recipient, true);
+            let Some(last) = self.lock().end(id, *recipient, true) else { continue };
+            finished |= last;
             changes.push(Change { recipient: *recipient, state: RecipientState::Ended(End::Expired) });
             self.metrics.recipients.with_label_values(&[End::Expired.as_str()]).inc();
         }
@@ -204,24 +222,15 @@ impl Queue {
         self.spool.record(update, |_| {});
     }
 
-    /// Ends what ended, writes states, events and reports in one group.
+    /// Writes states, events and reports in one group.
     fn write(self: &Arc<Queue>, parts: &Parts, mut settlement: Settlement<'_>) {
         let id = settlement.message.id;
-        let mut finished = false;
-        {
-            let mut scheduler = self.lock();
-            for change in &settlement.changes {
-                if let RecipientState::Ended(_) = change.state {
-                    finished |= scheduler.end(id, change.recipient, true);
-                }
-            }
-        }
         settlement.count(&self.metrics);
         let reports = settlement.report(parts, || self.spool.next_id(self.clock.timestamp()));
         let signature = settlement.message.signature.get().filter(|s| !s.is_empty() && settlement.first_deferral);
         let update = Update {
             id,
-            finished,
+            finished: settlement.finished,
             events: std::mem::take(&mut settlement.events).into(),
             signature: signature.cloned(),
             reports: reports.into_iter().collect(),
@@ -280,6 +289,8 @@ struct Settlement<'a> {
     /// What happened, at which provider.
     counted: Vec<(Kind, &'static str)>,
     first_deferral: bool,
+    /// The message's last recipient came to its end here.
+    finished: bool,
 }
 
 impl<'a> Settlement<'a> {
@@ -292,12 +303,21 @@ impl<'a> Settlement<'a> {
             failed: Vec::new(),
             counted: Vec::new(),
             first_deferral: false,
+            finished: false,
         }
+    }
+
+    /// Takes the recipient's end. False: another settlement came first, and tells of it.
+    fn claim(&mut self, queue: &Queue, recipient: u32) -> bool {
+        let last = queue.lock().end(self.message.id, recipient, true);
+        self.finished |= last == Some(true);
+        last.is_some()
     }
 
     /// Decides what becomes of a recipient, and notes it.
     fn judge(
         &mut self,
+        queue: &Queue,
         recipient: u32,
         item: &Item,
         outcome: Option<Outcome>,
@@ -314,6 +334,10 @@ impl<'a> Settlement<'a> {
         };
         let attempts = u32::from(item.attempts) + 1;
         let attempted = Some(attempted);
+        let waits = matches!(outcome, Outcome::Deferred(_)) && !expired;
+        if !waits && !self.claim(queue, recipient) {
+            return Next::Ended;
+        }
         match outcome {
             Outcome::Delivered { reply } => {
                 self.tell(Kind::Delivered, recipient, attempts, &Told::reply(&reply), attempted);
@@ -341,7 +365,10 @@ impl<'a> Settlement<'a> {
     }
 
     /// A recipient whose time ran out while it stood in line.
-    fn expired(&mut self, recipient: u32, attempts: u32, failure: Failure) {
+    fn expired(&mut self, queue: &Queue, recipient: u32, attempts: u32, failure: Failure) {
+        if !self.claim(queue, recipient) {
+            return;
+        }
         self.tell(Kind::Expired, recipient, attempts, &Told::failure(&failure), None);
         self.fail(recipient, failure, None, Fate::Expired);
         self.end(recipient, End::Expired);

@@ -19,8 +19,8 @@ pub(super) struct SiteState {
     pub(super) connecting: usize,
     /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
     pub(super) idle: Vec<Arc<Notify>>,
-    /// It stands in the line of sites that wait for a connection.
-    pub(super) hungry: bool,
+    /// Where it waits for a connection.
+    pub(super) line: Line,
     pub(super) health: Health,
     /// Recipients it takes in one transaction, once it has said so.
     pub(super) recipients_max: Option<usize>,
@@ -34,11 +34,22 @@ impl SiteState {
             sessions: 0,
             connecting: 0,
             idle: Vec::new(),
-            hungry: false,
+            line: Line::Out,
             health: Health::Open { failures: 0 },
             recipients_max: None,
         }
     }
+}
+
+/// In which line a site waits for a connection while all are in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Line {
+    /// In none.
+    Out,
+    /// It has sessions and would like one more.
+    Hungry,
+    /// It has mail and not one session.
+    Starving,
 }
 
 /// Whether a site can be reached. Times are milliseconds on the queue's clock.

@@ -108,12 +108,13 @@ impl World {
         let open: usize = self.messages[&id].iter().filter(|ended| !**ended).count();
         let was_open = self.scheduler.is_open(id, recipient);
         let finished = self.scheduler.end(id, recipient, true);
+        assert_eq!(finished.is_some(), was_open, "{id} {recipient}");
         if was_open {
             let ended = &mut self.messages.get_mut(&id).unwrap()[recipient as usize];
             assert!(!*ended, "{id} {recipient} ended twice");
             *ended = true;
             self.ended += 1;
-            assert_eq!(finished, open == 1, "{id} {recipient}");
+            assert_eq!(finished, Some(open == 1), "{id} {recipient}");
         }
     }
 
@@ -128,6 +129,7 @@ impl World {
                 Action::Expire(id, recipients) => recipients.iter().for_each(|r| self.end(id, *r)),
                 Action::Settle(items, Verdict::Later(_)) => {
                     for mut item in items {
+                        self.scheduler.landed(std::slice::from_ref(&item));
                         item.recipients.retain(|r| self.scheduler.is_open(item.message, *r));
                         if item.recipients.is_empty() {
                             self.scheduler.drop_item(&item);
@@ -138,6 +140,7 @@ impl World {
                 }
                 Action::Settle(items, Verdict::Never(_)) => {
                     for item in items {
+                        self.scheduler.landed(std::slice::from_ref(&item));
                         item.recipients.iter().for_each(|r| self.end(item.message, *r));
                         self.scheduler.drop_item(&item);
                     }
@@ -283,6 +286,30 @@ async fn mail_in_line_is_given_up_on_time() {
     let open = world.scheduler.open_recipients();
     world.carry_out();
     assert_eq!((world.ended, world.scheduler.open_recipients()), (open, 0));
+}
+
+#[tokio::test]
+async fn who_wakes_behind_his_expiry_is_given_up_at_once() {
+    let mut world = World::new(1, routes().await);
+    world.accept(7);
+    world.carry_out();
+    while let Some((host, _)) = world.resolving.pop() {
+        let later = Err(Verdict::Later(failure()));
+        world.scheduler.routed(world.now, host, later, world.now + 1, &mut world.actions);
+    }
+    // Deferred to just behind their expiry: two clocks were read one after the other.
+    for action in std::mem::take(&mut world.actions) {
+        let Action::Settle(items, _) = action else { continue };
+        world.scheduler.landed(&items);
+        items.into_iter().for_each(|item| world.scheduler.sleep(EXPIRY + 3, item, &mut world.actions));
+    }
+    for now in [EXPIRY, EXPIRY + 3] {
+        world.now = now;
+        world.scheduler.tick(now, &mut world.actions);
+        world.carry_out();
+    }
+    assert_eq!((world.scheduler.open_recipients(), world.scheduler.counts.ready), (0, [0; 3]));
+    assert!(world.resolving.is_empty());
 }
 
 #[test]

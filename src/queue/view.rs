@@ -194,6 +194,7 @@ impl Queue {
         self.parts.load().client.forget_unreachable();
         self.with_actions(|scheduler, now, actions| {
             scheduler.reopen_sites();
+            scheduler.forget_routes();
             let select = |id, at: &AddressHost| message.is_none_or(|m| m == id) && host.is_none_or(|h| h == at);
             woken = scheduler.hurry(now, select, actions);
         });

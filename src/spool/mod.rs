@@ -242,6 +242,21 @@ impl Spool {
         Ok(Arc::new(message))
     }
 
+    /// The message without its content, for what must be told of one whose content cannot be read.
+    ///
+    /// # Errors
+    /// As [`load`](Spool::load), but for the content.
+    pub async fn load_envelope(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
+        let location = self.lock().index.get(&id).ok_or(SpoolError::Unknown(id))?.location;
+        let record = self.log.read_head(location).await.map_err(Arc::new)?;
+        let damaged = |source| SpoolError::Damaged { id, source };
+        if record.id != id.0 {
+            return Err(damaged(CodecError("message id")));
+        }
+        let envelope = codec::read_envelope(&mut Reader(&record.head)).map_err(damaged)?;
+        Ok(Arc::new(Message::new(id, envelope, Bytes::new())))
+    }
+
     /// The states written so far for a message's recipients, in the order of the log; unsynced ones may be missing.
     ///
     /// # Errors

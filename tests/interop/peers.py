@@ -181,8 +181,8 @@ class Postfix:
         return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.exists() else []
 
     def stop(self):
-        # The namespace's first process is our child's child; --kill-child takes all of it along.
-        self.process.stop()
+        # What `unshare` started ignores SIGTERM as the first process of its namespace; --kill-child takes all along.
+        self.process.stop(grace=0.1)
 
 
 MAIN_CF = """compatibility_level = 3.6

@@ -42,10 +42,10 @@ def cases():
     add("cnamedmx", 10, ["MX 10 alias{n}"], "delivered", hosts=("{own}",))
     add("cname", 10, ["CNAME set0-{n}"], "delivered", hosts=(ALIVE[0],))
     add("missingfirst", 10, ["MX 10 missing", "MX 20 {host}"], "delivered", hosts=("{own}",))
-    add("missing", 5, ["MX 10 missing"], "bounced", "5.")
+    add("missing", 5, ["MX 10 missing"], "deferred", "4.4.4")
     add("sixonly", 10, ["MX 10 six"], "delivered", hosts=("::1",))
     add("siximplicit", 5, ["AAAA ::1"], "delivered", hosts=("::1",))
-    add("nothing", 5, ['TXT "no mail here"'], "bounced", "5.1.2")
+    add("nothing", 5, ['TXT "no mail here"'], "bounced", "5.4.4")
     add("alldead", 5, ["MX 10 dead"], "deferred", "4.4.1")
     add("nxdomain", 5, [], "bounced", "5.1.2")
     found += [Case(f"servfail{n}", [], "deferred", "4.4.3") for n in range(5)]
@@ -99,7 +99,7 @@ def test_two_hundred_domains(site):
             wrong.append(f"{case.name}: arrived at {hosts or 'nowhere'}")
     assert not wrong, "\n".join(wrong)
     # Nothing that waits was given up, nothing arrived twice.
-    assert len(daemon.wait_terminal([address(c) for c in cases() if c.event != "deferred"])) >= 185
+    assert len(daemon.wait_terminal([address(c) for c in cases() if c.event != "deferred"])) >= 180
     for case in cases():
         assert len(target.to(address(case))) <= 1, case.name
     # Mail for failed domains came back to the sender, nothing else did.
@@ -127,8 +127,8 @@ def test_equal_preferences_share_the_load(site):
     assert len({mail.host for mail in target.mails}) > 1
 
 
-def test_answers_are_cached_and_a_repaired_domain_recovers(nsd, sink, start, tmp_path):
-    """SERVFAIL is retried; what was found is not asked again."""
+def test_a_repaired_domain_recovers(nsd, sink, start, tmp_path):
+    """SERVFAIL is no verdict: the mail waits, through a restart too, and goes out once the zone is there."""
     broken = nsd({"test": zone(), "broken": None})
     target = sink(addresses=(*ALIVE, "::1"))
     config = config_for(broken, target.port)
@@ -145,6 +145,9 @@ def test_answers_are_cached_and_a_repaired_domain_recovers(nsd, sink, start, tmp
     again = peers.Process([peers.program("nsd"), "-d", "-c", repaired / "nsd.conf"], repaired / "again.log",
                           env=peers.environment())
     try:
+        # The failed look-up is remembered for a minute, but not by a new process.
+        assert daemon.stop() == 0
+        daemon.start()
         assert daemon.wait_event("user@servfail0.broken")["event"] == "delivered"
     finally:
         again.stop()

@@ -150,6 +150,16 @@ def test_health(start, sink):
     assert daemon.get("/nothing-here")[0] == 404
 
 
+def test_ready_means_that_the_door_is_open(start, sink, tmp_path):
+    cert, key = peers.certificate(tmp_path, "mta.shop.test")
+    daemon = start({**relay(sink()), "submission": {"smtp": {"tls_cert_file": str(cert), "tls_key_file": str(key)}}})
+    for _ in range(10):
+        assert daemon.stop() == 0
+        daemon.process = peers.Process(daemon.process.child.args, daemon.process.log)
+        peers.wait_until(daemon.ready, what="ready")
+        assert peers.listens("127.0.0.1", daemon.smtp)
+
+
 def test_queue_commands(start, sink):
     target = sink(verdict=busy)
     daemon = start({**relay(target), "retry": {"delay_min": "5m", "delay_max": "4h"}})

@@ -1,0 +1,32 @@
+//! The whole daemon in this process, between SMTP clients and receivers that behave as told, all on loopback.
+//!
+//! Each test builds a [`world::World`]: a name server, receivers ([`peer::Peer`]) on one port of several loopback
+//! addresses, and the real daemon on a temporary directory with short waits. It hands mail over by SMTP and then waits
+//! for what must be seen from outside: lines of the event log, what receivers wrote down, the admin surface. Nothing
+//! looks inside the queue.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "engine/peer.rs"]
+mod peer;
+#[path = "engine/world.rs"]
+mod world;
+
+#[path = "engine/books.rs"]
+mod books;
+#[path = "engine/damage.rs"]
+mod damage;
+#[path = "engine/fairness.rs"]
+mod fairness;
+#[path = "engine/outcomes.rs"]
+mod outcomes;
+#[path = "engine/restart.rs"]
+mod restart;
+#[path = "engine/routes.rs"]
+mod routes;
+#[path = "engine/signing.rs"]
+mod signing;
+#[path = "engine/sites.rs"]
+mod sites;
+#[path = "engine/times.rs"]
+mod times;
