@@ -118,7 +118,7 @@ def watch(o, group, log):
     if o.strace:
         watchers.append(["strace", "-f", "-c", "-S", "calls", "-o", o.strace, "-p", pids])
     if o.perf:
-        watchers.append(["perf", "record", "-q", "-F", "997", "-e", "cpu-clock", "-g", "-o", o.perf, "-p", pids])
+        watchers.append(["perf", "record", "-q", "-F", "199", "-e", "cpu-clock", "--call-graph", "dwarf,16384", "-o", o.perf, "-p", pids])
     started = [subprocess.Popen(command, stdout=log, stderr=log) for command in watchers]
     if started:
         time.sleep(1)

@@ -132,7 +132,8 @@ class Names:
 class Source:
     """One load on the server. A thread waits for its end, to have its CPU time and the instant."""
 
-    def __init__(self, o, port, messages, log, work, first=0, user="u", rcpt=None, speak=None, sessions=None):
+    def __init__(self, o, port, messages, log, work, first=0, user="u", rcpt=None, speak=None, sessions=None,
+                 per_conn=None):
         self.times_path = os.path.join(work, f"source.{first}.times")
         sessions = min(sessions or o.sessions, messages)
         env = dict(os.environ)
@@ -143,7 +144,8 @@ class Source:
         else:
             command = [f"{TOOLS}/load", "--to", f"127.0.0.1:{port}", "--messages", str(messages),
                        "--sessions", str(sessions), "--size", str(o.size), "--domains", str(o.domains),
-                       "--per-conn", str(o.per_conn), "--first-id", str(first), "--rcpt", str(rcpt or o.rcpt_per_message),
+                       "--per-conn", str(per_conn or o.per_conn), "--first-id", str(first),
+                       "--rcpt", str(rcpt or o.rcpt_per_message),
                        "--user", user, "--speak", speak or o.speak, "--window", str(o.window),
                        "--times", self.times_path]
         self.status = self.usage = self.end_ns = None

@@ -14,7 +14,7 @@ def fill(o, server, sink, group, log, work):
     recipients = messages * o.waiting_rcpt
     start = time.monotonic()
     source = parts.Source(o, server.port, messages, log, work, first=FIRST_ID, user="wait", rcpt=o.waiting_rcpt,
-                          speak="data", sessions=20)
+                          speak="data", sessions=20, per_conn=1000)
     source.wait(o.waiting_timeout)
     accepted = time.monotonic() - start
     parts.wait_for("the first attempt of every waiting recipient", o.waiting_timeout,
