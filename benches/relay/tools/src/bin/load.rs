@@ -47,6 +47,8 @@ struct Connection {
     writer: TcpStream,
     reader: BufReader<TcpStream>,
     line: Vec<u8>,
+    /// The server said PIPELINING; without it every reply is waited for.
+    pipelining: bool,
 }
 
 impl Connection {
@@ -58,6 +60,7 @@ impl Connection {
             writer,
             reader,
             line: Vec::new(),
+            pipelining: false,
         };
         connection.expect(b'2')?;
         connection.ask(b"EHLO load.test\r\n", b'2')?;
@@ -71,6 +74,7 @@ impl Connection {
             if self.reader.read_until(b'\n', &mut self.line)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.pipelining |= self.line.get(4..14) == Some(b"PIPELINING");
             if self.line.get(3) != Some(&b'-') {
                 break;
             }
@@ -116,7 +120,7 @@ impl Job {
     fn send(&self, connection: &mut Connection, id: u64, buffer: &mut Vec<u8>) -> io::Result<Times> {
         buffer.clear();
         let recipients = (0..self.recipients).map(|place| format!("RCPT TO:<{}>\r\n", self.recipient(id, place)));
-        if self.speak == Speak::Lockstep {
+        if self.speak == Speak::Lockstep || !connection.pipelining {
             connection.ask(b"MAIL FROM:<load@load.test>\r\n", b'2')?;
             for recipient in recipients {
                 connection.ask(recipient.as_bytes(), b'2')?;
