@@ -45,10 +45,10 @@ def measure(peer, o, messages):
                 input(f"run: {peer} stays up, its files are in {work}; Enter stops it ")
             for end in reversed(ends):
                 end()
-    if o.keep:
-        print(f"run: the files of {peer} are in {work}", file=sys.stderr)
-    else:
-        shutil.rmtree(work, ignore_errors=True)
+            if o.keep:
+                print(f"run: the files of {peer} are in {work}", file=sys.stderr)
+            else:
+                shutil.rmtree(work, ignore_errors=True)
     return result
 
 
