@@ -130,7 +130,7 @@ impl Default for SmtpConfig {
             max_message_size: ByteSize(50 << 20),
             recipients_max: 1000,
             line_length_max: 998,
-            commands_max: 100_000,
+            commands_max: 1_000_000,
             errors_max: 20,
             connections_max: 1000,
             connections_per_client_max: 500,

@@ -51,7 +51,11 @@ impl Scheduler {
         let limit = site.health.sessions_max(now, self.limits.connections_per_site);
         // A site that has not answered yet is asked by one; then as many may connect as have connected.
         let connected = site.sessions - site.connecting;
-        if site.sessions >= limit || site.connecting >= connected.max(1) || site.ready.len() <= site.connecting {
+        // A busy session is soon free, and dialling costs as much as several messages: another one is worth it only when
+        // half as many items wait as there are sessions. (With one more for each item, 20,000 messages to 200 sites took
+        // 6,172 connections.)
+        let enough = site.ready.len() <= site.connecting || 2 * site.ready.len() <= site.sessions;
+        if site.sessions >= limit || site.connecting >= connected.max(1) || enough {
             return;
         }
         if self.connections >= self.limits.connections_max {
