@@ -114,6 +114,19 @@ impl Entry {
         }
     }
 
+    /// A state seen at start-up, when nobody knows yet how many recipients the message has. Most messages have one state,
+    /// and cost no box, which would leave holes in memory when it goes.
+    pub(super) fn note_state(&mut self, location: Location) {
+        match &mut self.more {
+            Some(more) if more.many => more.states.push(location),
+            _ if self.state.is_none() => self.state = Some(location),
+            _ => {
+                self.set_many();
+                self.add_state(location);
+            }
+        }
+    }
+
     /// A new signature; the one it replaces, if any, is returned.
     pub(super) fn set_signature(&mut self, location: Location) -> Option<Location> {
         self.more.get_or_insert_default().signature.replace(location)

@@ -100,10 +100,7 @@ impl Replay {
             self.depends.extend(message.map(|message| (position.segment, message.position.segment)));
             return;
         }
-        let entry = self.index.entry(id);
-        // Until the envelope is read, nobody knows how many recipients there are.
-        entry.set_many();
-        entry.add_state(record.location);
+        self.index.entry(id).note_state(record.location);
         let known = self.attempted.entry(id).or_default();
         for change in &state.changes {
             let new = RestoredRecipient::from_state(change.recipient, &change.state);
