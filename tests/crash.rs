@@ -3,7 +3,7 @@
 //! Promise 1: did every message that got its 250 arrive? A copy too many needs an excuse: the one before it arrived
 //! shortly before a kill. Promise 2: does the event log give every accepted recipient exactly one end?
 //!
-//! `POSTHASTE_SEED=N` repeats a run's choices (not its timing); the seed is printed.
+//! `POSTHASTE_SEED=N` repeats a run's choices (not its timing); the seed is printed. `POSTHASTE_KILLS=N` kills as often.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -23,9 +23,10 @@ use posthaste::demo::receiver::{Behaviour, Delivery, Keep, Receiver, Refuse};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-const KILLS: usize = 24;
+/// Kills, unless told otherwise.
+const KILLS: usize = 25;
 const CLIENTS: u64 = 6;
-/// The whole test; a daemon that hangs must not hang the suite.
+/// The whole test with [`KILLS`], and as much again for each as many more; a daemon that hangs must not hang the suite.
 const LIMIT: Duration = Duration::from_secs(58);
 /// A copy that came this shortly before a kill may come again: its outcome was not yet written down.
 const EXCUSE_BEFORE: Duration = Duration::from_millis(500);
@@ -34,13 +35,19 @@ const EXCUSE_AFTER: Duration = Duration::from_millis(1000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
-    let seed = std::env::var("POSTHASTE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(Clock.timestamp().0);
-    println!("POSTHASTE_SEED={seed}");
+    let seed = from_environment("POSTHASTE_SEED").unwrap_or(Clock.timestamp().0);
+    let kills = from_environment("POSTHASTE_KILLS").map_or(KILLS, |kills| kills as usize);
+    println!("POSTHASTE_SEED={seed} POSTHASTE_KILLS={kills}");
     let stage = Stage::build().await;
-    match tokio::time::timeout(LIMIT, stage.play(seed)).await {
-        Ok(story) => story.check(),
-        Err(_) => panic!("not done within {LIMIT:?}; the daemon's log ends:\n{}", stage.log_end()),
+    let limit = LIMIT * kills.div_ceil(KILLS) as u32;
+    match tokio::time::timeout(limit, stage.play(seed, kills)).await {
+        Ok(story) => story.check(kills),
+        Err(_) => panic!("not done within {limit:?}; the daemon's log ends:\n{}", stage.log_end()),
     }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
 }
 
 /// Receivers, and where the daemon lives.
@@ -124,13 +131,13 @@ impl Stage {
     }
 
     /// Kills under load, then lets it drain.
-    async fn play(&self, seed: u64) -> Story {
+    async fn play(&self, seed: u64, times: usize) -> Story {
         let mut rng = SmallRng::seed_from_u64(seed);
         let load = Arc::new(Load::default());
         let mut daemon = Daemon::start(&self.config_file(), &self.log_file());
         let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(client(self.door, Arc::clone(&load)))).collect();
         let mut kills = Vec::new();
-        for _ in 0..KILLS {
+        for _ in 0..times {
             self.answers(&mut daemon).await;
             // Mostly under full load, sometimes while it still reads its spool.
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..600))).await;
@@ -243,7 +250,7 @@ fn letter(number: u64) -> Letter {
 }
 
 impl Story {
-    fn check(&self) {
+    fn check(&self, kills: usize) {
         println!(
             "{} kills, {} messages accepted, {} deliveries, {} events",
             self.kills.len(),
@@ -251,7 +258,11 @@ impl Story {
             self.deliveries.len(),
             self.events.len()
         );
-        assert!(self.kills.len() >= 20 && self.accepted.len() > 200, "that was no load: {}", self.accepted.len());
+        assert!(
+            self.kills.len() == kills && self.accepted.len() > 8 * kills,
+            "that was no load: {}",
+            self.accepted.len()
+        );
         self.check_arrivals();
         self.check_ends();
     }

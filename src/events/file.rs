@@ -19,6 +19,8 @@ use crate::telemetry::Metrics;
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// A write that failed is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Octets written but not synced, beyond which no more are written before a sync has worked.
+const UNSYNCED_MAX: usize = 4 << 20;
 
 /// The event log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,7 @@ impl EventLog {
         };
         fs::create_dir_all(dir).map_err(failed(dir))?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed(&path))?;
-        let mut file = OpenedFile { path, file, size: 0, config: config.clone() };
+        let mut file = OpenedFile::new(path, file, config);
         let last = match file.recover().map_err(failed(&file.path))? {
             None => file.last_position_set_aside().map_err(failed(&file.path))?,
             some => some,
@@ -73,7 +75,6 @@ impl EventLog {
             synced: Arc::clone(&synced),
             metrics: Arc::clone(&metrics),
             last: None,
-            dirty: false,
             synced_at: Clock.instant(),
         };
         let thread =
@@ -110,20 +111,64 @@ impl EventLog {
 struct OpenedFile {
     path: PathBuf,
     file: File,
-    size: u64,
+    /// Octets up to here are on disk, or were when it was opened.
+    synced: u64,
+    /// What was written behind them.
+    unsynced: Vec<u8>,
+    /// A write or sync failed: nobody knows what stands behind `synced`.
+    broken: bool,
     config: EventsConfig,
 }
 
 impl OpenedFile {
+    fn new(path: PathBuf, file: File, config: &EventsConfig) -> OpenedFile {
+        OpenedFile { path, file, synced: 0, unsynced: Vec::new(), broken: false, config: config.clone() }
+    }
+
+    /// Writes all of `lines`. After an error none of them counts as written.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.mend()?;
+        if self.synced + self.unsynced.len() as u64 >= self.config.rotate_size.0 {
+            self.rotate()?;
+        }
+        if self.unsynced.len() >= UNSYNCED_MAX {
+            self.sync()?;
+        }
+        self.file.write_all(lines).inspect_err(|_| self.broken = true)?;
+        self.unsynced.extend_from_slice(lines);
+        Ok(())
+    }
+
+    /// Syncs what was written. A sync that fails may have dropped it from the page cache, and the next one would succeed
+    /// for lack of anything to do; so it is written anew before.
+    fn sync(&mut self) -> io::Result<()> {
+        self.mend()?;
+        self.file.sync_data().inspect_err(|_| self.broken = true)?;
+        self.synced += self.unsynced.len() as u64;
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// After an error, cuts the file back to what is on disk and writes the rest again.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.broken {
+            self.file.set_len(self.synced)?;
+            self.file.write_all(&self.unsynced)?;
+            self.broken = false;
+        }
+        Ok(())
+    }
+
     /// Cuts off a line without end and a group without its last line; returns the position of the last whole group.
     fn recover(&mut self) -> io::Result<Option<Position>> {
         let len = self.file.metadata()?.len();
         let tail = read_tail(&mut self.file, len)?;
         let whole = whole_groups(&tail);
-        self.size = len - (tail.len() - whole) as u64;
-        if self.size != len {
-            tracing::warn!(file = %self.path.display(), octets = len - self.size, "cut an unfinished line off the event log");
-            self.file.set_len(self.size)?;
+        self.synced = len - (tail.len() - whole) as u64;
+        if self.synced != len {
+            let octets = len - self.synced;
+            tracing::warn!(file = %self.path.display(), octets, "cut an unfinished line off the event log");
+            self.file.set_len(self.synced)?;
         }
         Ok(last_position(&tail[..whole]))
     }
@@ -146,7 +191,7 @@ impl OpenedFile {
 
     /// `events.jsonl` becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes.
     fn rotate(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
+        self.sync()?;
         for age in (1..self.config.keep.max(1)).rev() {
             match fs::rename(self.set_aside(age), self.set_aside(age + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -155,7 +200,7 @@ impl OpenedFile {
         }
         fs::rename(&self.path, self.set_aside(1))?;
         self.file = OpenOptions::new().read(true).append(true).create(true).open(&self.path)?;
-        self.size = 0;
+        self.synced = 0;
         Ok(())
     }
 }
@@ -196,7 +241,6 @@ struct Writer {
     synced: Arc<OnceLock<Synced>>,
     metrics: Arc<Metrics>,
     last: Option<Position>,
-    dirty: bool,
     /// When the last sync ended.
     synced_at: Instant,
 }
@@ -238,7 +282,7 @@ impl Writer {
         }
         let lines = memchr::memchr_iter(b'\n', buffer).count() as u64;
         let mut said = false;
-        while let Err(error) = self.try_write(buffer) {
+        while let Err(error) = self.file.append(buffer) {
             if !said {
                 tracing::error!(file = %self.file.path.display(), error = %error,
                     "the event log cannot be written; events are kept and tried again every second; free disk space");
@@ -247,31 +291,16 @@ impl Writer {
             std::thread::sleep(RETRY_AFTER);
         }
         self.metrics.events.inc_by(lines);
-        self.dirty = true;
         buffer.clear();
     }
 
-    /// Writes all of `buffer` or, cutting the file back, nothing.
-    fn try_write(&mut self, buffer: &[u8]) -> io::Result<()> {
-        if self.file.size >= self.file.config.rotate_size.0 {
-            self.file.rotate()?;
-        }
-        if let Err(error) = self.file.file.write_all(buffer) {
-            self.file.file.set_len(self.file.size)?;
-            return Err(error);
-        }
-        self.file.size += buffer.len() as u64;
-        Ok(())
-    }
-
     fn sync(&mut self) {
-        if !self.dirty {
+        if self.file.unsynced.is_empty() {
             return;
         }
         self.synced_at = Clock.instant();
-        match self.file.file.sync_data() {
+        match self.file.sync() {
             Ok(()) => {
-                self.dirty = false;
                 if let (Some(last), Some(synced)) = (self.last, self.synced.get()) {
                     synced(last.segment);
                 }
@@ -343,5 +372,24 @@ mod tests {
         }
         let count = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(count, 3);
+    }
+
+    #[test]
+    fn what_a_failed_sync_left_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let file = OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        let mut opened = OpenedFile::new(path.clone(), file, &EventsConfig::default());
+        opened.append(b"one\n").unwrap();
+        opened.sync().unwrap();
+        opened.append(b"two\n").unwrap();
+        // A sync fails, and what the kernel kept of it is zeroes.
+        opened.broken = true;
+        fs::write(&path, b"one\n\0\0").unwrap();
+        opened.append(b"three\n").unwrap();
+        assert_eq!((opened.broken, fs::read(&path).unwrap().as_slice()), (false, b"one\ntwo\nthree\n".as_slice()));
+        assert_eq!(opened.synced, 4);
+        opened.sync().unwrap();
+        assert_eq!((opened.synced, opened.unsynced.len()), (14, 0));
     }
 }

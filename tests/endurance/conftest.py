@@ -1,0 +1,66 @@
+"""What every test may ask for; all of it ends with the test, whether it failed or not."""
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+import pytest
+
+INTEROP = pathlib.Path(__file__).resolve().parent.parent / "interop"
+sys.path.insert(0, str(INTEROP))
+
+# The interop suite's fixtures; its conftest bears the same name as this file.
+spec = importlib.util.spec_from_file_location("interop_fixtures", INTEROP / "conftest.py")
+interop = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(interop)
+stack, sink, nsd, relay = interop.stack, interop.sink, interop.nsd, interop.relay
+
+from daemon import Daemon, Load  # noqa: E402
+from disk import Disk  # noqa: E402
+
+LONG = os.environ["ENDURANCE"] == "long"
+
+
+@pytest.fixture
+def make(tmp_path, stack):
+    """`make(config, ...)`: a daemon, not started. Its log is shown when the test fails."""
+
+    def make(config=None, **options):
+        directory = tmp_path / f"posthaste{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        daemon = Daemon(directory, config, **options)
+
+        def end():
+            if daemon.process:
+                daemon.kill()
+                interop.print_log(daemon)
+
+        stack.callback(end)
+        return daemon
+
+    return make
+
+
+@pytest.fixture
+def load(stack):
+    """`load(daemon, ...)`: running clients."""
+
+    def start(*arguments, **options):
+        load = Load(*arguments, **options)
+        stack.callback(load.stop)
+        return load
+
+    return start
+
+
+@pytest.fixture
+def disk(tmp_path, stack):
+    """`disk(...)`: a file system of our own, mounted."""
+
+    def make(**options):
+        made = Disk(tmp_path / f"disk{len(list(tmp_path.iterdir()))}", **options)
+        stack.callback(made.remove)
+        return made
+
+    return make

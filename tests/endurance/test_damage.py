@@ -1,0 +1,129 @@
+"""Files that are not what they were: the daemon starts, says what is wrong, and delivers everything else."""
+
+import os
+
+import pytest
+from conftest import relay
+from daemon import wait_until
+
+CONFIG = {"spool": {"segment_size": "1MiB"}}
+
+
+def prepared(make, sink, load, count=120, size=20_000):
+    """A killed daemon with waiting mail in several segments; what was accepted, and how to let it through."""
+    hold = {"on": True}
+    target = sink(verdict=lambda address, sender: "451 4.2.0 later" if hold["on"] else None)
+    daemon = make({**relay(target), **CONFIG}).start()
+    clients = load(daemon, size=size)
+    clients.wait(count)
+    accepted = clients.stop()
+    wait_until(lambda: len({event["recipient"] for event in daemon.events(names=["deferred"])}) >= len(accepted), 30,
+               "all of them deferred")
+    daemon.kill()
+    return daemon, target, accepted, lambda: hold.update(on=False)
+
+
+def segments(daemon):
+    return sorted((daemon.data / "spool").glob("seg-*.log"))
+
+
+def test_damaged_segment(make, sink, load):
+    """A 4 KiB block in the middle of a segment is overwritten: a few messages are in it, all others arrive."""
+    daemon, target, accepted, release = prepared(make, sink, load)
+    with open(segments(daemon)[1], "r+b") as file:
+        file.seek(512 << 10)
+        file.write(os.urandom(4096))
+    said, clean = daemon.verify()
+    assert not clean and "damaged" in said and segments(daemon)[1].name in said, said
+    release()
+    daemon.start()
+    assert daemon.ready()
+
+    def ended():
+        return {event["recipient"] for event in daemon.events(names=["delivered"])}
+
+    wait_until(lambda: len(ended() & set(accepted)) >= len(accepted) - 2, 30, "all but what the block was part of")
+    assert "damaged" in daemon.log()
+    for mail in target.mails:
+        assert set(mail.content.partition(b"\r\n\r\n")[2].split(b"\r\n")) <= {
+            b"", b"A line that stands for the rest of it."}, "a damaged content was sent"
+    daemon.send("after@them.test")
+    daemon.wait_terminal(["after@them.test"])
+
+
+def test_missing_segment(make, sink, load):
+    """A file of the log is gone: its messages are lost, all others arrive."""
+    daemon, target, accepted, release = prepared(make, sink, load)
+    gone = segments(daemon)[1]
+    size = sum(1 for _ in accepted) * (1 << 20) // sum(file.stat().st_size for file in segments(daemon)) + 10
+    gone.unlink()
+    release()
+    daemon.start()
+    assert daemon.ready()
+
+    def ended():
+        return {event["recipient"] for event in daemon.events(names=["delivered"])}
+
+    wait_until(lambda: len(ended() & set(accepted)) >= len(accepted) - size, 30, "all but those in it")
+    daemon.send("after@them.test")
+    daemon.wait_terminal(["after@them.test"])
+
+
+def test_segment_cut_off(make, sink, load):
+    """A file ends in the middle, as after a bad copy. Nothing says how long it was: a cut between two batches looks like
+    the end of a log that was killed."""
+    daemon, target, accepted, release = prepared(make, sink, load)
+    os.truncate(segments(daemon)[1], 600_001)
+    release()
+    daemon.start()
+    wait_until(lambda: len({e["recipient"] for e in daemon.events(names=["delivered"])} & set(accepted))
+               >= len(accepted) * 3 // 4, 30, "most of them")
+    daemon.send("after@them.test")
+    daemon.wait_terminal(["after@them.test"])
+
+
+@pytest.mark.parametrize("harm", ["removed", "torn", "garbage"])
+def test_event_log(make, sink, load, harm):
+    """It is written from the spool's log and stops nothing: a torn line is cut off and told again, garbage stays where it
+    is, a new file takes the place of a missing one."""
+    daemon, target, accepted, release = prepared(make, sink, load, count=30, size=400)
+    file = daemon.data / "events" / "events.jsonl"
+    whole = file.read_bytes()
+    if harm == "removed":
+        file.unlink()
+    elif harm == "torn":
+        os.truncate(file, len(whole) - 40)
+    else:
+        file.write_bytes(whole + b"\0\xff garbage\n\n{\"half\": ")
+    release()
+    daemon.start()
+
+    def delivered():
+        lines = [line for line in file.read_bytes().splitlines() if b'"event":"delivered"' in line]
+        return [r for r in accepted if sum(f'"{r}"'.encode() in line for line in lines) == 1]
+
+    wait_until(lambda: len(delivered()) == len(accepted), 30, "one end for each")
+    if harm == "torn":
+        assert "cut an unfinished line off the event log" in daemon.log()
+        assert file.read_bytes().startswith(whole), "the cut line was not told again"
+
+
+def test_foreign_files(make, sink, load):
+    """Files that are none of ours in the spool's folder are left alone."""
+    daemon, target, accepted, release = prepared(make, sink, load, count=20, size=400)
+    folder = daemon.data / "spool"
+    (folder / "notes.txt").write_text("mine")
+    (folder / "seg-0000000002.log.bak").write_text("a copy")
+    release()
+    daemon.start()
+    daemon.wait_terminal(accepted)
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "seg-0000000002.log.bak").exists()
+
+
+def test_no_room_for_the_data_folder(make, sink, tmp_path):
+    """The data folder is a file: exit code 2, as for every mistake in the configuration, and the path."""
+    place = tmp_path / "not-a-folder"
+    place.write_text("")
+    daemon = make(relay(sink()), data=place).launch()
+    assert daemon.process.child.wait(20) == 2
+    assert str(place) in daemon.log()

@@ -1,0 +1,87 @@
+"""The power goes, on a real file system. What the disk holds at that moment must be enough."""
+
+import random
+import signal
+
+from conftest import LONG, relay
+from daemon import wait_until
+
+CUTS = 20 if LONG else 4
+CONFIG = {"spool": {"segment_size": "1MiB", "disk_free_min": "2MiB"}}
+
+
+def check(daemon, target, accepted, what):
+    """Nothing that was acknowledged before is missing: its end is on record, or it is delivered now."""
+    daemon.write()
+    said, clean = daemon.verify()
+    assert clean, f"{what}: {said}"
+    daemon.start(timeout=60)
+    ends = daemon.wait_terminal(accepted)
+    assert {ends[recipient]["event"] for recipient in accepted} <= {"delivered"}, what
+    missing = set(accepted) - {recipient for mail in target.mails for recipient in mail.recipients}
+    assert not missing, f"{what}: {len(missing)} acknowledged and lost, such as {sorted(missing)[:5]}"
+
+
+def damage(mail):
+    """What is wrong with a delivered content; each of ours is whole lines of one kind."""
+    lines = mail.content.partition(b"\r\n\r\n")[2].split(b"\r\n")
+    return [line for line in lines if line not in (b"", b"A line that stands for the rest of it.")]
+
+
+def test_power_cut(disk, make, sink, load):
+    """The file system is shut down under the running daemon without writing even its journal, then mounted anew."""
+    place, target = disk(), sink()
+    daemon = make({**relay(target), **CONFIG}, data=place.path / "data").start()
+    accepted = []
+    for cut in range(CUTS):
+        clients = load(daemon, prefix=f"cut{cut}-")
+        clients.wait(random.randrange(20, 120))
+        # Who gets a 250 after the power is gone is not there any more.
+        accepted += clients.accepted
+        place.cut()
+        daemon.kill()
+        clients.stop()
+        place.again()
+        check(daemon, target, accepted, f"cut {cut}")
+    assert not [mail for mail in target.mails if damage(mail)]
+
+
+def test_power_cut_while_mail_waits(disk, make, sink, load):
+    """The same with a receiver that puts everything off: states of recipients are what is being written."""
+    held = True
+    place, target = disk(), sink(verdict=lambda address, sender: "451 4.2.0 later" if held else None)
+    daemon = make({**relay(target), **CONFIG}, data=place.path / "data").start()
+    accepted = []
+    for cut in range(2):
+        clients = load(daemon, prefix=f"wait{cut}-")
+        clients.wait(60)
+        wait_until(lambda: len(daemon.events(names=["deferred"])) > 30, 20, "some deferred")
+        accepted += clients.accepted
+        place.cut()
+        daemon.kill()
+        clients.stop()
+        place.again()
+        daemon.start(timeout=60)
+    daemon.kill()
+    held = False
+    check(daemon, target, accepted, "after two cuts")
+
+
+def test_image_copied_while_running(disk, make, sink, load, stack):
+    """The disk's image is copied under load; the copy alone must carry on. The daemon is stopped (SIGSTOP) for as long as
+    the copying takes, so that the copy is one instant: what the file system had only in memory is not in it."""
+    place, target = disk(size="96M"), sink()
+    daemon = make({**relay(target), **CONFIG}, data=place.path / "data").start()
+    clients = load(daemon)
+    for number in range(CUTS // 2):
+        clients.wait(40)
+        before = list(clients.accepted)
+        daemon.signal(signal.SIGSTOP)
+        copy = place.copy(f"copy{number}")
+        daemon.signal(signal.SIGCONT)
+        stack.callback(copy.remove)
+        copy.attach()
+        second = make({**relay(target), **CONFIG}, data=copy.path / "data")
+        check(second, target, before, f"copy {number}")
+        assert second.stop() == 0
+    daemon.wait_terminal(clients.stop())
