@@ -285,11 +285,12 @@ impl Check<'_> {
             (None, Some(_)) => self.error(&key("password_file"), "a password without user", "set username too"),
             (Some(_), Some(file)) => self.readable(&key("password_file"), file, true),
         }
-        let safe = matches!(route.tls.unwrap_or(config.delivery.tls), TlsPolicy::Required | TlsPolicy::Verified);
+        // `required` takes any certificate: whoever stands in between would get the password.
+        let safe = route.tls.unwrap_or(config.delivery.tls) == TlsPolicy::Verified;
         let stays_here = route.relay.iter().all(|relay| relay_host(relay).is_ok_and(|host| host.is_loopback()));
         if !safe && !stays_here {
-            let why = "the password could go out in the clear";
-            self.error(&key("username"), why, "set tls = \"required\" or \"verified\" in this route");
+            let why = "the password could go to somebody in between";
+            self.error(&key("username"), why, "set tls = \"verified\" in this route");
         }
     }
 

@@ -368,7 +368,7 @@ pub struct RouteConfig {
     /// Instead of `delivery.tls`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsPolicy>,
-    /// For AUTH at the relay; wants `tls` to be `required` or `verified` unless the relay is on loopback.
+    /// For AUTH at the relay; wants `tls` to be `verified` unless the relay is on loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// File whose first line is the password.

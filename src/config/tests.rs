@@ -222,9 +222,11 @@ fn checks_routes() {
             "f:6: warning: route[1].match: the route for \"*\" above takes all of it first; move this route up, or remove it",
         ],
     );
-    let clear = "f:5: route[0].username: the password could go out in the clear; set tls = \"required\" or \"verified\" in this route";
+    let clear =
+        "f:5: route[0].username: the password could go to somebody in between; set tls = \"verified\" in this route";
     check("*", "\"mx.example:587\"", &password, &[clear]);
-    check("*", "\"mx.example:587\"", &format!("{password}tls = \"required\""), &[]);
+    check("*", "\"mx.example:587\"", &format!("{password}tls = \"required\""), &[clear]);
+    check("*", "\"mx.example:587\"", &format!("{password}tls = \"verified\""), &[]);
     check("*", "\"127.0.0.1:587\", \"localhost:25\"", &password, &[]);
     let half = "f:5: route[0].username: a user without password; set password_file too";
     check("*", "\"127.0.0.1:587\"", "username = \"me\"", &[half]);

@@ -160,8 +160,12 @@ impl Client {
         })?;
         let opened = match self.attempt(target, self.upgrade_for(target, start)).await {
             Err(refusal) if refusal.without_tls && target.tls == TlsPolicy::Opportunistic => {
-                self.note_tls_broken(target);
-                self.attempt(target, Upgrade::Never).await
+                let opened = self.attempt(target, Upgrade::Never).await;
+                // A host that does not answer now says nothing about its TLS.
+                if opened.is_ok() {
+                    self.note_tls_broken(target);
+                }
+                opened
             }
             opened => opened,
         };

@@ -146,7 +146,14 @@ impl<S: Io> Connection<S> {
         self.learn_limit(&tally);
         let timings = watch.timings(end);
         self.shared.stages.data.observe((timings.data + timings.reply).as_secs_f64());
-        Transaction { outcomes: tally.into_outcomes(), session_failure, timings, content_unanswered }
+        let outcomes = tally.into_outcomes();
+        if self.facts.tls.is_none() && outcomes.iter().flatten().any(wants_tls) {
+            // The next session tries STARTTLS again, whatever was noted before.
+            let host = self.shared.host_key(&self.facts.host, self.facts.address);
+            self.shared.memory().forget_tls_broken(&host, end);
+            self.usable = false;
+        }
+        Transaction { outcomes, session_failure, timings, content_unanswered }
     }
 
     /// Ends when the peer closes or says something while nothing was asked; the session is then not usable. A TLS
@@ -394,6 +401,11 @@ impl<S: Io> Wire<S> {
         }
         result.map(|_| out.is_sent())
     }
+}
+
+/// 530 to MAIL: "must issue a STARTTLS command first" (RFC 3207 §4).
+fn wants_tls(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Deferred(failure) if failure.reply.code == 530)
 }
 
 /// A reply to a command that has not left us whole. Went we on, content would come where the receiver waits for commands.

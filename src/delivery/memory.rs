@@ -151,6 +151,11 @@ impl Memory {
         self.notes(host, now).tls_broken = Some(now + ttl);
     }
 
+    /// It insists on TLS, so what was noted against its TLS cannot be the whole truth.
+    pub(super) fn forget_tls_broken(&mut self, host: &str, now: Instant) {
+        self.notes(host, now).tls_broken = None;
+    }
+
     /// BDAT misbehaved; use DATA for a while.
     pub(super) fn note_no_chunking(&mut self, host: &str, now: Instant) {
         self.notes(host, now).no_chunking = Some(now + TRAIT_TTL);

@@ -144,7 +144,10 @@ impl Client {
             (220, _) => {}
             // It offers and refuses. The session stands, so it goes on in the clear (RFC 3207 §4).
             (400..=420 | 422..=599, Upgrade::IfOffered) => {
-                self.note_tls_broken(target);
+                // "Not now" (454) is remembered for this session only.
+                if reply.code >= 500 {
+                    self.note_tls_broken(target);
+                }
                 return Ok(None);
             }
             _ => return Err(Refusal::new(Stage::Tls, remote("STARTTLS", reply))),

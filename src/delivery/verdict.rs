@@ -77,9 +77,15 @@ pub(super) fn judge(step: Step, code: u16, enhanced: Option<EnhancedCode>, situa
         // On a connection in use, "bad sequence" means that the two of us disagree where we are. On a fresh one it
         // means "AUTH first" at some servers, which is a refusal as any other.
         (Step::Mail, 503) if !situation.first_transaction => Verdict::Unexpected,
+        // "Must issue a STARTTLS command first" (RFC 3207 §4), or AUTH: about our session, not about the message. We may
+        // be in the clear because of one handshake that broke.
+        (Step::Mail, 530) => Verdict::Deferred(Blame::EgressPath),
         (Step::Mail, 500..=599) if subject(enhanced) == Some(7) => Verdict::Failed(Blame::Site),
         (Step::Mail, 500..=599) => Verdict::Failed(Blame::Message),
 
+        // MAIL was accepted, so the sequence is right: whoever calls it wrong (a proxy, a server that lost its state) is
+        // out of step, and says nothing about the recipient.
+        (Step::Rcpt | Step::Data, 503) => Verdict::Unexpected,
         (Step::Rcpt, 200..=299) => Verdict::Accepted,
         (Step::Rcpt, 452 | 552) => too_many(code, enhanced, situation.accepted),
         (Step::Rcpt, 400..=499) => Verdict::Deferred(Blame::Recipient),

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -41,6 +42,7 @@ pub struct EventLog {
     sender: Mutex<Option<Sender<(Position, Bytes)>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     synced: Arc<OnceLock<Synced>>,
+    closed: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -69,6 +71,7 @@ impl EventLog {
         };
         let (sender, inbox) = channel();
         let synced = Arc::new(OnceLock::new());
+        let closed = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             file,
             inbox,
@@ -76,11 +79,12 @@ impl EventLog {
             metrics: Arc::clone(&metrics),
             last: None,
             synced_at: Clock.instant(),
+            closed: Arc::clone(&closed),
         };
         let thread =
             std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
         let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok((EventLog { sender, thread, synced, metrics }, last))
+        Ok((EventLog { sender, thread, synced, closed, metrics }, last))
     }
 
     /// From now on `synced` is told how far the file is safely on disk. Only the first call counts.
@@ -97,8 +101,9 @@ impl EventLog {
         }
     }
 
-    /// Writes and syncs what waits, then stops the thread.
+    /// Writes and syncs what waits, if that can be done at all, then stops the thread.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         drop(self.sender.lock().expect("no code panics under this lock").take());
         if let Some(thread) = self.thread.lock().expect("no code panics under this lock").take() {
             let _ = thread.join();
@@ -189,17 +194,24 @@ impl OpenedFile {
         self.path.with_extension(format!("jsonl.{age}"))
     }
 
-    /// `events.jsonl` becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes.
+    /// `events.jsonl` becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes. The new file is there before the old
+    /// one moves, so that a rotation that fails half-way can be tried again.
     fn rotate(&mut self) -> io::Result<()> {
         self.sync()?;
+        let next = self.path.with_extension("jsonl.new");
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&next)?;
         for age in (1..self.config.keep.max(1)).rev() {
             match fs::rename(self.set_aside(age), self.set_aside(age + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        fs::rename(&self.path, self.set_aside(1))?;
-        self.file = OpenOptions::new().read(true).append(true).create(true).open(&self.path)?;
+        match fs::rename(&self.path, self.set_aside(1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::rename(&next, &self.path)?;
+        self.file = file;
         self.synced = 0;
         Ok(())
     }
@@ -243,6 +255,8 @@ struct Writer {
     last: Option<Position>,
     /// When the last sync ended.
     synced_at: Instant,
+    /// Nothing more will come.
+    closed: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -254,7 +268,9 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => false,
             };
-            self.write(&mut buffer);
+            if !self.write(&mut buffer) {
+                return;
+            }
             if !open || Clock.instant() - self.synced_at >= SYNC_EVERY {
                 self.sync();
             }
@@ -276,9 +292,10 @@ impl Writer {
         true
     }
 
-    fn write(&mut self, buffer: &mut Vec<u8>) {
+    /// False: the log is closed and the file cannot be written. The spool hands those events over again at the next start.
+    fn write(&mut self, buffer: &mut Vec<u8>) -> bool {
         if buffer.is_empty() {
-            return;
+            return true;
         }
         let lines = memchr::memchr_iter(b'\n', buffer).count() as u64;
         let mut said = false;
@@ -288,10 +305,14 @@ impl Writer {
                     "the event log cannot be written; events are kept and tried again every second; free disk space");
                 said = true;
             }
+            if self.closed.load(Ordering::Relaxed) {
+                return false;
+            }
             std::thread::sleep(RETRY_AFTER);
         }
         self.metrics.events.inc_by(lines);
         buffer.clear();
+        true
     }
 
     fn sync(&mut self) {

@@ -76,7 +76,9 @@ pub fn delivery_report(
         Fate::Failed | Fate::Expired => "Your message could not be delivered",
         Fate::Relayed => "Your message was handed on",
     };
-    let returned = Returned::of(original, content);
+    // RFC 3461 §4.3: RET is about reports of failure.
+    let whole = original.ret == Some(Ret::Full) && reported.iter().any(|one| one.fate != Fate::Relayed);
+    let returned = Returned::of(whole, content);
     let mut out = String::with_capacity(4096);
     field::push(&mut out, "Date", &now.rfc5322());
     field::push(&mut out, "From", &format!("Mail Delivery System <MAILER-DAEMON@{hostname}>"));
@@ -132,10 +134,10 @@ enum Returned<'a> {
 }
 
 impl<'a> Returned<'a> {
-    fn of(original: &Envelope, content: &'a [u8]) -> Returned<'a> {
+    fn of(whole: bool, content: &'a [u8]) -> Returned<'a> {
         let section = &content[..header::section_len(content)];
         // A message inside a report cannot be encoded (RFC 2046 §5.2.1), so one with longer lines goes back as headers.
-        if original.ret == Some(Ret::Full) && content.len() <= RETURN_MAX && short_lines(content) {
+        if whole && content.len() <= RETURN_MAX && short_lines(content) {
             let kind = if section.is_ascii() { "message/rfc822" } else { "message/global" };
             let encoding = if content.is_ascii() { "7bit" } else { "8bit" };
             return Returned::Message { content, kind, encoding };

@@ -212,6 +212,11 @@ impl Log {
         Stats { queued_bytes: self.shared.pending.bytes(), ..self.shared.table().stats() }
     }
 
+    /// Octets queued and not yet synced, as in [`Log::stats`], without looking at the segments.
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.pending.bytes()
+    }
+
     /// Writes and syncs what is queued, seals the open segment and ends the thread. Later appends get
     /// [`LogError::Closed`]. Blocks; a second call does nothing.
     pub fn close(&self) {

@@ -47,8 +47,8 @@
 //!
 //! A new segment is begun only if `disk_free_min` stays free. Else the log turns read-only, gives up its pool, and goes on
 //! writing relaxed records into what is left of the open segment, then into the reserve (allocated ahead, at most 16 MiB), so
-//! that what was delivered is still recorded. When that too is full they wait in memory, together with what is queued at most
-//! `2 × queue_bytes_max`. Beyond that their `done` gets [`LogError::Busy`]: the record is lost with the process.
+//! that what was delivered is still recorded. When that too is full they wait in memory; the owner sees by
+//! [`Stats::queued_bytes`] that it is to slow down.
 
 mod batch;
 mod error;
@@ -95,7 +95,7 @@ pub struct LogOptions {
     pub recycle_max: usize,
     /// The longest that relaxed records wait for company when the log is idle.
     pub linger: Duration,
-    /// Octets queued at once; beyond them synced appends fail with [`LogError::Busy`]. Relaxed ones may take as much again.
+    /// Octets queued at once; beyond them synced appends fail with [`LogError::Busy`]. Relaxed ones are always taken: they tell what has happened already. Their owner slows down beyond it.
     pub queue_bytes_max: usize,
     /// How often a read-only log tries to begin a new segment.
     pub retry: Duration,
@@ -181,7 +181,7 @@ pub struct Append {
     pub body: SmallVec<[Bytes; 2]>,
     /// In a group one `Synced` makes all `Synced`: they stand or fall together.
     pub durability: Durability,
-    /// Who wants to know. For a relaxed record called with `Ok`, or with [`LogError::Busy`], [`LogError::TooLarge`] or
+    /// Who wants to know. For a relaxed record called with `Ok`, or with [`LogError::TooLarge`] or
     /// [`LogError::Closed`].
     pub done: Option<Done>,
 }

@@ -125,14 +125,14 @@ impl Pending {
     pub fn push(&self, group: Group) -> Result<(), Box<Group>> {
         let len = group.len() as usize;
         let mut state = self.lock();
-        let room = if group.synced() { self.bytes_max } else { self.bytes_max.saturating_mul(2) };
         if state.closing {
             return Err(Box::new(group));
         }
         let refusal = if group.too_large() {
             Some(LogError::TooLarge { len: group.len() })
-        } else if state.bytes > 0 && state.bytes + len > room {
-            // An empty queue takes anything, or a large message would never get in.
+        } else if group.synced() && state.bytes > 0 && state.bytes + len > self.bytes_max {
+            // An empty queue takes anything, or a large message would never get in. Relaxed records tell what has
+            // happened and are never refused: who makes them looks at `Stats::queued_bytes` and slows down.
             Some(LogError::Busy { queued: state.bytes })
         } else {
             None

@@ -36,10 +36,12 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Whether an address in it needs SMTPUTF8 at the receiver.
-    pub fn needs_smtputf8(&self) -> bool {
+    /// Whether a transaction with these recipients needs SMTPUTF8 at the receiver: for an address in it, or for octets
+    /// above 127 in the header section (RFC 6531 §3.1). In the body they need 8BITMIME only.
+    pub fn needs_smtputf8(&self, recipients: &[&Recipient], content: &[u8]) -> bool {
         let from = self.reverse_path.address().is_some_and(EnvelopeAddress::needs_smtputf8);
-        self.smtputf8 && (from || self.eight_bit || self.recipients.iter().any(|r| r.address.needs_smtputf8()))
+        let header = || self.eight_bit && !content[..super::header::section_len(content)].is_ascii();
+        self.smtputf8 && (from || recipients.iter().any(|r| r.address.needs_smtputf8()) || header())
     }
 
     /// How long after acceptance it is given up.

@@ -12,7 +12,7 @@ use crate::mail::{EnhancedCode, Envelope, MessageId, Reply};
 use crate::spool::Message;
 
 /// Events not yet in the event log, beyond which new mail must wait: they are held in memory.
-const EVENTS_LAG_MAX: i64 = 200_000;
+pub(super) const EVENTS_LAG_MAX: i64 = 200_000;
 
 impl Queue {
     /// An id for a message about to come.

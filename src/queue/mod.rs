@@ -135,7 +135,7 @@ impl Queue {
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
         self.with_actions(|scheduler, now, actions| {
-            scheduler.forget_routes();
+            scheduler.forget_routes(now, actions);
             scheduler.set_limits(now, limits, actions);
         });
     }
@@ -193,18 +193,39 @@ impl Queue {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
+    /// Waits while the log or the event log is behind: each attempt makes records, and they are held in memory.
+    pub(super) async fn breathe(&self) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        while self.spool.is_behind() || self.metrics.events_lag.get() > door::EVENTS_LAG_MAX {
+            if self.lock().stopped() {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     async fn resolve(self: Arc<Queue>, host: HostId, name: AddressHost) {
-        let parts = self.parts.load_full();
-        let Some(found) = self.stopping.run_until_cancelled(parts.router.route(&name)).await else { return };
-        let (found, until) = match found {
-            Ok(route) => (Ok(Arc::clone(&route)), route.valid_until),
-            Err(NoRoute::Later { failure, until }) => (Err(Verdict::Later(failure)), until),
-            Err(NoRoute::Never { failure, until }) => (Err(Verdict::Never(failure)), until),
-        };
-        let until = until.saturating_duration_since(self.started).as_millis() as u64;
-        let mut actions = Vec::new();
-        self.lock().routed(self.now(), host, found, until, &mut actions);
-        self.run(actions);
+        loop {
+            let parts = self.parts.load_full();
+            let Some(found) = self.stopping.run_until_cancelled(parts.router.route(&name)).await else { return };
+            let (found, until) = match found {
+                Ok(route) => (Ok(Arc::clone(&route)), route.valid_until),
+                Err(NoRoute::Later { failure, until }) => (Err(Verdict::Later(failure)), until),
+                Err(NoRoute::Never { failure, until }) => (Err(Verdict::Never(failure)), until),
+            };
+            let until = until.saturating_duration_since(self.started).as_millis() as u64;
+            let mut actions = Vec::new();
+            {
+                let mut scheduler = self.lock();
+                // What was found under an old configuration may have the wrong policy. A reload changes the parts before
+                // it takes this lock, so either we see the new ones here, or it forgets what we say.
+                if !Arc::ptr_eq(&parts, &*self.parts.load()) {
+                    continue;
+                }
+                scheduler.routed(self.now(), host, found, until, &mut actions);
+            }
+            return self.run(actions);
+        }
     }
 
     /// The one clock: sleeps until the earliest sleeper or expiry, exactly.

@@ -103,9 +103,14 @@ impl Queue {
         let site = slot.site;
         let wake = Arc::new(Notify::new());
         for served in 0..parts.delivery.messages_per_connection {
+            self.breathe().await;
             let batch = loop {
                 let next = {
                     let mut scheduler = self.lock();
+                    // A new configuration may want other TLS, other limits: connections made under the old one end.
+                    if !std::ptr::eq(parts, &**self.parts.load()) {
+                        return Ending::Done;
+                    }
                     if served >= SHARE && scheduler.must_yield() {
                         return Ending::Yields;
                     }
@@ -203,7 +208,7 @@ impl Queue {
             signature: message.signature.get().unwrap_or(&empty),
             content: &message.content,
             eight_bit: envelope.eight_bit,
-            smtputf8: envelope.needs_smtputf8(),
+            smtputf8: envelope.needs_smtputf8(&recipients, &message.content),
             ret: envelope.ret,
             envid: envelope.envid.as_deref(),
         };

@@ -57,6 +57,7 @@ impl Queue {
     /// Settles recipients that were not attempted because their host or site takes no mail now.
     pub(super) async fn settle_unattempted(self: Arc<Queue>, items: Vec<Item>, verdict: Verdict) {
         for item in items {
+            self.breathe().await;
             let started = self.clock.timestamp();
             let (failure, outcome): (_, fn(Failure) -> Outcome) = match &verdict {
                 Verdict::Later(failure) => (failure.clone(), Outcome::Deferred),

@@ -196,7 +196,7 @@ impl Queue {
         self.parts.load().client.forget_unreachable();
         self.with_actions(|scheduler, now, actions| {
             scheduler.reopen_sites();
-            scheduler.forget_routes();
+            scheduler.forget_routes(now, actions);
             // What was never attempted is held back by its sender's wish.
             let concerns = |item: &Item| message.map_or(item.attempts > 0, |m| m == item.message);
             let select = |item: &Item, at: &AddressHost| concerns(item) && host.is_none_or(|h| h == at);

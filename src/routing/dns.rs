@@ -87,14 +87,15 @@ impl Dns {
         }
     }
 
-    /// The addresses of `host`, through CNAMEs: IPv6 and IPv4 by turns, never empty, and how long they hold. If one
-    /// family cannot be learned, the other will do.
-    pub(super) async fn addresses(&self, host: &Domain) -> Result<(Vec<IpAddr>, Duration), DnsError> {
+    /// The addresses of `host`, through CNAMEs: IPv6 and IPv4 by turns, never empty, how long they hold, and why one
+    /// family is not among them if that could not be learned.
+    pub(super) async fn addresses(&self, host: &Domain) -> Result<(Vec<IpAddr>, Duration, Option<DnsError>), DnsError> {
         let (v6, v4) = tokio::join!(self.lookup(host, RecordType::AAAA), self.lookup(host, RecordType::A));
         let ttl = [&v6, &v4].into_iter().flatten().map(ttl_of).min().unwrap_or(NEGATIVE_TTL);
         let found = interleave(ips(&v6), ips(&v4));
         if !found.is_empty() {
-            return Ok((found, ttl));
+            let unknown = [v6, v4].into_iter().filter_map(Result::err);
+            return Ok((found, ttl, unknown.into_iter().find(|error| matches!(error, DnsError::Unknown { .. }))));
         }
         let none = || DnsError::NoRecords { ttl: NEGATIVE_TTL };
         Err(both(v6.err().unwrap_or_else(none), v4.err().unwrap_or_else(none)))

@@ -101,11 +101,17 @@ impl Router {
     /// # Cancel safety
     /// Safe, as [`Router::route`].
     pub async fn addresses(&self, route: &Route, hop: &Hop) -> Result<Vec<SocketAddr>, NoRoute> {
+        // Why one of the two families is not known, if so.
+        let mut unknown = None;
         let found = match &hop.host {
             HopHost::Address(ip) => vec![*ip],
             HopHost::Domain(domain) => {
-                let found = self.shared.dns.addresses(domain).await;
-                found.map_err(|error| self.no_address(domain, error, route.fixed))?.0
+                let (found, _, missing) = match self.shared.dns.addresses(domain).await {
+                    Ok(found) => found,
+                    Err(error) => return Err(self.no_address(domain, error, route.fixed)),
+                };
+                unknown = missing;
+                found
             }
         };
         let all = found.len();
@@ -117,14 +123,18 @@ impl Router {
         usable.truncate(ADDRESSES_MAX);
         match usable.is_empty() {
             false => Ok(usable),
-            true => Err(self.only_special(hop, all)),
+            true => match (unknown, &hop.host) {
+                // The family that could not be learned may have a public one.
+                (Some(error), HopHost::Domain(domain)) => Err(self.no_address(domain, error, route.fixed)),
+                _ => Err(self.only_special(hop, all)),
+            },
         }
     }
 
     fn literal(&self, ip: IpAddr) -> Route {
         let hop = Hop { host: HopHost::Address(ip), port: self.shared.port, preference: 0 };
         Route {
-            site: Site::literal(ip, self.shared.port),
+            site: Site::literal(ip, self.shared.port, self.shared.tls),
             hops: vec![hop],
             valid_until: self.shared.clock.instant() + VALID_MAX,
             tls: self.shared.tls,
@@ -143,7 +153,7 @@ impl Router {
         };
         let (hosts, ttl) = chosen;
         Ok(Route {
-            site: Site::of_hosts(hosts.iter().map(|host| host.exchange.as_str())),
+            site: Site::of_hosts(hosts.iter().map(|host| (host.preference, host.exchange.as_str())), self.shared.tls),
             hops: hosts.into_iter().map(|host| host.into_hop(self.shared.port)).collect(),
             valid_until: self.shared.clock.instant() + ttl,
             tls: self.shared.tls,
@@ -155,7 +165,7 @@ impl Router {
 
     /// No MX record: the domain itself is the host, if it has an address (RFC 5321 §5.1).
     async fn implicit(&self, domain: &Domain, ttl: Option<Duration>) -> Result<(Vec<mx::MxHost>, Duration), NoRoute> {
-        let (_, address_ttl) = self.shared.dns.addresses(domain).await.map_err(|error| {
+        let (_, address_ttl, _) = self.shared.dns.addresses(domain).await.map_err(|error| {
             let trouble = match error {
                 dns::DnsError::NoDomain { ttl } => mx::Trouble::NoDomain { ttl },
                 dns::DnsError::NoRecords { ttl } => mx::Trouble::NoHost { ttl },

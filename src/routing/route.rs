@@ -115,25 +115,29 @@ impl NoRoute {
 }
 
 impl Site {
-    /// The site of these hosts: sorted, each once, joined by commas.
-    pub(super) fn of_hosts<'a>(hosts: impl Iterator<Item = &'a str>) -> Site {
-        let mut names: Vec<&str> = hosts.collect();
-        names.sort_unstable();
-        names.dedup();
-        Site(names.join(",").into())
+    /// The site of these hosts, best preference first: equals sorted and joined by commas, preferences by bars, so that
+    /// nobody who publishes the same hosts in another order changes where others' mail goes. The TLS policy is part of
+    /// it: connections made under one must never carry what was meant for another.
+    pub(super) fn of_hosts<'a>(hosts: impl Iterator<Item = (u16, &'a str)>, tls: TlsPolicy) -> Site {
+        let mut hosts: Vec<(u16, &str)> = hosts.collect();
+        hosts.sort_unstable();
+        hosts.dedup_by_key(|(_, name)| *name);
+        let groups = hosts.chunk_by(|one, other| one.0 == other.0);
+        let groups: Vec<String> =
+            groups.map(|group| group.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(",")).collect();
+        Site(format!("{}{}", groups.join("|"), policy(tls)).into())
     }
 
     /// The site of an address literal.
-    pub(super) fn literal(ip: IpAddr, port: u16) -> Site {
-        Site(format!("{}:{port}", HopHost::Address(ip)).into())
+    pub(super) fn literal(ip: IpAddr, port: u16, tls: TlsPolicy) -> Site {
+        Site(format!("{}:{port}{}", HopHost::Address(ip), policy(tls)).into())
     }
 
     /// The site of a fixed route. Policy and account are part of it: connections made under one must never carry what
     /// was meant for another.
     pub(super) fn relay(hops: &[Hop], tls: TlsPolicy, username: Option<&str>) -> Site {
-        let mut names: Vec<String> = hops.iter().map(|hop| format!("{}:{}", hop.host, hop.port)).collect();
-        names.sort_unstable();
-        names.dedup();
+        // In the order written, which is the order they are tried in.
+        let names: Vec<String> = hops.iter().map(|hop| format!("{}:{}", hop.host, hop.port)).collect();
         let account = username.map(|name| format!(";user={name}")).unwrap_or_default();
         Site(format!("{};tls={tls:?}{account}", names.join(",")).to_ascii_lowercase().into())
     }
@@ -141,6 +145,14 @@ impl Site {
     /// The site as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// What a site's name says of its policy: nothing when it is the usual one.
+fn policy(tls: TlsPolicy) -> String {
+    match tls {
+        TlsPolicy::Opportunistic => String::new(),
+        TlsPolicy::None | TlsPolicy::Required | TlsPolicy::Verified => format!(";tls={tls:?}").to_ascii_lowercase(),
     }
 }
 

@@ -57,6 +57,8 @@ fn kind_v6(ip: Ipv6Addr) -> Kind {
         (0, 0, 0, 0, 0, 0) if g == 0 && h == 0 => Kind::Nobody,
         (0, 0, 0, 0, 0, 0) if g == 0 && h == 1 => Kind::Local,
         (0, 0, 0, 0, 0, 0 | 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => embedded(g, h),
+        // RFC 7915: IPv4 behind a translator.
+        (0, 0, 0, 0, 0xffff, 0) => embedded(g, h),
         (0x2002, ..) => embedded(b, c),
         (0xff00.., ..) => Kind::Nobody,
         (0xfc00..=0xfdff | 0xfe80..=0xfeff | 0x5f00, ..)

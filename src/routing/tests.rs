@@ -185,13 +185,19 @@ async fn show_addresses(router: &Router, host: &str) -> String {
 async fn routes_as_dns_says() {
     let dns = FakeDns::start().await;
     let router = dns.router(&DeliveryConfig::default(), &[]);
-    let all = "mx1.plain.example,mx2.plain.example,mx3.plain.example";
+    let all = "mx1.plain.example,mx2.plain.example|mx3.plain.example";
     let plain = "mx1.plain.example:25 10, mx2.plain.example:25 10, mx3.plain.example:25 20";
     for (host, expected) in [
         ("plain.example", format!("{all} | {plain}")),
         ("alias.example", format!("{all} | {plain}")),
         // The same hosts in another order, one twice: the same site.
-        ("same.example", format!("{all} | mx2.plain.example:25 5, mx3.plain.example:25 5, mx1.plain.example:25 7")),
+        // The same hosts in another order are another site: who publishes them so must not change where others' mail goes.
+        (
+            "same.example",
+            "mx2.plain.example,mx3.plain.example|mx1.plain.example | \
+             mx2.plain.example:25 5, mx3.plain.example:25 5, mx1.plain.example:25 7"
+                .into(),
+        ),
         ("implicit.example", "implicit.example | implicit.example:25 0".into()),
         ("six.example", "six.example | six.example:25 0".into()),
         ("null.example", "never Site 556 5.1.10 null.example does not accept mail (null MX)".into()),
@@ -319,7 +325,7 @@ fn bad_fixed_routes_are_refused() {
 fn hops_are_shuffled_within_a_preference() {
     let hop = |preference| Hop { host: HopHost::Address(IpAddr::from([9, 0, 0, 1])), port: 25, preference };
     let route = Route {
-        site: Site::of_hosts(["a"].into_iter()),
+        site: Site::of_hosts([(0, "a")].into_iter(), TlsPolicy::Opportunistic),
         hops: [10, 20, 20, 20, 30].map(hop).into(),
         valid_until: Clock.instant(),
         tls: TlsPolicy::Opportunistic,

@@ -99,6 +99,7 @@ pub struct Spool {
     state: Mutex<State>,
     ids: MessageIds,
     export: Export,
+    queued_max: usize,
 }
 
 #[derive(Debug)]
@@ -131,6 +132,7 @@ impl Spool {
             disk_free_min: config.disk_free_min.0,
             ..LogOptions::new(dir)
         };
+        let queued_max = options.queue_bytes_max;
         let mut replay = replay::Replay::new(exported, export.clone());
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
@@ -142,7 +144,7 @@ impl Spool {
         let ids = MessageIds::after(last);
         ids.next(clock.timestamp());
         let state = Mutex::new(State { index, cache, moving: HashSet::new(), ghosts: HashMap::new() });
-        Ok((Arc::new(Spool { log, state, ids, export }), opened))
+        Ok((Arc::new(Spool { log, state, ids, export, queued_max }), opened))
     }
 
     /// An id for a message about to come.
@@ -265,6 +267,11 @@ impl Spool {
             changes.extend(found.changes);
         }
         Ok(changes)
+    }
+
+    /// The log has more to write than it should: whoever makes more records waits.
+    pub fn is_behind(&self) -> bool {
+        self.log.queued_bytes() > self.queued_max
     }
 
     /// Whether new mail can be written, and why not.

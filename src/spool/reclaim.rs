@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::state::{self, Grave};
 use super::{MESSAGE, STATE, Spool, SpoolError, State, append};
-use crate::log::{Location, LogError, Replayed, SegmentId};
+use crate::log::{Health, Location, LogError, Replayed, SegmentId};
 use crate::mail::MessageId;
 
 /// Segments with less than this share of live octets are worth copying. With 0.3 the log grew to twice its live octets
@@ -22,6 +22,10 @@ impl Spool {
     /// When a segment cannot be read; nothing is lost then.
     pub fn reclaim(self: &Arc<Self>) -> Result<bool, SpoolError> {
         self.log.reclaim();
+        // What little room a full disk has left is for what was delivered, not for copies.
+        if self.log.health() != Health::Ok {
+            return Ok(false);
+        }
         if let Some(segment) = self.log.sparse(SPARSE) {
             self.copy_forward(segment)?;
         } else if let Some(segment) = self.log.pinned() {
@@ -105,6 +109,8 @@ impl Spool {
         let done = move |result: Result<Location, LogError>| {
             match result {
                 Ok(new) => spool.moved(id, kind, old, new),
+                // After a close this is called under the lock, by `append` itself; nobody asks then.
+                Err(LogError::Closed) => {}
                 Err(_) => drop(spool.lock().moving.remove(&id)),
             }
             drop(waiter);

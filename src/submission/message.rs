@@ -249,6 +249,10 @@ fn mbox_line_len(section: &[u8]) -> usize {
     if !section.starts_with(b"From ") && !section.starts_with(b">From ") {
         return 0;
     }
+    // `From : ann@example.com` is the author's field in an old spelling (RFC 5322 §4.5.2).
+    if section.strip_prefix(b"From").is_some_and(|rest| rest.trim_ascii_start().starts_with(b":")) {
+        return 0;
+    }
     memchr::memmem::find(section, b"\r\n").map_or(0, |at| at + 2)
 }
 

@@ -230,7 +230,7 @@ fn utf8_addresses_are_told_in_ascii_where_the_sender_is() {
     let original = self::envelope("änne@us.example", vec![recipient("bob@them.example")]);
     let (envelope, text) = report(&original, &no_such_user(), Fate::Failed, CONTENT.as_bytes()).expect("a report");
     assert!(text.contains("To: <änne@us.example>\r\n"), "{text}");
-    assert!(envelope.smtputf8 && envelope.needs_smtputf8());
+    assert!(envelope.smtputf8 && envelope.recipients[0].address.needs_smtputf8());
 }
 
 #[test]

@@ -355,9 +355,12 @@ impl Scheduler {
         recipients
     }
 
-    /// Every host is looked up again before its next mail goes out: the configuration changed, or an operator wants it.
-    pub(super) fn forget_routes(&mut self) {
+    /// Every host is looked up again before its next mail goes out, what stands in line included: the configuration
+    /// changed, or an operator wants it.
+    pub(super) fn forget_routes(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.hosts.forget_routes();
+        let ready: Vec<Item> = self.sites.iter_mut().flat_map(|site| site.ready.drain()).collect();
+        ready.into_iter().for_each(|item| self.forward(now, item, actions));
     }
 
     /// Messages with open recipients: id, stream, acceptance; in no order.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::hosts::HostRoute;
 use super::{Action, Batch, Item, Limits, Scheduler, SiteId, Verdict};
 use crate::mail::Failure;
 use crate::queue::site::{Health, Line, SiteState};
@@ -254,7 +255,11 @@ impl Scheduler {
 
     /// Back to the front of its site's queue: the connection broke before a verdict.
     pub(in crate::queue) fn put_back(&mut self, now: u64, id: SiteId, item: Item, actions: &mut Vec<Action>) {
-        self.enqueue(now, id, item, true, actions);
+        // Unless its mail goes another way by now.
+        match self.hosts.get(item.host).route {
+            HostRoute::Known(site, _) if site == id => self.enqueue(now, id, item, true, actions),
+            _ => self.forward(now, item, actions),
+        }
     }
 
     /// Opens every site that was closed, for an operator's retry.
