@@ -96,6 +96,11 @@ impl LogError {
         }
     }
 
+    /// Whether asking again is of no use: what stands on disk is not what was written, or is not there any more.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, LogError::Damaged { .. } | LogError::Gone { .. })
+    }
+
     /// The error and its cause in one line.
     pub(super) fn chain(&self) -> String {
         match self {

@@ -36,6 +36,23 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// Stands in for an envelope that cannot be read: no sender, no recipients.
+    pub fn unreadable(stream: Stream, accepted_at: Timestamp) -> Envelope {
+        Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: Vec::new(),
+            stream,
+            accepted_at,
+            not_before: accepted_at,
+            expires_at: accepted_at,
+            smtputf8: false,
+            eight_bit: false,
+            ret: None,
+            envid: None,
+            tags: Vec::new(),
+        }
+    }
+
     /// Whether a transaction with these recipients needs SMTPUTF8 at the receiver: for an address in it, or for octets
     /// above 127 in the header section (RFC 6531 §3.1). In the body they need 8BITMIME only.
     pub fn needs_smtputf8(&self, recipients: &[&Recipient], content: &[u8]) -> bool {

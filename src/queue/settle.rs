@@ -1,6 +1,7 @@
 //! Outcomes become states, events, reports, and the next place of every recipient.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -8,8 +9,12 @@ use super::scheduler::{Item, SiteId, Verdict};
 use super::settlement::{Attempted, Next, Settlement};
 use super::{Parts, Queue, at};
 use crate::clock::Timestamp;
-use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Outcome};
+use crate::events::{Event, Kind};
+use crate::mail::{Blame, EnhancedCode, Envelope, Failure, MessageId, Outcome};
 use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
+
+/// A message that cannot be read for the moment is asked for again after this long.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 
 /// An item and what it falls into; either part may be empty.
 struct Move {
@@ -139,12 +144,21 @@ impl Queue {
 
     /// The time of these recipients is up while they stood in line.
     pub(super) async fn expire(self: Arc<Queue>, id: MessageId, recipients: Vec<u32>) {
-        let message = match self.load_or_envelope(id).await {
-            Ok(message) => message,
-            Err(SpoolError::Unknown(_)) => return,
-            Err(error) => {
-                tracing::error!(message_id = %id, error = %error, "an expired message cannot be read; its end is not reported");
-                return self.end_blind(id, &recipients);
+        let message = loop {
+            match self.load_or_envelope(id).await {
+                Ok(message) => break message,
+                Err(SpoolError::Unknown(_)) => return,
+                // A disk that cannot be read may be mended: an end without its event cannot.
+                Err(SpoolError::Log(error)) if !error.is_damage() => {
+                    if self.stopping.run_until_cancelled(tokio::time::sleep(READ_AGAIN)).await.is_none() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(message_id = %id, error = %error,
+                        "an expired message cannot be read; its end is told without its addresses");
+                    return self.end_blind(id, &recipients);
+                }
             }
         };
         let parts = self.parts.load_full();
@@ -161,18 +175,26 @@ impl Queue {
         self.write(&parts, settlement);
     }
 
+    /// Ends recipients of a message of which nothing can be read: the events have what the queue knows of it.
     fn end_blind(self: &Arc<Queue>, id: MessageId, recipients: &[u32]) {
-        let mut changes = Vec::new();
+        let Some((stream, accepted_at)) = self.lock().about(id) else { return };
+        let now = self.clock.timestamp();
+        let stub = Envelope::unreadable(stream, accepted_at);
+        let (mut changes, mut events) = (Vec::new(), Vec::new());
         for recipient in recipients {
             if !self.lock().end(id, *recipient) {
                 continue;
             }
+            let mut event = Event::new(now, Kind::Expired, id, &stub, "");
+            (event.code, event.enhanced) = (451, EnhancedCode(4, 3, 0));
+            event.reply = "the message on disk is damaged: neither its recipient nor its sender can be read";
+            event.write_line(&mut events);
             changes.push(Change { recipient: *recipient, state: RecipientState::Ended(End::Expired) });
             self.metrics.recipients.with_label_values(&[End::Expired.as_str()]).inc();
         }
         let mut scheduler = self.lock();
         let finished = scheduler.recorded(id, changes.len() as u32);
-        let update = Update { id, changes, finished, events: Bytes::new(), signature: None, reports: vec![] };
+        let update = Update { id, changes, finished, events: events.into(), signature: None, reports: vec![] };
         self.spool.record(update, |_| {});
     }
 

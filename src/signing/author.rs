@@ -4,8 +4,21 @@ use crate::mail::Domain;
 
 /// The domain of the first mailbox in a From field's value (RFC 5322 §3.4), folding included; `None` if there is none.
 ///
-/// Takes what people really send: unquoted specials in display names, groups, comments anywhere, source routes.
+/// Takes what people really send: unquoted specials in display names, groups, comments anywhere, source routes. Where
+/// that leads nowhere (a smiley opens a comment that never ends), whatever stands behind the last `@` will do: a message
+/// must not go out unsigned for a display name.
 pub(super) fn domain(value: &[u8]) -> Option<Domain> {
+    by_grammar(value).or_else(|| behind_last_at(value))
+}
+
+fn behind_last_at(value: &[u8]) -> Option<Domain> {
+    let at = memchr::memrchr(b'@', value)?;
+    let behind = value[at + 1..].trim_ascii_start();
+    let end = behind.iter().position(|b| !(b.is_ascii_alphanumeric() || b"-._".contains(b) || *b >= 0x80));
+    std::str::from_utf8(&behind[..end.unwrap_or(behind.len())]).ok()?.parse().ok()
+}
+
+fn by_grammar(value: &[u8]) -> Option<Domain> {
     let mut scan = Scan { rest: value, address: Vec::new(), in_angle: false };
     let address = scan.first_mailbox()?;
     let at = address.iter().rposition(|b| *b == b'@')?;
@@ -105,6 +118,9 @@ mod tests {
         check(" Jürgen <jürgen@bücher.example>", Some("xn--bcher-kva.example"));
         check(" Lee, Ann <ann@example.com>", Some("example.com"));
         check(" a@one.example, b@two.example", Some("one.example"));
+        check(" Ann :( <ann@example.com>", Some("example.com"));
+        check(" 12\" Pizza <ann@example.com>\r\n", Some("example.com"));
+        check(" a > b <ann@example.com>", Some("example.com"));
         check(" undisclosed:;", None);
         check(" ann", None);
         check(" <>", None);

@@ -207,14 +207,29 @@ impl Spool {
     /// # Cancel safety
     /// Nothing changes but what is cached.
     pub async fn load(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
-        let (location, signature) = {
-            let state = self.lock();
-            if let Some(message) = state.cache.get(id) {
-                return Ok(message);
+        loop {
+            let (location, signature) = {
+                let state = self.lock();
+                if let Some(message) = state.cache.get(id) {
+                    return Ok(message);
+                }
+                let entry = state.index.get(id).ok_or(SpoolError::Unknown(id))?;
+                (entry.message.ok_or(SpoolError::Unknown(id))?, entry.signature())
+            };
+            let read = self.read_message(id, location, signature).await;
+            // It may have been copied forward, and its old place used again, while the read waited.
+            if read.is_ok() || self.lock().holds(id, MESSAGE, location) {
+                return read;
             }
-            let entry = state.index.get(id).ok_or(SpoolError::Unknown(id))?;
-            (entry.message.ok_or(SpoolError::Unknown(id))?, entry.signature())
-        };
+        }
+    }
+
+    async fn read_message(
+        &self,
+        id: MessageId,
+        location: Location,
+        signature: Option<Location>,
+    ) -> Result<Arc<Message>, SpoolError> {
         let record = self.log.read(location).await.map_err(Arc::new)?;
         let damaged = |source| SpoolError::Damaged { id, source };
         if record.id != id.0 {

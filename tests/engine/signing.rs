@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthaste::config::DkimConfig;
+use posthaste::config::{DkimConfig, TlsPolicy};
 
 use crate::peer::{At, Do, Peer};
 use crate::world::{World, listeners, zone};
@@ -129,4 +129,32 @@ async fn more_connections_are_used_as_soon_as_they_are_allowed() {
     world.daemon().reload(&config).unwrap();
     world.until("delivered", "them.test", 60).await;
     assert_eq!(host.connections_at_once(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_that_a_reload_demands_holds_at_once() {
+    // Knows no STARTTLS, and takes its time, so that a session is open and mail stands in line.
+    let host = Peer::start(listeners(1).await.remove(0), |ask| match ask.at {
+        At::End => Do::After(Duration::from_millis(50)),
+        _ => Do::Take,
+    });
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        config.delivery.connections_per_site = 1;
+    })
+    .await;
+    let mut door = world.door().await;
+    for n in 0..40 {
+        door.send("a@us.test", &[&format!("before{n}@them.test")], "").await;
+    }
+    world.until("delivered", "before", 1).await;
+    let mut config = world.config.clone();
+    config.delivery.tls = TlsPolicy::Required;
+    world.daemon().reload(&config).unwrap();
+    // One may be in flight at the reload.
+    let in_the_clear = host.count() + 1;
+    door.send("a@us.test", &["after@them.test"], "").await;
+    world.until("deferred", "after", 1).await;
+    world.until("deferred", "before39", 1).await;
+    assert!(host.count() <= in_the_clear, "{} after {in_the_clear}", host.count());
+    assert!(world.told("deferred", "after")[0].verdict().contains(" 4.7."));
 }

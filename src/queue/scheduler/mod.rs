@@ -368,6 +368,11 @@ impl Scheduler {
         self.messages.iter().map(|m| (m.id, self.streams.get(m.stream), m.accepted_at))
     }
 
+    /// What is known of a message without its envelope: its stream and when it was accepted.
+    pub(super) fn about(&self, id: MessageId) -> Option<(Stream, Timestamp)> {
+        self.messages.get(id).map(|m| (self.streams.get(m.stream).clone(), m.accepted_at))
+    }
+
     /// When the sleepers of a message are due, with their recipients. Walks all sleepers.
     pub(super) fn sleepers_of(&self, id: MessageId) -> Vec<(u64, Item)> {
         self.sleepers.iter().filter(|(_, item)| item.message == id).map(|(due, item)| (due, item.clone())).collect()
