@@ -202,7 +202,7 @@ async fn open_spool(
 
 /// Everything the queue conducts, from one configuration.
 fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::Result<Parts> {
-    let router = Router::new(&config.dns, &config.delivery, &config.route)?;
+    let router = Router::new(&config.dns, &config.delivery, &config.route)?.with_hostname(hostname);
     let client = Client::new(&config.delivery, hostname, Arc::clone(metrics));
     let (signer, problems) = Signer::load(&config.dkim);
     for problem in problems {

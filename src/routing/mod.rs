@@ -48,6 +48,8 @@ struct Shared {
     port: u16,
     allow_loopback: bool,
     tls: TlsPolicy,
+    /// Our own name, if we are to know ourselves among a domain's hosts.
+    hostname: Option<Domain>,
     clock: Clock,
 }
 
@@ -65,9 +67,19 @@ impl Router {
             port: delivery.port,
             allow_loopback: delivery.allow_loopback,
             tls: delivery.tls,
+            hostname: None,
             clock: Clock,
         };
         Ok(Router { shared: Arc::new(shared) })
+    }
+
+    /// Makes the router know our own name: where it stands among a domain's MX hosts, only better ones are tried
+    /// (RFC 5321 §5.1). Call it before the handle is shared.
+    pub fn with_hostname(mut self, hostname: &Domain) -> Router {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.hostname = Some(hostname.clone());
+        }
+        self
     }
 
     /// Where mail for `host` goes now. The first `[[route]]` that matches wins, else an address literal means itself,
@@ -152,6 +164,7 @@ impl Router {
             mx::Choice::None(trouble) => return Err(trouble.into_no_route(domain, self.shared.clock.instant())),
         };
         let (hosts, ttl) = chosen;
+        let hosts = self.before_ourselves(domain, hosts, ttl)?;
         Ok(Route {
             site: Site::of_hosts(hosts.iter().map(|host| (host.preference, host.exchange.as_str())), self.shared.tls),
             hops: hosts.into_iter().map(|host| host.into_hop(self.shared.port)).collect(),
@@ -161,6 +174,26 @@ impl Router {
             fixed: false,
             provider: "default",
         })
+    }
+
+    /// The hosts that are better than we are, if we are among them: the others would send the mail back to us.
+    fn before_ourselves(
+        &self,
+        domain: &Domain,
+        mut hosts: Vec<mx::MxHost>,
+        ttl: Duration,
+    ) -> Result<Vec<mx::MxHost>, NoRoute> {
+        let Some(own) = &self.shared.hostname else { return Ok(hosts) };
+        let ours = hosts.iter().filter(|host| host.exchange == *own).map(|host| host.preference).min();
+        if let Some(ours) = ours {
+            hosts.retain(|host| host.preference < ours);
+        }
+        if hosts.is_empty() {
+            let text = format!("mail for {domain} loops back to us: {own} is its best mail server");
+            let failure = Failure::ours(Blame::Site, EnhancedCode(5, 4, 6), text);
+            return Err(NoRoute::Never { failure, until: self.shared.clock.instant() + ttl });
+        }
+        Ok(hosts)
     }
 
     /// No MX record: the domain itself is the host, if it has an address (RFC 5321 §5.1).

@@ -190,7 +190,6 @@ async fn routes_as_dns_says() {
     for (host, expected) in [
         ("plain.example", format!("{all} | {plain}")),
         ("alias.example", format!("{all} | {plain}")),
-        // The same hosts in another order, one twice: the same site.
         // The same hosts in another order are another site: who publishes them so must not change where others' mail goes.
         (
             "same.example",
@@ -222,6 +221,18 @@ async fn routes_as_dns_says() {
     }
     let silent = show_route(&router, "silent.example").await;
     assert!(silent.starts_with("later Site 451 4.4.3 "), "{silent}");
+}
+
+#[tokio::test]
+async fn mail_never_comes_back_to_us() {
+    let dns = FakeDns::start().await;
+    let router = |own: &str| dns.router(&DeliveryConfig::default(), &[]).with_hostname(&own.parse().expect("a domain"));
+    let last = show_route(&router("mx3.plain.example"), "plain.example").await;
+    assert!(last.ends_with("| mx1.plain.example:25 10, mx2.plain.example:25 10"), "{last}");
+    for (own, host) in [("mx2.plain.example", "plain.example"), ("implicit.example", "implicit.example")] {
+        let expected = format!("never Site 550 5.4.6 mail for {host} loops back to us: {own} is its best mail server");
+        assert_eq!(show_route(&router(own), host).await, expected);
+    }
 }
 
 #[tokio::test]
