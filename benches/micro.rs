@@ -78,6 +78,7 @@ fn envelope() -> Envelope {
         ret: None,
         envid: None,
         tags: vec!["order".into()],
+        key: None,
     }
 }
 

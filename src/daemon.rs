@@ -9,18 +9,20 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::task::JoinHandle;
 
+use crate::access::Access;
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, SmtpConfig};
 use crate::delivery::Client;
 use crate::events::EventLog;
+use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::Router;
 use crate::signing::{Signer, SigningPool};
-use crate::spool::{Opened, Spool};
-use crate::submission::{Submission, load_tls};
+use crate::spool::{Opened, Outlets, Spool};
+use crate::submission::{Gate, Submission, load_tls};
 use crate::telemetry::Metrics;
 
 /// How often dead disk space is looked for.
@@ -56,7 +58,9 @@ impl Daemon {
         let events_dir = config.data_dir.join("events");
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
-        let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events).await?;
+        let ledger = Arc::new(Ledger::default());
+        let access = Arc::new(Access::default());
+        let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
 
@@ -74,7 +78,10 @@ impl Daemon {
         let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
         let restored = tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from);
         let surfaces = match restored {
-            Ok(()) => surfaces(config, &hostname, &queue, &metrics, clock).await,
+            Ok(()) => {
+                let gate = Arc::new(Gate::new(Arc::clone(&queue), access, ledger));
+                surfaces(config, &hostname, gate, &metrics, clock).await
+            }
             Err(error) => Err(error),
         };
         let (admin, submission) = match surfaces {
@@ -151,16 +158,16 @@ impl std::fmt::Debug for Daemon {
 async fn surfaces(
     config: &Config,
     hostname: &Domain,
-    queue: &Arc<Queue>,
+    gate: Arc<Gate>,
     metrics: &Arc<Metrics>,
     clock: Clock,
 ) -> anyhow::Result<(Admin, Submission)> {
     let smtp = &config.submission.smtp;
     let tls = tls(smtp)?;
-    let door = Arc::new(Arc::clone(queue));
-    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, door, Arc::clone(metrics), clock)?;
+    let queue = Arc::clone(gate.queue());
+    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, gate, Arc::clone(metrics), clock)?;
     // After the door, so that /readyz says yes only when it is open.
-    match Admin::start(config.admin.listen, Arc::clone(queue), Arc::clone(metrics)).await {
+    match Admin::start(config.admin.listen, queue, Arc::clone(metrics)).await {
         Ok(admin) => Ok((admin, submission)),
         Err(error) => {
             submission.close(Duration::from_secs(1)).await;
@@ -186,13 +193,16 @@ async fn open_spool(
     metrics: &Arc<Metrics>,
     exported: Option<Position>,
     events: &Arc<EventLog>,
+    ledger: &Arc<Ledger>,
 ) -> anyhow::Result<(Arc<Spool>, Opened)> {
     let dir = config.data_dir.join("spool");
     let (limits, metrics, events) = (config.spool.clone(), Arc::clone(metrics), Arc::clone(events));
+    let ledger = Arc::clone(ledger);
     let open = move || {
         let export = Arc::new(move |position, lines| events.write(position, lines));
+        let outlets = Outlets { exported, export, ledger };
         let files = Arc::new(DiskFiles);
-        let (spool, opened) = Spool::open(&dir, &limits, files, metrics, exported, export, clock)
+        let (spool, opened) = Spool::open(&dir, &limits, files, metrics, outlets, clock)
             .with_context(|| format!("spool in {}", dir.display()))?;
         tracing::info!(messages = opened.messages, segments = opened.log.segments, "spool open");
         Ok::<_, anyhow::Error>((spool, opened))

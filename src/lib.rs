@@ -5,6 +5,7 @@ pub mod daemon;
 
 pub mod submission;
 
+pub mod ledger;
 pub mod log;
 pub mod spool;
 
@@ -15,6 +16,7 @@ pub mod feedback;
 pub mod routing;
 pub mod signing;
 
+pub mod access;
 pub mod events;
 
 pub mod admin;

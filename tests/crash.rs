@@ -93,6 +93,8 @@ impl Stage {
             ..Config::default()
         };
         config.submission.smtp.listen = vec![stage.door];
+        config.submission.grpc.listen = vec![free_address()];
+        config.submission.http.listen = vec![free_address()];
         config.admin.listen = free_address();
         config.retry.delay_min = Duration::from_secs(1);
         config.retry.delay_max = Duration::from_secs(1);

@@ -11,7 +11,7 @@ const ORDER: [&[&str]; 11] = [
     &["submission", "admin"],
     &["queue"],
     &["routing", "shaping", "signing", "delivery", "feedback"],
-    &["spool", "suppression", "events"],
+    &["spool", "suppression", "access", "events"],
     &["ledger"],
     &["log"],
     &["config"],

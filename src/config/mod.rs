@@ -16,6 +16,7 @@ pub mod probe;
 mod problem;
 mod size;
 
+use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Config {
     pub retry: RetryConfig,
     /// The log of what happened.
     pub events: EventsConfig,
+    /// Facts that outlive messages.
+    pub ledger: LedgerConfig,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
@@ -73,6 +76,7 @@ impl Default for Config {
             delivery: DeliveryConfig::default(),
             retry: RetryConfig::default(),
             events: EventsConfig::default(),
+            ledger: LedgerConfig::default(),
             route: Vec::new(),
             dkim: Vec::new(),
         }
@@ -85,6 +89,91 @@ impl Default for Config {
 pub struct SubmissionConfig {
     /// The SMTP door.
     pub smtp: SmtpConfig,
+    /// The gRPC door.
+    pub grpc: GrpcConfig,
+    /// The HTTP door.
+    pub http: HttpConfig,
+}
+
+/// `[submission.grpc]`.
+pub type GrpcConfig = ApiConfig<Grpc>;
+
+/// `[submission.http]`.
+pub type HttpConfig = ApiConfig<Http>;
+
+/// Which door an [`ApiConfig`] is for.
+pub trait Api {
+    /// Where it listens unless the operator says otherwise.
+    const PORT: u16;
+}
+
+/// The gRPC door.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grpc;
+
+/// The HTTP door.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http;
+
+impl Api for Grpc {
+    const PORT: u16 = 2580;
+}
+
+impl Api for Http {
+    const PORT: u16 = 2581;
+}
+
+/// A door for requests: the same keys for gRPC and HTTP, which differ in their ports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, bound(deserialize = "A: Api", serialize = ""))]
+pub struct ApiConfig<A> {
+    /// Addresses to listen on; empty: none.
+    pub listen: Vec<SocketAddr>,
+    /// Unix sockets to listen on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listen_unix: Vec<PathBuf>,
+    /// Clients that may submit without a token or certificate.
+    pub trusted_networks: Vec<IpNet>,
+    /// Users that may submit over a Unix socket without a token, by name or number.
+    pub trusted_users: Vec<String>,
+    /// Largest message accepted, headers included.
+    pub max_message_size: ByteSize,
+    /// Recipients of one request.
+    pub recipients_max: usize,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Memory that requests being received may take together.
+    pub memory_max: ByteSize,
+    /// PEM chain; with it every TCP connection is TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// PEM key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<PathBuf>,
+    /// PEM certificates of authorities whose client certificates name tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca_file: Option<PathBuf>,
+    #[serde(skip)]
+    door: PhantomData<A>,
+}
+
+impl<A: Api> Default for ApiConfig<A> {
+    fn default() -> ApiConfig<A> {
+        ApiConfig {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], A::PORT))],
+            listen_unix: Vec::new(),
+            trusted_networks: SmtpConfig::default().trusted_networks,
+            trusted_users: vec!["root".into()],
+            max_message_size: ByteSize(50 << 20),
+            recipients_max: 1000,
+            connections_max: 1000,
+            memory_max: ByteSize(256 << 20),
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_client_ca_file: None,
+            door: PhantomData,
+        }
+    }
 }
 
 /// `[submission.smtp]`.
@@ -353,6 +442,24 @@ pub struct EventsConfig {
 impl Default for EventsConfig {
     fn default() -> EventsConfig {
         EventsConfig { rotate_size: ByteSize(256 << 20), keep: 8 }
+    }
+}
+
+/// `[ledger]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LedgerConfig {
+    /// How long a submission's idempotency key is known at least, from its acceptance; longer where the message may live
+    /// longer.
+    #[serde(with = "humantime_serde")]
+    pub keep_keys: Duration,
+    /// Memory for reading the index.
+    pub cache_size: ByteSize,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> LedgerConfig {
+        LedgerConfig { keep_keys: Duration::from_secs(7 * 86_400), cache_size: ByteSize(32 << 20) }
     }
 }
 

@@ -71,6 +71,8 @@ impl Stage {
         };
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         config.submission.smtp.listen = vec![anywhere];
+        config.submission.grpc.listen = vec![anywhere];
+        config.submission.http.listen = vec![anywhere];
         config.admin.listen = anywhere;
         config.dns.nameservers = vec![self.dns.addr()];
         config.delivery.port = self.receivers[GOOD].addr().port();

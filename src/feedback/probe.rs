@@ -47,6 +47,7 @@ pub fn report(octets: &[u8]) {
         ret: octets.len().is_multiple_of(2).then_some(Ret::Full),
         envid: (!envid.is_empty()).then(|| envid.clone().into()),
         tags: Vec::new(),
+        key: None,
     };
     let failed: Vec<_> = original
         .recipients

@@ -121,6 +121,7 @@ pub fn delivery_report(
         ret: None,
         envid: None,
         tags: Vec::new(),
+        key: None,
     };
     Some((envelope, out))
 }

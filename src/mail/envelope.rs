@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::{EnvelopeAddress, ReversePath};
+use super::receipt::Keyed;
 use crate::clock::Timestamp;
 
 /// What the queue needs to know of a message. Never changes once accepted; what becomes of each recipient is kept apart.
@@ -33,6 +34,8 @@ pub struct Envelope {
     pub envid: Option<Box<str>>,
     /// Free words for the events, from X-Posthaste-Tags.
     pub tags: Vec<Box<str>>,
+    /// How the client calls the submission this message is the first of; `None`: not at all.
+    pub key: Option<Box<Keyed>>,
 }
 
 impl Envelope {
@@ -50,6 +53,7 @@ impl Envelope {
             ret: None,
             envid: None,
             tags: Vec::new(),
+            key: None,
         }
     }
 

@@ -79,9 +79,15 @@ impl MessageIds {
 
     /// The next id, greater than all before.
     pub fn next(&self, now: Timestamp) -> MessageId {
+        self.next_row(now, 1)
+    }
+
+    /// The first of `count` ids that follow one another, all greater than all before.
+    pub fn next_row(&self, now: Timestamp, count: u32) -> MessageId {
         let mut last = self.last.lock().expect("no code panics under this lock");
-        *last = (*last + 1).max(now.0 << 22);
-        MessageId(*last)
+        let first = (*last + 1).max(now.0 << 22);
+        *last = first + u64::from(count.max(1)) - 1;
+        MessageId(first)
     }
 }
 
@@ -95,6 +101,8 @@ mod tests {
         let first = ids.next(Timestamp(1_700_000_000_000));
         let second = ids.next(Timestamp(1_600_000_000_000));
         assert!(second > first);
+        let row = ids.next_row(Timestamp(1_600_000_000_000), 3);
+        assert_eq!((row.0, ids.next(Timestamp(0)).0), (second.0 + 1, second.0 + 4));
         for id in [first, second, MessageId(0), MessageId(u64::MAX)] {
             assert_eq!(id.to_string().parse(), Ok(id));
             assert_eq!(id.to_string().to_ascii_lowercase().parse(), Ok(id));

@@ -10,6 +10,7 @@ mod message_id;
 mod outcome;
 #[doc(hidden)]
 pub mod probe;
+mod receipt;
 mod reply;
 
 pub use address::{AddressError, AddressHost, EnvelopeAddress, ReversePath};
@@ -17,4 +18,5 @@ pub use domain::{Domain, DomainError};
 pub use envelope::{Class, Envelope, Notify, Recipient, Ret, Stream};
 pub use message_id::{MessageId, MessageIdError, MessageIds};
 pub use outcome::{Blame, Failure, Origin, Outcome, TlsFacts};
+pub use receipt::{Fingerprint, IdempotencyKey, IdempotencyKeyError, KEY_MAX, Keyed, Receipt};
 pub use reply::{EnhancedCode, Reply};

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
 
 use super::Queue;
 use crate::log::Health;
-use crate::mail::{EnhancedCode, Envelope, MessageId, Reply};
+use crate::mail::{EnhancedCode, MessageId, Reply};
 use crate::spool::Message;
 
 /// Events not yet in the event log, beyond which new mail must wait: they are held in memory.
 pub(super) const EVENTS_LAG_MAX: i64 = 200_000;
 
 impl Queue {
-    /// An id for a message about to come.
-    pub fn next_id(&self) -> MessageId {
-        self.spool.next_id(self.clock.timestamp())
+    /// The first of `count` ids that follow one another, for messages about to come.
+    pub fn next_ids(&self, count: u32) -> MessageId {
+        self.spool.next_ids(self.clock.timestamp(), count)
     }
 
     /// Whether a message could be taken now.
@@ -50,37 +50,36 @@ impl Queue {
         Ok(())
     }
 
-    /// Writes the message and, once it is synced, lets it join the queue. The work starts with the call; the future
-    /// resolves when it is durable.
+    /// Writes the messages of a submission, all or none, and, once they are synced, lets them join the queue. The work
+    /// starts with the call; the future resolves when they are durable.
     ///
     /// # Errors
-    /// The reply for the client; the message is then not kept.
+    /// The reply for the client; nothing is kept then.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing: a message that becomes durable joins the queue.
     pub fn accept(
         self: &Arc<Queue>,
-        id: MessageId,
-        envelope: Envelope,
-        content: Bytes,
+        messages: SmallVec<[Arc<Message>; 1]>,
     ) -> impl Future<Output = Result<(), Reply>> + Send + use<> {
-        let (answer, answered) = oneshot::channel();
+        let id = messages.first().map(|message| message.id);
+        let (answer, mut answered) = mpsc::unbounded_channel();
         let queue = Arc::clone(self);
-        let message = Arc::new(Message::new(id, envelope, content));
-        // The message joins the queue here, not in the future, so that a client that goes away loses nothing.
-        self.spool.accept(message, move |result| {
+        // They join the queue here, not in the future, so that a client that goes away loses nothing.
+        self.spool.accept(messages, move |result| {
             let result = result.map(|message| queue.admit(&message));
             let _ = answer.send(result);
         });
         async move {
-            match answered.await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => {
-                    tracing::warn!(message_id = %id, error = %error, "message not kept, client told to try again");
-                    Err(Reply::ours(452, EnhancedCode(4, 3, 1), "the message could not be stored, try again later"))
-                }
-                Err(_) => Err(Reply::ours(421, EnhancedCode(4, 3, 2), "shutting down, try again later")),
+            let mut result = Err(Reply::ours(421, EnhancedCode(4, 3, 2), "shutting down, try again later"));
+            // They stand or fall together, so the last answer is that of all.
+            while let Some(answer) = answered.recv().await {
+                result = answer.map_err(|error| {
+                    tracing::warn!(message_id = ?id, error = %error, "message not kept, client told to try again");
+                    Reply::ours(452, EnhancedCode(4, 3, 1), "the message could not be stored, try again later")
+                });
             }
+            result
         }
     }
 

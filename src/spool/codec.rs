@@ -5,7 +5,8 @@
 
 use crate::clock::Timestamp;
 use crate::mail::{
-    Blame, Class, EnhancedCode, Envelope, Failure, Notify, Origin, Recipient, Reply, Ret, ReversePath, Stream,
+    Blame, Class, EnhancedCode, Envelope, Failure, Fingerprint, Keyed, Notify, Origin, Recipient, Reply, Ret,
+    ReversePath, Stream,
 };
 
 /// The record cannot be read: damaged, or written by a newer version.
@@ -94,13 +95,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-const VERSION: u8 = 1;
+/// Raised when a field is added. Version 2: the idempotency key, behind the recipients.
+const VERSION: u8 = 2;
 
 const SMTPUTF8: u8 = 1;
 const EIGHT_BIT: u8 = 2;
 const RET_FULL: u8 = 4;
 const RET_HDRS: u8 = 8;
 const ENVID: u8 = 16;
+const KEY: u8 = 32;
 
 pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     w.u8(VERSION);
@@ -113,6 +116,7 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
         Some(Ret::Hdrs) => RET_HDRS,
     };
     flags |= if envelope.envid.is_some() { ENVID } else { 0 };
+    flags |= if envelope.key.is_some() { KEY } else { 0 };
     w.u8(flags);
     w.number(envelope.accepted_at.0);
     w.number(envelope.not_before.0);
@@ -128,10 +132,16 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     envelope.tags.iter().for_each(|tag| w.text(tag));
     w.number(envelope.recipients.len() as u64);
     envelope.recipients.iter().for_each(|recipient| write_recipient(w, recipient));
+    if let Some(keyed) = &envelope.key {
+        w.text(keyed.key.as_str());
+        w.0.extend_from_slice(&keyed.fingerprint.0);
+        w.number(keyed.messages.into());
+    }
 }
 
 pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
-    if r.u8("version")? != VERSION {
+    // Version 1 had no keys, and so not their flag.
+    if !(1..=VERSION).contains(&r.u8("version")?) {
         return Err(CodecError("version"));
     }
     let flags = r.u8("flags")?;
@@ -147,6 +157,7 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     let envid = if flags & ENVID != 0 { Some(r.text("envid")?.into()) } else { None };
     let tags = (0..r.number("tags")?).map(|_| Ok(r.text("tag")?.into())).collect::<Result<_>>()?;
     let recipients = (0..r.number("recipients")?).map(|_| read_recipient(r)).collect::<Result<_>>()?;
+    let key = if flags & KEY != 0 { Some(Box::new(read_key(r)?)) } else { None };
     Ok(Envelope {
         reverse_path,
         recipients,
@@ -159,7 +170,16 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
         ret,
         envid,
         tags,
+        key,
     })
+}
+
+fn read_key(r: &mut Reader<'_>) -> Result<Keyed> {
+    let key = r.parsed("key")?;
+    let (fingerprint, rest) = r.0.split_first_chunk().ok_or(CodecError("fingerprint"))?;
+    r.0 = rest;
+    let messages = u32::try_from(r.number("messages")?).map_err(|_| CodecError("messages"))?;
+    Ok(Keyed { key, fingerprint: Fingerprint(*fingerprint), messages })
 }
 
 const NOTIFY: u8 = 1;
@@ -245,12 +265,18 @@ mod tests {
             ret: Some(Ret::Hdrs),
             envid: Some("QQ314159".into()),
             tags: vec!["one".into(), "two".into()],
+            key: Some(Box::new(Keyed {
+                key: "order-4711".parse().unwrap(),
+                fingerprint: Fingerprint(*b"0123456789abcdef"),
+                messages: 3,
+            })),
         }
     }
 
     #[test]
     fn what_is_written_reads_back() {
-        let null = Envelope { reverse_path: ReversePath::Null, ret: None, envid: None, tags: vec![], ..sample() };
+        let null =
+            Envelope { reverse_path: ReversePath::Null, ret: None, envid: None, tags: vec![], key: None, ..sample() };
         for envelope in [sample(), null] {
             let mut w = Writer::default();
             write_envelope(&mut w, &envelope);
@@ -266,6 +292,15 @@ mod tests {
             write_failure(&mut w, &failure);
             assert_eq!(read_failure(&mut Reader(&w.0)), Ok(failure));
         }
+    }
+
+    #[test]
+    fn version_one_reads() {
+        let envelope = Envelope { key: None, ..sample() };
+        let mut w = Writer::default();
+        write_envelope(&mut w, &envelope);
+        w.0[0] = 1;
+        assert_eq!(read_envelope(&mut Reader(&w.0)), Ok(envelope));
     }
 
     #[test]

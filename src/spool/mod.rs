@@ -37,8 +37,9 @@ use smallvec::smallvec;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::SpoolConfig;
+use crate::ledger::Ledger;
 use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, LogOptions, Position, SegmentId};
-use crate::mail::{Envelope, MessageId, MessageIds};
+use crate::mail::{Envelope, MessageId, MessageIds, Receipt};
 use crate::telemetry::Metrics;
 
 use cache::Cache;
@@ -76,6 +77,17 @@ pub enum SpoolError {
 /// Takes event lines once they are on disk: where the record stands, and one or more JSON objects, a line each.
 pub type Export = Arc<dyn Fn(Position, Bytes) + Send + Sync>;
 
+/// Who is told of what is durable.
+#[derive(Clone)]
+pub struct Outlets {
+    /// Event lines up to here need not be told again.
+    pub exported: Option<Position>,
+    /// Takes event lines.
+    pub export: Export,
+    /// Takes idempotency keys.
+    pub ledger: Arc<Ledger>,
+}
+
 /// What one transaction changed about a message; written as one group, so all of it or nothing survives.
 #[derive(Debug)]
 pub struct Update {
@@ -99,6 +111,7 @@ pub struct Spool {
     state: Mutex<State>,
     ids: MessageIds,
     export: Export,
+    ledger: Arc<Ledger>,
     queued_max: usize,
 }
 
@@ -113,8 +126,8 @@ struct State {
 }
 
 impl Spool {
-    /// Opens the log in `dir` and finds what is there; [`restore`](Spool::restore) hands it out. Event lines behind
-    /// `exported` are handed to `export` again.
+    /// Opens the log in `dir` and finds what is there; [`restore`](Spool::restore) hands it out. Event lines that
+    /// were not exported are handed over again.
     ///
     /// # Errors
     /// When the folder cannot be opened or is in use. Damaged records are reported in the result, not errors.
@@ -123,8 +136,7 @@ impl Spool {
         config: &SpoolConfig,
         files: Arc<dyn Files>,
         metrics: Arc<Metrics>,
-        exported: Option<Position>,
-        export: Export,
+        outlets: Outlets,
         clock: Clock,
     ) -> Result<(Arc<Spool>, Opened), SpoolError> {
         let options = LogOptions {
@@ -133,6 +145,7 @@ impl Spool {
             ..LogOptions::new(dir)
         };
         let queued_max = options.queue_bytes_max;
+        let Outlets { exported, export, ledger } = outlets;
         let mut replay = replay::Replay::new(exported, export.clone());
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
@@ -144,7 +157,7 @@ impl Spool {
         let ids = MessageIds::after(last);
         ids.next(clock.timestamp());
         let state = Mutex::new(State { index, cache, moving: HashSet::new(), ghosts: HashMap::new() });
-        Ok((Arc::new(Spool { log, state, ids, export, queued_max }), opened))
+        Ok((Arc::new(Spool { log, state, ids, export, ledger, queued_max }), opened))
     }
 
     /// An id for a message about to come.
@@ -152,21 +165,33 @@ impl Spool {
         self.ids.next(now)
     }
 
-    /// Writes a message. `done` is called on the log's thread when it is synced or refused; it must not block.
+    /// The first of `count` ids that follow one another.
+    pub fn next_ids(&self, now: Timestamp, count: u32) -> MessageId {
+        self.ids.next_row(now, count)
+    }
+
+    /// Writes the messages of a submission, all or none. `done` is called for each on the log's thread, in order, when
+    /// all are synced or refused; it must not block. With the first the ledger learns what became of its key.
     pub fn accept(
         self: &Arc<Self>,
-        message: Arc<Message>,
-        done: impl FnOnce(Result<Arc<Message>, SpoolError>) + Send + 'static,
+        messages: impl IntoIterator<Item = Arc<Message>>,
+        done: impl Fn(Result<Arc<Message>, SpoolError>) + Clone + Send + 'static,
     ) {
-        let (spool, accepted) = (Arc::clone(self), Arc::clone(&message));
-        let append = message_record(&message, Durability::Synced, move |result| match result {
-            Ok(location) => {
-                spool.admit(&accepted, location);
-                done(Ok(accepted));
-            }
-            Err(error) => done(Err(Arc::new(error).into())),
-        });
-        self.log.append([append]);
+        self.log.append(messages.into_iter().map(|message| {
+            let (spool, accepted, done) = (Arc::clone(self), Arc::clone(&message), done.clone());
+            message_record(&message, Durability::Synced, move |result| match result {
+                Ok(location) => {
+                    spool.admit(&accepted, location);
+                    done(Ok(accepted));
+                }
+                Err(error) => {
+                    if let Some(keyed) = &accepted.envelope.key {
+                        spool.ledger.abandon(&accepted.envelope.stream.tenant, keyed);
+                    }
+                    done(Err(Arc::new(error).into()));
+                }
+            })
+        }));
     }
 
     /// Writes what one transaction changed. Never fails for the caller: the log keeps the records until they are on disk.
@@ -311,6 +336,12 @@ impl Spool {
     /// On the log's thread: the message is durable.
     fn admit(&self, message: &Arc<Message>, location: Location) {
         self.log.retain(location);
+        let envelope = &message.envelope;
+        if let Some(keyed) = &envelope.key {
+            let (messages, accepted_at) = (keyed.messages, envelope.accepted_at);
+            let receipt = Receipt { id: message.id, messages, accepted_at, replayed: false };
+            self.ledger.record(&envelope.stream.tenant, keyed, receipt);
+        }
         let mut state = self.lock();
         let entry = state.index.entry(message.id);
         entry.set_message(location);

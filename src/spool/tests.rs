@@ -51,6 +51,7 @@ fn envelope(recipients: u32) -> Envelope {
         ret: None,
         envid: None,
         tags: Vec::new(),
+        key: None,
     }
 }
 
@@ -84,8 +85,15 @@ impl Life {
         };
         let metrics = Arc::new(Metrics::new());
         let files = Arc::new(files.clone());
-        let (spool, mut opened) =
-            Spool::open(Path::new("/spool"), &config, files, metrics, exported, export, Clock).unwrap();
+        let (spool, mut opened) = Spool::open(
+            Path::new("/spool"),
+            &config,
+            files,
+            metrics,
+            Outlets { exported, export, ledger: Arc::default() },
+            Clock,
+        )
+        .unwrap();
         spool.restore(&mut opened, &mut restore).unwrap();
         Life { spool, told: Arc::clone(told), open }
     }
@@ -113,7 +121,7 @@ impl Life {
         let recipients = if dice.random_range(0..3) == 0 { dice.random_range(2..6) } else { 1 };
         let message = Arc::new(Message::new(id, envelope(recipients), content(id)));
         let (sender, answer) = channel();
-        self.spool.accept(message, move |result| sender.send(result.is_ok()).unwrap());
+        self.spool.accept([message], move |result| sender.send(result.is_ok()).unwrap());
         if answer.recv().unwrap() {
             self.told.lock().unwrap().accepted.insert(id, recipients);
             self.open.insert(id, (0..recipients).map(|r| (r, 0)).collect());

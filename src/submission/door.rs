@@ -5,63 +5,66 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use crate::mail::{Envelope, MessageId, Reply};
-use crate::queue::Queue;
+use super::rejection::Rejection;
+use crate::access::Principal;
+use crate::mail::{Envelope, MessageId, Receipt};
 
-/// The one door every listener hands its messages to. The daemon's is the spool with the queue behind it; tests record.
+/// The one door every listener hands its messages to. The daemon's is the [`Gate`](super::Gate) with the queue behind it;
+/// tests record.
 pub trait Door: Send + Sync + 'static {
-    /// The id for a message about to be handed over; it stands in its Received field. Never given out twice.
-    fn next_id(&self) -> MessageId;
+    /// The first of `count` ids that follow one another, for messages about to be handed over; a message's id stands in
+    /// its Received field. Never given out twice.
+    fn next_ids(&self, count: u32) -> MessageId;
 
     /// Asked when a transaction opens.
     ///
     /// # Errors
-    /// A 4yz reply when no message could be taken now: `452 4.3.1` (disk, queue full) or `421 4.3.2` (shutting down,
-    /// which also ends the session).
-    fn ready(&self) -> Result<(), Reply>;
+    /// No message could be taken now: the disk or the queue is full, or we are shutting down.
+    fn ready(&self) -> Result<(), Rejection>;
 
-    /// Takes responsibility: the message is durable when this resolves to `Ok`, and only then the client hears `250`.
+    /// Takes responsibility: all messages are durable when this resolves to `Ok`, and only then the client hears so.
     ///
     /// The work starts with the call, not with the first poll: a session has several of these in flight, polls only
-    /// the oldest, and answers in order. `content` is the message as it goes out, trace and added fields in front.
+    /// the oldest, and answers in order.
     ///
     /// # Errors
-    /// The reply for the client: `452` when something is full, `451` for other trouble. The message is then not kept.
+    /// Why it is not taken. Nothing of it is kept then.
     ///
     /// # Cancel safety
     /// A session whose client goes away still polls this to its end. Only when the grace of a shutdown runs out is it
     /// dropped early; what was begun may then become durable all the same, and the client, unanswered, sends it again.
-    fn accept(
-        &self,
-        id: MessageId,
-        envelope: Envelope,
-        content: Bytes,
-    ) -> impl Future<Output = Result<(), Reply>> + Send + 'static;
+    fn accept(&self, handover: Handover) -> impl Future<Output = Result<Receipt, Rejection>> + Send + 'static;
 
     /// How long after acceptance a message is given up unless the client said otherwise.
     fn expire_after(&self) -> Duration;
 }
 
-impl Door for Arc<Queue> {
-    fn next_id(&self) -> MessageId {
-        Queue::next_id(self)
-    }
+/// What one submission hands over. Its messages stand or fall together.
+#[derive(Debug, Clone)]
+pub struct Handover {
+    /// On whose behalf.
+    pub principal: Arc<Principal>,
+    /// One, or one for each recipient of a personal submission, with ids that follow one another. The idempotency key of
+    /// the submission, if any, is in the envelope of the first.
+    pub messages: SmallVec<[NewMessage; 1]>,
+}
 
-    fn ready(&self) -> Result<(), Reply> {
-        Queue::ready(self)
-    }
+/// A message about to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// From [`Door::next_ids`].
+    pub id: MessageId,
+    /// Everything but the content.
+    pub envelope: Envelope,
+    /// The message as it goes out, trace and added fields in front.
+    pub content: Bytes,
+}
 
-    fn accept(
-        &self,
-        id: MessageId,
-        envelope: Envelope,
-        content: Bytes,
-    ) -> impl Future<Output = Result<(), Reply>> + Send + 'static {
-        Queue::accept(self, id, envelope, content)
-    }
-
-    fn expire_after(&self) -> Duration {
-        Queue::expire_after(self)
+impl Handover {
+    /// One message.
+    pub fn one(principal: Arc<Principal>, id: MessageId, envelope: Envelope, content: Bytes) -> Handover {
+        Handover { principal, messages: smallvec::smallvec![NewMessage { id, envelope, content }] }
     }
 }

@@ -12,9 +12,11 @@
 //! no NUL, and a header section made of fields.
 
 pub mod door;
+mod gate;
 pub mod message;
 pub mod options;
 pub mod received;
+mod rejection;
 mod smtp;
 mod tls;
 
@@ -27,7 +29,9 @@ use rustls::ServerConfig;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-pub use door::Door;
+pub use door::{Door, Handover, NewMessage};
+pub use gate::Gate;
+pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
 pub use smtp::probe;
 pub use tls::{TlsError, load_tls};

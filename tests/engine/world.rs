@@ -67,6 +67,8 @@ impl World {
         };
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         config.submission.smtp.listen = vec![anywhere];
+        config.submission.grpc.listen = vec![anywhere];
+        config.submission.http.listen = vec![anywhere];
         config.admin.listen = anywhere;
         config.dns.nameservers = vec![dns.addr()];
         config.dns.timeout = Duration::from_secs(2);

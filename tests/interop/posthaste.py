@@ -47,14 +47,18 @@ class Posthaste:
 
     def __init__(self, directory, config=None):
         self.directory = pathlib.Path(directory)
-        self.smtp, self.admin = free_port(), free_port()
+        self.smtp, self.grpc, self.http, self.admin = (free_port() for _ in range(4))
         self.file = self.directory / "posthaste.toml"
         self.data = self.directory / "data"
         self.data.mkdir(exist_ok=True)
         base = {
             "hostname": "mta.shop.test",
             "data_dir": str(self.data),
-            "submission": {"smtp": {"listen": [f"127.0.0.1:{self.smtp}"]}},
+            "submission": {
+                "smtp": {"listen": [f"127.0.0.1:{self.smtp}"]},
+                "grpc": {"listen": [f"127.0.0.1:{self.grpc}"]},
+                "http": {"listen": [f"127.0.0.1:{self.http}"]},
+            },
             "admin": {"listen": f"127.0.0.1:{self.admin}"},
             "delivery": {"allow_loopback": True},
             "retry": {"delay_min": "1s", "delay_max": "2s"},

@@ -20,6 +20,7 @@ fn envelope(sender: &str, recipients: Vec<Recipient>) -> Envelope {
         ret: None,
         envid: None,
         tags: Vec::new(),
+        key: None,
     }
 }
 

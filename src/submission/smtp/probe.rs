@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::door::Door;
+use super::super::door::{Door, Handover};
 use super::super::message::HEADROOM;
+use super::super::rejection::Rejection;
 use super::command::{self, Command};
 use super::content::{Content, Fault};
 use super::data::{DotReader, Progress};
@@ -20,7 +21,7 @@ use super::session::{Next, Session};
 use super::{Controls, Policy, Shared};
 use crate::clock::Clock;
 use crate::config::{ByteSize, SmtpConfig};
-use crate::mail::{Domain, Envelope, MessageId, Reply, header};
+use crate::mail::{Domain, Envelope, MessageId, Receipt, header};
 use crate::telemetry::Metrics;
 
 fn hostname() -> Domain {
@@ -168,22 +169,21 @@ struct Shelf {
 }
 
 impl Door for Shelf {
-    fn next_id(&self) -> MessageId {
-        MessageId(self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    fn next_ids(&self, count: u32) -> MessageId {
+        MessageId(self.last.fetch_add(count.into(), Ordering::Relaxed) + 1)
     }
 
-    fn ready(&self) -> Result<(), Reply> {
+    fn ready(&self) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn accept(
-        &self,
-        _id: MessageId,
-        envelope: Envelope,
-        content: Bytes,
-    ) -> impl Future<Output = Result<(), Reply>> + Send + 'static {
-        self.accepted.lock().expect("no code panics under this lock").push((envelope, content));
-        std::future::ready(Ok(()))
+    fn accept(&self, handover: Handover) -> impl Future<Output = Result<Receipt, Rejection>> + Send + 'static {
+        let first = &handover.messages[0];
+        let (id, accepted_at) = (first.id, first.envelope.accepted_at);
+        let receipt = Receipt { id, messages: handover.messages.len() as u32, accepted_at, replayed: false };
+        let messages = handover.messages.into_iter().map(|m| (m.envelope, m.content));
+        self.accepted.lock().expect("no code panics under this lock").extend(messages);
+        std::future::ready(Ok(receipt))
     }
 
     fn expire_after(&self) -> Duration {

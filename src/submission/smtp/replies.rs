@@ -5,11 +5,15 @@ use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::super::rejection::Rejection;
 use super::limits::MemoryShare;
-use crate::mail::{MessageId, Reply};
+use crate::mail::{MessageId, Receipt, Reply};
 
 /// The door's work on a message.
-pub(super) type Accepting = Pin<Box<dyn Future<Output = Result<(), Reply>> + Send>>;
+pub(super) type Accepting = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// What the door says to a message.
+pub(super) type Answer = Result<Receipt, Rejection>;
 
 /// Messages in flight in one session. More would not make group commits larger, only memory.
 const PENDING_MAX: usize = 64;
@@ -107,7 +111,7 @@ impl Replies {
 
     /// Waits for the oldest message in flight. Its reply is to be given with [`Replies::settle`]; until then it must not
     /// be polled again.
-    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(), Reply>>> {
+    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<Option<Answer>> {
         let Some(oldest) = self.pending.front_mut() else { return Poll::Ready(None) };
         Poll::Ready(Some(ready!(oldest.accepting.as_mut().poll(context))))
     }
@@ -171,13 +175,15 @@ mod tests {
     fn replies_keep_their_order() {
         let mut replies = Replies::default();
         replies.push_raw(b"1\r\n");
-        replies.push_pending(Box::pin(ready(Ok(()))), ticket(2));
+        let id = MessageId(2);
+        let receipt = Receipt { id, messages: 1, accepted_at: crate::clock::Timestamp(1), replayed: false };
+        replies.push_pending(Box::pin(ready(Ok(receipt))), ticket(2));
         replies.push_raw(b"3\r\n");
         replies.push_pending(Box::pin(pending()), ticket(4));
         replies.push_raw(b"5\r\n");
         assert_eq!(replies.ready(), b"1\r\n");
         let mut context = Context::from_waker(Waker::noop());
-        assert_eq!(replies.poll_oldest(&mut context), Poll::Ready(Some(Ok(()))));
+        assert_eq!(replies.poll_oldest(&mut context), Poll::Ready(Some(Ok(receipt))));
         replies.settle(|ticket| Reply::ours(250, EnhancedCode(2, 0, 0), ticket.id.to_string()));
         assert_eq!(replies.ready(), b"1\r\n250 2.0.0 0000000000002\r\n3\r\n");
         assert_eq!(replies.poll_oldest(&mut context), Poll::Pending);

@@ -125,6 +125,7 @@ impl Transaction {
             ret: self.parameters.ret,
             envid: self.parameters.envid,
             tags: completed.tags,
+            key: None,
         };
         Ok(Submitted { envelope, content: completed.content, memory })
     }

@@ -173,7 +173,7 @@ impl<D: Door> Session<D> {
         if parameters.size.is_some_and(|size| size > config.max_message_size.0) {
             return Err(Fault::TooLarge { max: config.max_message_size.bytes() }.refusal());
         }
-        self.shared.door.ready().map_err(Refusal::door)?;
+        self.shared.door.ready().map_err(|rejection| Refusal::door(rejection.reply))?;
         self.state = State::Open(Box::new(Transaction::new(from, parameters)));
         self.say("250 2.1.0 ok\r\n")
     }

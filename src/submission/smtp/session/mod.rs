@@ -18,10 +18,11 @@ use std::time::Duration;
 
 use super::super::door::Door;
 use super::super::received::HelloName;
+use super::super::rejection::Rejection;
 use super::data::DotReader;
 use super::input::Input;
 use super::refusal::{Reason, Refusal};
-use super::replies::Replies;
+use super::replies::{Answer, Replies};
 use super::transaction::Transaction;
 use super::{Policy, Shared};
 use crate::mail::{EnhancedCode, Reply};
@@ -219,30 +220,29 @@ impl<D: Door> Session<D> {
         }
     }
 
-    fn settle(&mut self, result: Result<(), Reply>) {
-        let reply = match result {
-            Ok(()) => {
+    fn settle(&mut self, answer: Answer) {
+        let reply = match answer {
+            Ok(receipt) => {
                 self.shared.accepted.inc();
                 // A client that gets mail through is not one that only tries (as Postfix counts).
                 self.errors = 0;
-                None
+                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, queued as {}", receipt.id))
             }
-            Err(reply) => {
+            Err(Rejection { reply, .. }) => {
                 self.count(Reason::Door);
                 tracing::debug!(%reply, reason = Reason::Door.as_str(), "message refused");
                 // It may still be receiving; no point in that when the daemon stops.
                 if reply.code == 421 {
                     self.ending = Some(Ending::CutOff);
                 }
-                Some(reply)
+                reply
             }
         };
-        self.replies.settle(|ticket| match reply {
-            Some(reply) => reply,
-            None => {
+        self.replies.settle(|ticket| {
+            if reply.is_positive() {
                 ticket.log_accepted();
-                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, queued as {}", ticket.id))
             }
+            reply
         });
     }
 

@@ -4,7 +4,7 @@ use std::mem;
 
 use tracing::Level;
 
-use super::super::super::door::Door;
+use super::super::super::door::{Door, Handover};
 use super::super::super::received::{Protocol, Received};
 use super::super::content::{self, Content, Fault, MemoryFull, Whole};
 use super::super::data::{DotReader, Progress};
@@ -14,6 +14,7 @@ use super::super::refusal::{Reason, Refusal};
 use super::super::replies::{Record, Ticket};
 use super::super::transaction::{Trace, Transaction};
 use super::{Chunk, Mode, Next, Session, State, Step};
+use crate::access::Principal;
 use crate::mail::{EnhancedCode, Reply};
 
 impl<D: Door> Session<D> {
@@ -160,7 +161,7 @@ impl<D: Door> Session<D> {
     fn submit(&mut self, transaction: Transaction, whole: Whole) -> Result<(), Refusal> {
         let Some(hello) = &self.hello else { return Err(Refusal::sequence("say EHLO first")) };
         let shared = &*self.shared;
-        let id = shared.door.next_id();
+        let id = shared.door.next_ids(1);
         let protocol = Protocol { extended: hello.extended, tls: self.tls, smtputf8: transaction.parameters.smtputf8 };
         let received = Received {
             hello: &hello.name,
@@ -182,7 +183,8 @@ impl<D: Door> Session<D> {
                 tls: protocol.tls,
             })
         });
-        let accepting = shared.door.accept(id, submitted.envelope, submitted.content);
+        let handover = Handover::one(Principal::network(), id, submitted.envelope, submitted.content);
+        let accepting = shared.door.accept(handover);
         let ticket = Ticket::new(id, record, submitted.memory);
         self.replies.push_pending(Box::pin(accepting), ticket);
         Ok(())

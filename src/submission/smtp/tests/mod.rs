@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::door::Door;
+use super::super::door::{Door, Handover};
+use super::super::rejection::Rejection;
 use super::{Controls, Policy, Shared};
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
-use crate::mail::{Envelope, MessageId, Reply};
+use crate::mail::{Envelope, MessageId, Receipt, Reply};
 use crate::telemetry::Metrics;
 
 /// A door that writes down what it takes.
@@ -41,23 +42,22 @@ impl Recorder {
 }
 
 impl Door for Recorder {
-    fn next_id(&self) -> MessageId {
-        MessageId(self.ids.fetch_add(1, Ordering::Relaxed) + 1)
+    fn next_ids(&self, count: u32) -> MessageId {
+        MessageId(self.ids.fetch_add(count.into(), Ordering::Relaxed) + 1)
     }
 
-    fn ready(&self) -> Result<(), Reply> {
-        self.not_ready.clone().map_or(Ok(()), Err)
+    fn ready(&self) -> Result<(), Rejection> {
+        self.not_ready.clone().map_or(Ok(()), |reply| Err(Rejection::from_queue(reply)))
     }
 
-    fn accept(
-        &self,
-        id: MessageId,
-        envelope: Envelope,
-        content: Bytes,
-    ) -> impl Future<Output = Result<(), Reply>> + Send + 'static {
+    fn accept(&self, handover: Handover) -> impl Future<Output = Result<Receipt, Rejection>> + Send + 'static {
         let refusal = self.refusals.lock().expect("not poisoned").pop_front();
+        let first = &handover.messages[0];
+        let (id, accepted_at) = (first.id, first.envelope.accepted_at);
+        let receipt = Receipt { id, messages: handover.messages.len() as u32, accepted_at, replayed: false };
         if refusal.is_none() {
-            self.taken.lock().expect("not poisoned").push((id, envelope, content));
+            let messages = handover.messages.into_iter().map(|m| (m.id, m.envelope, m.content));
+            self.taken.lock().expect("not poisoned").extend(messages);
         }
         let in_flight = self.in_flight.clone();
         self.in_flight_max.fetch_max(in_flight.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl Door for Recorder {
                 done.await;
             }
             in_flight.fetch_sub(1, Ordering::Relaxed);
-            refusal.map_or(Ok(()), Err)
+            refusal.map_or(Ok(receipt), |reply| Err(Rejection::from_queue(reply)))
         }
     }
 
