@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
@@ -16,7 +17,7 @@ use crate::spool::{RecipientState, SpoolError};
 const AT_ONCE: usize = 64;
 
 /// What [`Queue::cancel`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cancelled {
     /// Messages of which at least one recipient was taken back.
     pub messages: u64,

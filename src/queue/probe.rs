@@ -343,7 +343,8 @@ impl<'a> World<'a> {
     /// The sender takes back one message, or every third.
     fn cancel(&mut self, which: usize) {
         let all = self.messages.len() as u64;
-        let picked = |id: &u64| if which & 1 == 0 { *id == which as u64 % all.max(1) + 1 } else { id % 3 == 0 };
+        let picked =
+            |id: &u64| if which & 1 == 0 { *id == which as u64 % all.max(1) + 1 } else { id.is_multiple_of(3) };
         let ids: Vec<MessageId> = (1..=all).filter(picked).map(MessageId).collect();
         let taken = self.scheduler.cancel(&ids);
         self.cancelled.extend(taken.iter().map(|taken| taken.id));
