@@ -264,7 +264,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_held_to_the_millisecond() {
         let (meter, tenant) = (meter(), tenant(Quota { per_second: Some(10), burst: Some(20), ..Quota::default() }));
-        let mut now = |n| charge(&meter, &tenant, n, 0, NOW);
+        let now = |n| charge(&meter, &tenant, n, 0, NOW);
         assert_eq!((now(15), now(6), now(5)), (None, Some(100), None));
         tokio::time::advance(Duration::from_millis(99)).await;
         assert_eq!(now(1), Some(1));

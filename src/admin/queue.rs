@@ -63,7 +63,7 @@ pub(super) async fn list(State(parts): State<Parts>, Query(query): Query<ListQue
 }
 
 pub(super) async fn show(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let id: MessageId = id.parse().map_err(|error| Problem::bad(error))?;
+    let id: MessageId = id.parse().map_err(Problem::bad)?;
     Ok(Json(parts.queue.view(id).await?).into_response())
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn cancel(
         (None, _) => return Err(Problem::bad("say message_id or campaign")),
     };
     let cancelled = parts.queue.cancel(ids).await;
-    Ok(Json(cancelled.map_err(|error| Problem::trouble(error))?).into_response())
+    Ok(Json(cancelled.map_err(Problem::trouble)?).into_response())
 }
 
 pub(super) async fn sites(State(parts): State<Parts>) -> Response {
@@ -96,5 +96,5 @@ pub(super) async fn sites(State(parts): State<Parts>) -> Response {
 }
 
 fn host(domain: &str) -> Result<AddressHost, Problem> {
-    domain.parse().map(AddressHost::Domain).map_err(|error| Problem::bad(error))
+    domain.parse().map(AddressHost::Domain).map_err(Problem::bad)
 }
