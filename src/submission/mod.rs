@@ -12,6 +12,7 @@
 //! no NUL, and a header section made of fields.
 
 pub mod door;
+pub mod fingerprint;
 mod gate;
 pub mod message;
 pub mod options;
