@@ -18,6 +18,7 @@ pub mod message;
 pub mod options;
 pub mod received;
 mod rejection;
+pub mod request;
 mod smtp;
 mod tls;
 
