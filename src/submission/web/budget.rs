@@ -121,7 +121,8 @@ impl Share {
     /// not in this share (a message that was compressed takes more room than was read) is taken above the limit; the next
     /// one then waits for it.
     pub fn split(&self, octets: usize) -> Share {
-        let held = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(octets)));
+        let held =
+            self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(octets)));
         let moved = held.unwrap_or_default().min(octets);
         self.budget.used.fetch_add(octets - moved, Ordering::Relaxed);
         Share { budget: Arc::clone(&self.budget), held: AtomicUsize::new(octets) }
@@ -216,7 +217,10 @@ impl HttpBody for Metered {
     type Data = Bytes;
     type Error = axum::BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         if self.waiting.is_none() {
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,

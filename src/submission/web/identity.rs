@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use super::super::gate::rejection;
 use super::super::rejection::Rejection;
 use super::Peer;
 use crate::access::{Access, AccessError, How, Principal};
@@ -32,7 +33,7 @@ pub async fn principal<A>(
             Err(AccessError::Unauthenticated) => {
                 return Err(Rejection::unauthenticated("no tenant is known by this client certificate"));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(rejection(error)),
         }
     }
     if let Some(authorization) = authorization {
@@ -54,7 +55,7 @@ async fn by_authorization(access: &Access, peer: &Peer, authorization: &str) -> 
     let (scheme, credentials) = authorization.trim().split_once(' ').ok_or_else(malformed)?;
     let credentials = credentials.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(access.by_token(credentials, peer.address).await?);
+        return access.by_token(credentials, peer.address).await.map_err(rejection);
     }
     if !scheme.eq_ignore_ascii_case("basic") {
         return Err(malformed());
@@ -63,7 +64,7 @@ async fn by_authorization(access: &Access, peer: &Peer, authorization: &str) -> 
     let pair = BASE64_STANDARD.decode(credentials).ok().and_then(|pair| String::from_utf8(pair).ok());
     let pair = pair.ok_or_else(malformed)?;
     let (user, password) = pair.split_once(':').ok_or_else(malformed)?;
-    Ok(access.by_password(user, password, peer.address).await?)
+    access.by_password(user, password, peer.address).await.map_err(rejection)
 }
 
 fn is_trusted_user<A>(config: &ApiConfig<A>, user: u32, name: Option<&str>) -> bool {
