@@ -12,11 +12,13 @@
 //! no NUL, and a header section made of fields.
 
 pub mod door;
+pub mod fingerprint;
 mod gate;
 pub mod message;
 pub mod options;
 pub mod received;
 mod rejection;
+pub mod request;
 mod smtp;
 mod tls;
 pub mod web;
