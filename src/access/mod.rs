@@ -45,6 +45,11 @@ pub enum How {
 }
 
 impl Principal {
+    /// Whether what belongs to `tenant` concerns it.
+    pub fn may_see(&self, tenant: &str) -> bool {
+        self.tenant.as_ref().is_none_or(|own| own.name == tenant)
+    }
+
     /// A client from a trusted network.
     pub fn network() -> Arc<Principal> {
         Arc::new(Principal { tenant: None, how: How::Network })

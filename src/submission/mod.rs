@@ -20,6 +20,7 @@ pub mod received;
 mod rejection;
 pub mod request;
 mod smtp;
+mod steer;
 mod tls;
 pub mod web;
 
@@ -38,6 +39,7 @@ pub use gate::Gate;
 pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
 pub use smtp::probe;
+pub use steer::{Cancel, CancelReceipt};
 pub use tls::{TlsError, load_tls};
 
 use self::smtp::{Controls, Policy, Shared};
