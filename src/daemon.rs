@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, SmtpConfig};
 use crate::delivery::Client;
-use crate::events::EventLog;
+use crate::events::{Archive, EventLog};
 use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
@@ -59,7 +59,7 @@ impl Daemon {
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
         let ledger = Arc::new(Ledger::default());
-        let access = Arc::new(Access::default());
+        let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
@@ -227,6 +227,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         delivery: config.delivery.clone(),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
+        archive: Archive::new(config.data_dir.join("events"), config.events.keep),
     })
 }
 

@@ -20,10 +20,13 @@ pub mod received;
 mod rejection;
 pub mod request;
 mod smtp;
+mod steer;
 mod tls;
+pub mod web;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +39,7 @@ pub use gate::Gate;
 pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
 pub use smtp::probe;
+pub use steer::{Cancel, CancelReceipt};
 pub use tls::{TlsError, load_tls};
 
 use self::smtp::{Controls, Policy, Shared};
@@ -56,14 +60,29 @@ pub struct Submission {
 /// Why the listeners could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmissionError {
-    /// An address of `submission.smtp.listen` is taken, not ours, or not allowed.
-    #[error("listen on {address} (submission.smtp.listen)")]
+    /// An address of `listen` is taken, not ours, or not allowed.
+    #[error("listen on {address} (submission.{door}.listen)")]
     Bind {
+        /// Of which door: smtp, grpc or http.
+        door: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
+    /// A path of `listen_unix` is taken, too long, or not allowed.
+    #[error("listen on {} (submission.{door}.listen_unix)", path.display())]
+    BindUnix {
+        /// Of which door: grpc or http.
+        door: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(TlsError),
 }
 
 impl Submission {
@@ -83,7 +102,7 @@ impl Submission {
         let mut listeners = Vec::new();
         let mut local_addrs = Vec::new();
         for &address in &config.listen {
-            let error = |source| SubmissionError::Bind { address, source };
+            let error = |source| SubmissionError::Bind { door: "smtp", address, source };
             // Alone, [::] also serves IPv4; beside 0.0.0.0 it must not, or the second bind fails.
             let v4_apart = config.listen.contains(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
             let listener = smtp::bind(address, v4_apart).map_err(error)?;

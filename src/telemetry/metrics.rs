@@ -13,6 +13,8 @@ pub struct Metrics {
     pub messages_accepted: IntCounterVec,
     /// Messages and commands refused at the door, by listener and reason.
     pub submissions_refused: IntCounterVec,
+    /// Open connections of clients with requests, by listener: grpc, http.
+    pub submission_connections: IntGaugeVec,
     /// Recipients that reached their end, by outcome: delivered, bounced, expired, cancelled.
     pub recipients: IntCounterVec,
     /// Recipients accepted.
@@ -68,6 +70,12 @@ impl Metrics {
                 "submissions_refused_total",
                 "refused at the door",
                 &["listener", "reason"],
+            ),
+            submission_connections: gauges(
+                &r,
+                "submission_connections",
+                "open connections of clients with requests",
+                &["listener"],
             ),
             recipients: counters(&r, "recipients_total", "recipients that reached their end", &["outcome"]),
             recipients_accepted: counter(&r, "recipients_accepted_total", "recipients acknowledged"),
