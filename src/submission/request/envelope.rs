@@ -109,6 +109,8 @@ fn sender(
     match &request.content {
         // A bad address there is named where From is read.
         RequestContent::Parts(parts) => parts.from.as_ref().and_then(|from| from.address.parse().ok()),
+        // Nothing: it could not be read, and that is named.
+        RequestContent::Raw(_) if content.is_empty() => None,
         RequestContent::Raw(_) => {
             let from = author(content);
             if from.is_none() {
