@@ -14,6 +14,7 @@
 pub mod door;
 pub mod fingerprint;
 mod gate;
+pub mod grpc;
 pub mod message;
 pub mod options;
 pub mod received;
