@@ -24,6 +24,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};

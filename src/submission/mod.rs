@@ -14,7 +14,8 @@
 pub mod door;
 pub mod fingerprint;
 mod gate;
-mod http;
+pub mod grpc;
+pub mod http;
 pub mod message;
 pub mod options;
 pub mod received;
@@ -37,7 +38,6 @@ use tokio_util::task::TaskTracker;
 
 pub use door::{Door, Handover, NewMessage};
 pub use gate::Gate;
-pub use http::Http;
 pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
 pub use smtp::probe;

@@ -15,6 +15,9 @@ pub struct Metrics {
     pub submissions_refused: IntCounterVec,
     /// Open connections of clients with requests, by listener: grpc, http.
     pub submission_connections: IntGaugeVec,
+    /// Clients that said who they are, by result (ok, wrong, expired, disabled) and mechanism (token, password, scram,
+    /// certificate).
+    pub authentications: IntCounterVec,
     /// Recipients that reached their end, by outcome: delivered, bounced, expired, cancelled.
     pub recipients: IntCounterVec,
     /// Recipients accepted.
@@ -76,6 +79,12 @@ impl Metrics {
                 "submission_connections",
                 "open connections of clients with requests",
                 &["listener"],
+            ),
+            authentications: counters(
+                &r,
+                "authentications_total",
+                "clients that said who they are",
+                &["result", "mechanism"],
             ),
             recipients: counters(&r, "recipients_total", "recipients that reached their end", &["outcome"]),
             recipients_accepted: counter(&r, "recipients_accepted_total", "recipients acknowledged"),

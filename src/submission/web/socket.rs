@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::super::{SubmissionError, smtp};
-
-/// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
-const PATH_MAX: usize = 107;
+use crate::config::UNIX_PATH_MAX;
 
 /// Who may connect: everybody, as with TCP on loopback. What a client may do, its user or its token decides; the folder's
 /// mode can close the socket to others.
@@ -37,8 +35,8 @@ pub(super) fn not_bound(door: &'static str, address: SocketAddr, source: io::Err
 /// listens on is not.
 pub(super) fn bind_unix(door: &'static str, path: &Path) -> Result<(UnixListener, SocketFile), SubmissionError> {
     let error = |source| SubmissionError::BindUnix { door, path: path.into(), source };
-    if path.as_os_str().len() > PATH_MAX {
-        let why = format!("longer than the {PATH_MAX} octets a Unix socket's path may have");
+    if path.as_os_str().len() > UNIX_PATH_MAX {
+        let why = format!("longer than the {UNIX_PATH_MAX} octets a Unix socket's path may have");
         return Err(error(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
     remove_stale(path).map_err(error)?;
