@@ -59,7 +59,7 @@ impl Daemon {
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
         let ledger = Arc::new(Ledger::default());
-        let access = Arc::new(Access::default());
+        let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
