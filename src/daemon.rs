@@ -164,8 +164,8 @@ async fn surfaces(
 ) -> anyhow::Result<(Admin, Submission)> {
     let smtp = &config.submission.smtp;
     let tls = tls(smtp)?;
-    let queue = Arc::clone(gate.queue());
-    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, gate, Arc::clone(metrics), clock)?;
+    let (queue, access) = (Arc::clone(gate.queue()), Arc::clone(gate.access()));
+    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, gate, access, Arc::clone(metrics), clock)?;
     // After the door, so that /readyz says yes only when it is open.
     match Admin::start(config.admin.listen, queue, Arc::clone(metrics)).await {
         Ok(admin) => Ok((admin, submission)),

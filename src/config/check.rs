@@ -107,9 +107,12 @@ impl Check<'_> {
     }
 
     fn listeners(&mut self, config: &Config) {
-        let smtp = config.submission.smtp.listen.iter().enumerate();
-        let mut listeners: Vec<(String, SocketAddr)> =
-            smtp.map(|(index, address)| (format!("submission.smtp.listen[{index}]"), *address)).collect();
+        let smtp = &config.submission.smtp;
+        let mut listeners: Vec<(String, SocketAddr)> = Vec::new();
+        for (key, addresses) in [("listen", &smtp.listen), ("listen_tls", &smtp.listen_tls)] {
+            let keyed = |(index, address): (usize, &SocketAddr)| (format!("submission.smtp.{key}[{index}]"), *address);
+            listeners.extend(addresses.iter().enumerate().map(keyed));
+        }
         listeners.push(("admin.listen".into(), config.admin.listen));
         for (index, (key, address)) in listeners.iter().enumerate() {
             if address.port() == 0 {
@@ -119,7 +122,7 @@ impl Check<'_> {
                 self.error(key, why, "use another port or address");
             }
         }
-        if config.submission.smtp.listen.is_empty() {
+        if smtp.listen.is_empty() && smtp.listen_tls.is_empty() {
             self.warning("submission.smtp.listen", "there is no door for mail", "list at least one address");
         }
         if !config.admin.listen.ip().is_loopback() {
@@ -160,7 +163,18 @@ impl Check<'_> {
             let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
             self.error(&key("line_length_max"), why, "raise it to at least 998");
         }
+        for (index, network) in smtp.auth_without_tls.iter().enumerate() {
+            if !network.network().is_loopback() {
+                let why = format!("passwords from {network} can be read on the way");
+                let key = key(&format!("auth_without_tls[{index}]"));
+                self.warning(&key, why, "remove it, and let these clients say STARTTLS");
+            }
+        }
         match (&smtp.tls_cert_file, &smtp.tls_key_file) {
+            (None, None) if !smtp.listen_tls.is_empty() => {
+                let why = "TLS without a certificate";
+                self.error(&key("listen_tls"), why, "set tls_cert_file and tls_key_file");
+            }
             (None, None) => {}
             (Some(cert), Some(private)) => {
                 self.readable(&key("tls_cert_file"), cert, false);
