@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, SmtpConfig};
 use crate::delivery::Client;
-use crate::events::EventLog;
+use crate::events::{Archive, EventLog};
 use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
@@ -227,6 +227,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         delivery: config.delivery.clone(),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
+        archive: Archive::new(config.data_dir.join("events"), config.events.keep),
     })
 }
 

@@ -9,6 +9,7 @@
 //! | `GET /v1/queue?limit=&domain=` | waiting messages, oldest first |
 //! | `GET /v1/queue/{id}` | one of them, with every recipient |
 //! | `POST /v1/queue/retry` | makes recipients due now: `{"message_id": …}`, `{"domain": …}` or `{}` for all |
+//! | `POST /v1/queue/cancel` | takes back what is not being sent: `{"message_id": …}` or `{"campaign": …, "tenant": …}` |
 //! | `GET /v1/sites` | sites with mail, sessions or trouble |
 
 use std::net::SocketAddr;
@@ -95,6 +96,7 @@ fn routes(parts: Parts) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/queue", get(list))
         .route("/v1/queue/retry", post(retry))
+        .route("/v1/queue/cancel", post(cancel))
         .route("/v1/queue/{id}", get(show))
         .route("/v1/sites", get(sites))
         .with_state(parts)
@@ -144,6 +146,21 @@ pub struct RetryAnswer {
     pub recipients: usize,
 }
 
+/// What `POST /v1/queue/cancel` takes: a message, or a campaign with its tenant.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// This message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<MessageId>,
+    /// All waiting messages of this campaign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<String>,
+    /// The campaign's tenant, if it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
+}
+
 async fn list(State(parts): State<Parts>, Query(query): Query<ListQuery>) -> Result<Response, Problem> {
     let host = query.domain.as_deref().map(host).transpose()?;
     Ok(Json(parts.queue.list(query.limit.min(10_000), host.as_ref()).await?).into_response())
@@ -158,6 +175,19 @@ async fn retry(State(parts): State<Parts>, Json(request): Json<RetryRequest>) ->
     let host = request.domain.as_deref().map(host).transpose()?;
     let recipients = parts.queue.retry(request.message_id, host.as_ref());
     Ok(Json(RetryAnswer { recipients }).into_response())
+}
+
+async fn cancel(State(parts): State<Parts>, Json(request): Json<CancelRequest>) -> Result<Response, Problem> {
+    let bad = |detail: &str| Problem { status: StatusCode::BAD_REQUEST, detail: detail.into() };
+    let ids = match (request.message_id, request.campaign) {
+        (Some(id), None) if parts.queue.tenant_of(id).is_none() => return Err(SpoolError::Unknown(id).into()),
+        (Some(id), None) => vec![id],
+        (None, Some(campaign)) if !campaign.is_empty() => parts.queue.messages_of(&request.tenant, &campaign),
+        (Some(_), Some(_)) => return Err(bad("message_id and campaign: say one of them")),
+        (None, _) => return Err(bad("say message_id or campaign")),
+    };
+    let cancelled = parts.queue.cancel(ids).await;
+    Ok(Json(cancelled.map_err(|error| Problem::trouble(&error))?).into_response())
 }
 
 async fn sites(State(parts): State<Parts>) -> Response {
@@ -178,6 +208,10 @@ struct Problem {
 impl Problem {
     fn bad(error: &dyn std::error::Error) -> Problem {
         Problem { status: StatusCode::BAD_REQUEST, detail: error.to_string() }
+    }
+
+    fn trouble(error: &dyn std::error::Error) -> Problem {
+        Problem { status: StatusCode::INTERNAL_SERVER_ERROR, detail: error.to_string() }
     }
 }
 

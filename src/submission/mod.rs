@@ -19,6 +19,7 @@ pub mod options;
 pub mod received;
 mod rejection;
 mod smtp;
+mod steer;
 mod tls;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use gate::Gate;
 pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
 pub use smtp::probe;
+pub use steer::{Cancel, CancelReceipt};
 pub use tls::{TlsError, load_tls};
 
 use self::smtp::{Controls, Opening, Policy, Shared};
