@@ -3,15 +3,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Answer, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::fixed::RoutingError;
+use super::udp::Connections;
 use crate::config::DnsConfig;
 use crate::mail::Domain;
 
@@ -27,7 +27,7 @@ const TTL_MAX: Duration = Duration::from_secs(86_400);
 
 /// The resolver.
 pub(super) struct Dns {
-    resolver: TokioResolver,
+    resolver: Resolver<Connections>,
     timeout: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Dns {
     /// Prepares; asks nothing.
     pub(super) fn new(config: &DnsConfig) -> Result<Dns, RoutingError> {
         let mut builder = if config.nameservers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|e| RoutingError::Resolver(e.to_string()))?
+            Resolver::builder(Connections::default()).map_err(|e| RoutingError::Resolver(e.to_string()))?
         } else {
             let servers = config.nameservers.iter().map(|server| {
                 let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -63,7 +63,7 @@ impl Dns {
                 NameServerConfig::new(server.ip(), true, connections.into())
             });
             let servers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+            Resolver::builder_with_config(servers, Connections::default())
         };
         *builder.options_mut() = options(config, builder.options_mut().clone());
         let resolver = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
