@@ -232,6 +232,8 @@ pub struct DeliveryConfig {
     pub messages_per_connection: u32,
     /// Recipients in one transaction.
     pub recipients_per_transaction: usize,
+    /// Memory for contents on their way out, together; sessions wait for it.
+    pub memory_max: ByteSize,
     /// A session with nothing to send is kept this long.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -260,6 +262,7 @@ impl Default for DeliveryConfig {
             connections_per_site: 20,
             messages_per_connection: 1000,
             recipients_per_transaction: 100,
+            memory_max: ByteSize(256 << 20),
             idle_timeout: Duration::from_secs(5),
             source_addresses: Vec::new(),
             tls_broken_ttl: Duration::from_secs(86_400),
