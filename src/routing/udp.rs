@@ -107,7 +107,8 @@ struct Socket {
 }
 
 impl Sockets {
-    fn new(server: SocketAddr, bind: Option<SocketAddr>, timeout: Duration) -> Sockets {
+    /// To `server`, from `bind` or any address; a question has so long.
+    pub(super) fn new(server: SocketAddr, bind: Option<SocketAddr>, timeout: Duration) -> Sockets {
         let any = match server {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -117,7 +118,7 @@ impl Sockets {
 
     /// One question: asked again after a third of a second (or somewhat longer than this server's answers take), then
     /// ever more rarely until the time is up. A server that cannot be reached may be starting: that is no answer either.
-    async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+    pub(super) async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
         let question = request.to_vec()?;
         let end = self.clock.instant() + self.timeout;
         let mut interval = request.options().retry_interval.max(DEFAULT_RETRY_FLOOR);
