@@ -109,7 +109,7 @@ pub struct SmtpConfig {
     pub connections_max: usize,
     /// Sessions at once from one client address.
     pub connections_per_client_max: usize,
-    /// A session that says nothing this long is closed.
+    /// A session that this long neither ends a command nor sends 4 KiB is closed.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// Memory that messages being received may take together; beyond it DATA and BDAT get 452.
