@@ -42,6 +42,14 @@ thread_local! {
     static ROUTES: HashMap<AddressHost, Arc<Route>> = routes();
 }
 
+/// A host and the way there.
+#[cfg(test)]
+pub(super) fn a_route() -> (AddressHost, Arc<Route>) {
+    let host = AddressHost::Domain(HOSTS[0].parse().expect("a domain"));
+    let route = ROUTES.with(|routes| Arc::clone(&routes[&host]));
+    (host, route)
+}
+
 /// What may happen to a queue, an octet or two at a time; behind the last one everybody is out of luck until all mail has
 /// expired. Every recipient comes to exactly one end, nobody is forgotten, limits hold, and counts come back to zero.
 pub fn schedule(octets: &[u8]) {
@@ -112,6 +120,7 @@ struct World<'a> {
     cancelled: HashSet<MessageId>,
     recipients: usize,
     ended: usize,
+    steps: usize,
 }
 
 struct Session {
@@ -152,6 +161,7 @@ impl<'a> World<'a> {
             cancelled: HashSet::new(),
             recipients: 0,
             ended: 0,
+            steps: 0,
         }
     }
 
@@ -246,7 +256,9 @@ impl<'a> World<'a> {
     }
 
     fn step(&mut self) {
-        let chosen = self.draw();
+        // Out of luck, look-ups, connections and sessions have their turns in order, so that none starves another.
+        let chosen = if self.luck.is_empty() { self.steps & 3 } else { self.draw() };
+        self.steps += 1;
         // Which of those under way.
         let which = chosen >> 3;
         match chosen & 7 {

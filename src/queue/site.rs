@@ -21,6 +21,10 @@ pub(super) struct SiteState {
     pub(super) proved: usize,
     /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
     pub(super) idle: Vec<Arc<Notify>>,
+    /// Items handed to sessions so far.
+    pub(super) taken: u64,
+    /// What `taken` should be when the line is looked at again, if that is to happen.
+    pub(super) taken_by_then: Option<u64>,
     /// Where it waits for a connection.
     pub(super) line: Line,
     pub(super) health: Health,
@@ -37,6 +41,8 @@ impl SiteState {
             connecting: 0,
             proved: 0,
             idle: Vec::new(),
+            taken: 0,
+            taken_by_then: None,
             line: Line::Out,
             health: Health::Open { failures: 0 },
             recipients_max: None,

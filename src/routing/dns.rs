@@ -1,17 +1,19 @@
-//! Look-ups: hickory's caching stub resolver, and what its many errors mean to us.
+//! Look-ups: a caching stub resolver (hickory's, and a short way to it), and what its many errors mean to us.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Answer, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::sync::Semaphore;
 
 use super::fixed::RoutingError;
+use super::quick::{Quick, Records};
+use super::udp::Connections;
 use crate::config::DnsConfig;
 use crate::mail::Domain;
 
@@ -21,13 +23,18 @@ pub(super) const NEGATIVE_TTL: Duration = Duration::from_secs(300);
 /// How long after a look-up that failed the next one waits.
 const FAILURE_WAIT: Duration = Duration::from_secs(60);
 
+/// Questions at once, each of which has a socket.
+const QUESTIONS_MAX: usize = 512;
+
 /// TTLs are believed within these bounds; 0 would have every message ask anew.
 const TTL_MIN: Duration = Duration::from_secs(1);
-const TTL_MAX: Duration = Duration::from_secs(86_400);
+pub(super) const TTL_MAX: Duration = Duration::from_secs(86_400);
 
 /// The resolver.
 pub(super) struct Dns {
-    resolver: TokioResolver,
+    resolver: Quick,
+    /// One for each question that may be under way.
+    slots: Semaphore,
     timeout: Duration,
 }
 
@@ -52,8 +59,8 @@ pub(super) enum DnsError {
 impl Dns {
     /// Prepares; asks nothing.
     pub(super) fn new(config: &DnsConfig) -> Result<Dns, RoutingError> {
-        let mut builder = if config.nameservers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|e| RoutingError::Resolver(e.to_string()))?
+        let (servers, system) = if config.nameservers.is_empty() {
+            read_system_conf().map_err(|e| RoutingError::Resolver(e.to_string()))?
         } else {
             let servers = config.nameservers.iter().map(|server| {
                 let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -62,19 +69,22 @@ impl Dns {
                 });
                 NameServerConfig::new(server.ip(), true, connections.into())
             });
-            let servers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+            (ResolverConfig::from_parts(None, Vec::new(), servers.collect()), ResolverOpts::default())
         };
-        *builder.options_mut() = options(config, builder.options_mut().clone());
-        let resolver = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
-        Ok(Dns { resolver, timeout: config.timeout })
+        let mut builder = Resolver::builder_with_config(servers.clone(), Connections::default());
+        let options = options(config, system);
+        let timeout = options.timeout;
+        *builder.options_mut() = options;
+        let hickory = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
+        let resolver = Quick::new(hickory, &servers, timeout, config.cache_entries);
+        Ok(Dns { resolver, slots: Semaphore::new(QUESTIONS_MAX), timeout: config.timeout })
     }
 
     /// The MX records of `domain`, through CNAMEs.
     pub(super) async fn mx(&self, domain: &Domain) -> Result<MxAnswer, DnsError> {
         let lookup = self.lookup(domain, RecordType::MX).await?;
         let records: Vec<(u16, String)> = lookup
-            .answers()
+            .records
             .iter()
             .filter_map(|record| match &record.data {
                 RData::MX(mx) => Some((mx.preference, exchange_text(&mx.exchange))),
@@ -101,7 +111,9 @@ impl Dns {
         Err(both(v6.err().unwrap_or_else(none), v4.err().unwrap_or_else(none)))
     }
 
-    async fn lookup(&self, domain: &Domain, record_type: RecordType) -> Result<Lookup, DnsError> {
+    async fn lookup(&self, domain: &Domain, record_type: RecordType) -> Result<Records, DnsError> {
+        // Waiting for our own turn is no fault of the name server.
+        let _slot = self.slots.acquire().await.expect("never closed");
         let unknown = |what: String| DnsError::Unknown { what, wait: FAILURE_WAIT };
         // Ours are checked ASCII names, so this parses; `from_ascii` would also keep underscores.
         let mut name = Name::from_ascii(domain.as_str()).map_err(|e| unknown(e.to_string()))?;
@@ -137,8 +149,8 @@ fn exchange_text(name: &Name) -> String {
     }
 }
 
-fn ips(lookup: &Result<Lookup, DnsError>) -> Vec<IpAddr> {
-    let answers = lookup.as_ref().map(Lookup::answers).unwrap_or_default();
+fn ips(lookup: &Result<Records, DnsError>) -> Vec<IpAddr> {
+    let answers = lookup.as_ref().map(|lookup| &lookup.records[..]).unwrap_or_default();
     answers.iter().filter_map(|record| record.data.ip_addr()).collect()
 }
 
@@ -153,9 +165,8 @@ fn interleave(v6: Vec<IpAddr>, v4: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-fn ttl_of(lookup: &Lookup) -> Duration {
-    let least = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-    Duration::from_secs(least.into()).clamp(TTL_MIN, TTL_MAX)
+fn ttl_of(lookup: &Records) -> Duration {
+    lookup.ttl.clamp(TTL_MIN, TTL_MAX)
 }
 
 /// What AAAA and A without records say together.

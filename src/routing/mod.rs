@@ -5,7 +5,8 @@
 //!
 //! 1. A fixed `[[route]]` that matches wins (`fixed`).
 //! 2. An address literal goes where it says.
-//! 3. Otherwise the MX records, or the domain itself if it has none (`mx`), asked through a caching resolver (`dns`).
+//! 3. Otherwise the MX records, or the domain itself if it has none (`mx`), asked through a caching resolver (`dns`,
+//!    over sockets of our own: `udp`, by a short way if that will do: `quick`).
 //!
 //! The result is a [`Route`]: hops in order of preference, and the [`Site`] they form together, which is what limits
 //! and connections belong to. The addresses of a hop are looked up only when it is that hop's turn; those in private
@@ -14,10 +15,12 @@
 mod dns;
 mod fixed;
 mod mx;
+mod quick;
 mod route;
 mod special;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -252,6 +252,19 @@ impl Spool {
         }
     }
 
+    /// How large the content of a message is, in octets.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unknown`] when finished.
+    pub fn content_len(&self, id: MessageId) -> Result<usize, SpoolError> {
+        let state = self.lock();
+        if let Some(message) = state.cache.get(id) {
+            return Ok(message.content.len());
+        }
+        let location = state.index.get(id).and_then(|entry| entry.message).ok_or(SpoolError::Unknown(id))?;
+        Ok(location.body_len as usize)
+    }
+
     async fn read_message(
         &self,
         id: MessageId,

@@ -79,6 +79,8 @@ pub(super) struct Scheduler {
     sleepers: Wheel<Item>,
     /// Of messages with a recipient awake.
     expiries: Wheel<MessageId>,
+    /// Sites whose mail waits for a busy session, each once.
+    lines: Wheel<SiteId>,
     /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
     in_flight: HashMap<MessageId, Vec<u32>>,
     streams: Streams,
@@ -166,10 +168,8 @@ impl Scheduler {
 
     /// When [`tick`](Scheduler::tick) must be called next.
     pub(super) fn next_wake(&self) -> Option<u64> {
-        match (self.sleepers.next_wake(), self.expiries.next_wake()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake()];
+        wakes.into_iter().flatten().min()
     }
 
     /// Tells the timer task if it would come too late.
@@ -186,6 +186,11 @@ impl Scheduler {
         self.sleepers.advance(now, LIMIT, |item| due.push(item));
         for item in due {
             self.wake(now, item, actions);
+        }
+        let mut lines = Vec::new();
+        self.lines.advance(now, LIMIT, |site| lines.push(site));
+        for site in lines {
+            self.look_again(now, site, actions);
         }
         let mut expired = Vec::new();
         self.expiries.advance(now, LIMIT, |id| expired.push(id));
