@@ -67,6 +67,7 @@ mod tests;
 mod verify;
 mod walk;
 mod writer;
+mod zero;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -70,6 +70,11 @@ impl Files for MemoryFiles {
         self.lock().remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn empty(&self, path: &Path) -> io::Result<()> {
+        let file = self.lock().get_mut(path).map(|file| *file = Arc::default());
+        file.ok_or(io::ErrorKind::NotFound.into())
+    }
+
     fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {
         let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         Ok(self.lock().keys().filter_map(name).collect())
@@ -240,7 +245,7 @@ impl Plan {
         let size = (self.file.len() as u64 + PAGE).max(SIZE_MIN);
         self.file.resize((size - PAGE) as usize, 0);
         self.file.extend(if sealed { seal_page(STAMP, end) } else { vec![0; PAGE as usize] });
-        let header = SegmentHeader { stamp: STAMP, size, prior: None }.encode();
+        let header = SegmentHeader { stamp: STAMP, size, prior: None, others: None }.encode();
         self.file[..PAGE as usize].copy_from_slice(&header);
         for (at, len, flip) in damage {
             let at = at % self.file.len();

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::replay::{BODY, GAP};
-use super::segment::PAGE;
 use super::survey::{End, Survey, find_end};
 use super::walk::{Step, Walk};
 use super::{Damage, DiskFiles, Files, Location, LogError};
+
+/// How often it is looked again for what is missing.
+const LOOKS_MORE: usize = 2;
 
 /// A record that [`verify`] read, head intact.
 #[derive(Debug, Clone, Copy)]
@@ -56,13 +58,18 @@ pub fn verify_with(
     dir: &Path,
     visit: &mut dyn FnMut(VerifiedRecord<'_>),
 ) -> Result<VerifyReport, LogError> {
-    let mut report = VerifyReport::default();
-    for segment in Survey::take(files, dir, false)?.segments {
+    let mut survey = Survey::take(files, dir, false)?;
+    // A daemon at work renames files while their names are listed.
+    for _ in 0..LOOKS_MORE {
+        if !survey.missing.is_empty() {
+            survey = Survey::take(files, dir, false)?;
+        }
+    }
+    let mut report = VerifyReport { damaged: survey.missing, ..VerifyReport::default() };
+    for segment in survey.segments {
         let failed = |e| LogError::io("read", &segment.path)(e);
         report.segments += 1;
-        if segment.headless {
-            report.damaged.push(segment.damage(0, PAGE, "the header page is not readable"));
-        }
+        report.damaged.extend(segment.file_damage());
         let end = match segment.end {
             End::Sealed(end) | End::NamedBy(_, end) => end,
             End::Unknown => {

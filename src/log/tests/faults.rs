@@ -245,7 +245,8 @@ fn one_damaged_record_costs_one_record() {
         if seed % 2 == 0 {
             log.close();
         } else {
-            std::mem::forget(log);
+            files.cut();
+            drop(log);
         }
         files.kill();
         let hit = rng.random_range(0..29);
@@ -327,7 +328,8 @@ proptest! {
         let mut rng = SmallRng::seed_from_u64(seed);
         let (log, ..) = open(&files, options());
         (0..20).for_each(|id| assert!(write(&log, id).is_ok()));
-        std::mem::forget(log);
+        files.cut();
+        drop(log);
         files.kill();
         let paths = files.paths();
         for _ in 0..hits {
