@@ -33,8 +33,8 @@ pub trait Files: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Gives a file's space back and leaves its name.
-    fn empty(&self, path: &Path) -> io::Result<()>;
+    /// Gives the space of a file behind its first `len` octets back.
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
     /// The names in a folder; those that are not UTF-8 are left out.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes creations, renames and removals in the folder durable.
@@ -101,8 +101,8 @@ impl Files for DiskFiles {
         std::fs::remove_file(path)
     }
 
-    fn empty(&self, path: &Path) -> io::Result<()> {
-        OpenOptions::new().write(true).open(path)?.set_len(0)
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(path)?.set_len(len)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

@@ -382,7 +382,7 @@ impl Shared {
     /// Gives back the space of a segment whose name already says that it is gone.
     pub fn empty_gone(&self, id: u32) {
         let path = FileName::Gone(id).in_dir(&self.options.dir);
-        if let Err(error) = self.files.empty(&path) {
+        if let Err(error) = self.files.truncate(&path, 0) {
             tracing::warn!(%error, path = %path.display(), "the space of a dead segment cannot be given back");
         }
     }

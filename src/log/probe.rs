@@ -70,9 +70,13 @@ impl Files for MemoryFiles {
         self.lock().remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn empty(&self, path: &Path) -> io::Result<()> {
-        let file = self.lock().get_mut(path).map(|file| *file = Arc::default());
-        file.ok_or(io::ErrorKind::NotFound.into())
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        let mut files = self.lock();
+        let file = files.get_mut(path).ok_or(io::ErrorKind::NotFound)?;
+        let mut octets = file.octets.lock().expect("no code panics under this lock").clone();
+        octets.truncate(len as usize);
+        *file = Arc::new(MemoryFile { size: len, octets: Mutex::new(octets) });
+        Ok(())
     }
 
     fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {

@@ -8,12 +8,15 @@
 //!    done when that one is three quarters full. An idle log writes nothing. Each piece is synced, in a file of its own, so that the syncs
 //!    of the open segment have little more to wait for than the disk.
 //! 2. When all of it is synced it is renamed to `ready.log`. That this works proves that the file system had not stopped before.
-//! 3. The writer takes `ready.log`, or a segment used before. If there is neither, it fills a small file by itself and goes on. So the thread only
-//!    saves time: when it fails, the writer meets the same error and deals with it.
+//! 3. The writer takes `ready.log`, or a segment used before. If there is neither yet, `zero.log` is cut off where it has been filled, and that
+//!    becomes the next segment ([`Filler::hurry`]).
+//! 4. If there is no `zero.log` either, or it failed, or is too small for a large group, the writer fills a small file by itself and goes
+//!    on. So the thread only saves time: when it fails, the writer meets the same error and deals with it.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::batch::write_all;
 use super::files::{Files, LogFile};
@@ -21,8 +24,14 @@ use super::handle::Shared;
 use super::segment::{FileName, PAGE};
 use super::{Health, LogError};
 
-/// Octets written and synced at once beside the writer.
+/// Octets written and synced at once beside the writer, while there is time.
 const PIECE: u64 = 512 << 10;
+/// The same when there is less: a sync takes its time however little it has to do.
+const PIECE_MAX: u64 = 4 << 20;
+/// Smallest file that is of use in a hurry, and what the writer fills by itself.
+pub(super) const HURRIED: u64 = 2 << 20;
+/// The longest that the writer waits for the thread.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
 
@@ -50,16 +59,52 @@ struct Order {
     size: u64,
     /// How far it may be filled by now.
     allowed: u64,
+    /// So much is enough: the writer waits.
+    enough: Option<u64>,
     /// It is not wanted any more.
     given_up: bool,
     stop: bool,
+}
+
+/// What the thread does next with a file filled so far.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Wait,
+    /// Fill so many more octets.
+    Fill(u64),
+    /// All of it, or as much as is enough, is filled.
+    Finish,
+    GiveUp,
+}
+
+impl Order {
+    fn next(&self, filled: u64) -> Next {
+        if self.stop || self.given_up {
+            return Next::GiveUp;
+        }
+        let goal = self.enough.unwrap_or(self.size);
+        if self.size == 0 {
+            return Next::Wait;
+        }
+        if filled >= goal {
+            return Next::Finish;
+        }
+        let allowed = if self.enough.is_some() { goal } else { self.allowed };
+        match allowed.saturating_sub(filled) {
+            room if room >= PIECE.min(goal - filled) => Next::Fill(room.min(PIECE_MAX)),
+            _ => Next::Wait,
+        }
+    }
 }
 
 /// Fills files ahead of the writer, on a thread of its own.
 #[derive(Default)]
 pub(super) struct Filler {
     order: Mutex<Order>,
+    /// For the thread: there is something to do.
     wake: Condvar,
+    /// For the writer: an order was done, or failed.
+    done: Condvar,
 }
 
 impl Filler {
@@ -71,7 +116,7 @@ impl Filler {
     pub fn ask(&self, size: u64) {
         let mut order = self.lock();
         if order.size == 0 {
-            (order.size, order.allowed) = (size, 0);
+            *order = Order { size, stop: order.stop, ..Order::default() };
         }
     }
 
@@ -85,6 +130,18 @@ impl Filler {
         if order.allowed / PIECE > before / PIECE || order.allowed == order.size && before < order.size {
             self.wake.notify_one();
         }
+    }
+
+    /// The writer needs a file of at least so many octets now: waits until one is ready, if one is under way and large enough.
+    pub fn hurry(&self, least: u64) {
+        let mut order = self.lock();
+        if order.size < least || order.allowed == 0 {
+            return;
+        }
+        order.enough = Some(least.max(HURRIED).min(order.size));
+        self.wake.notify_one();
+        let working = |order: &mut Order| order.size > 0 && !order.stop;
+        drop(self.done.wait_timeout_while(order, PATIENCE, working).expect("nothing panics under this lock"));
     }
 
     /// Gives back the space that a file under way has taken, soon.
@@ -103,7 +160,10 @@ impl Filler {
     /// Until [`Filler::stop`].
     pub fn run(&self, shared: &Shared) {
         loop {
-            let made = self.wait(0).map(|size| self.make(shared, size)).transpose();
+            let made = match self.wait(0) {
+                Next::GiveUp => Ok(()),
+                Next::Wait | Next::Fill(_) | Next::Finish => self.make(shared),
+            };
             if let Err(error) = made {
                 tracing::debug!(%error, "no segment can be made ready");
             }
@@ -113,56 +173,61 @@ impl Filler {
                 return;
             }
             *order = Order::default();
+            self.done.notify_one();
         }
     }
 
-    /// Waits until more may be filled than `filled`: a whole piece, or the last one. The size wanted; `None`: none any more.
-    fn wait(&self, filled: u64) -> Option<u64> {
-        let idle = |order: &mut Order| {
-            let piece = PIECE.min(order.size.saturating_sub(filled));
-            !order.stop && !order.given_up && (order.size == 0 || order.allowed < filled + piece)
-        };
-        let order = self.wake.wait_while(self.lock(), idle).expect("nothing panics under this lock");
-        (!order.stop && !order.given_up).then_some(order.size)
+    /// Waits until there is something to do with a file filled so far.
+    fn wait(&self, filled: u64) -> Next {
+        let idle = |order: &mut Order| order.next(filled) == Next::Wait;
+        self.wake.wait_while(self.lock(), idle).expect("nothing panics under this lock").next(filled)
     }
 
-    /// Whether a file was made ready.
-    fn make(&self, shared: &Shared, size: u64) -> Result<bool, LogError> {
-        let (dir, files) = (&shared.options.dir, &*shared.files);
+    /// Makes a file ready, unless it is given up on the way.
+    fn make(&self, shared: &Shared) -> Result<(), LogError> {
+        let (dir, files, size) = (&shared.options.dir, &*shared.files, self.lock().size);
         let free = files.free_space(dir).map_err(LogError::io("look at the space of", dir))?;
         if free < shared.options.disk_free_min.saturating_add(size) {
-            return Ok(false);
+            return Ok(());
         }
         let path = FileName::Zero.in_dir(dir);
-        let made = self.fill_in_pieces(shared, &path, size).and_then(|whole| match whole {
-            true => make_ready(files, dir, &path).map(|()| true),
-            false => Ok(false),
+        let made = self.fill_in_pieces(shared, &path, size).and_then(|filled| {
+            filled.map(|filled| make_ready(files, dir, &path).map(|()| filled)).transpose()
         });
-        if let Ok(true) = made {
-            shared.table().ready = Some(size);
+        if let Ok(Some(filled)) = made {
+            shared.table().ready = Some(filled);
             shared.publish_bytes();
         } else {
             // Best effort: the next start clears it away.
             let _ = files.remove(&path);
         }
-        made.map_err(LogError::io("fill", &path))
+        made.map(|_| ()).map_err(LogError::io("fill", &path))
     }
 
-    /// `false`: the log is being closed, or has other troubles.
-    fn fill_in_pieces(&self, shared: &Shared, path: &Path, size: u64) -> io::Result<bool> {
+    /// Octets of the file, all of them filled and synced; `None`: the log is being closed, or has other troubles.
+    fn fill_in_pieces(&self, shared: &Shared, path: &Path, size: u64) -> io::Result<Option<u64>> {
         let file = shared.files.create(path, size)?;
         let mut filled = 0;
-        while filled < size {
-            let healthy = *shared.health.borrow() == Health::Ok;
-            if self.wait(filled).is_none() || !healthy {
-                return Ok(false);
+        loop {
+            let next = self.wait(filled);
+            if *shared.health.borrow() != Health::Ok {
+                return Ok(None);
             }
-            let piece = PIECE.min(size - filled);
-            fill(&*file, filled, piece)?;
-            file.sync_data()?;
-            filled += piece;
+            match next {
+                Next::Fill(len) => {
+                    fill(&*file, filled, len)?;
+                    file.sync_data()?;
+                    filled += len;
+                }
+                Next::Finish => break,
+                Next::GiveUp | Next::Wait => return Ok(None),
+            }
         }
-        Ok(true)
+        if filled < size {
+            shared.files.truncate(path, filled)?;
+            file.sync_data()?;
+        }
+        Ok(Some(filled))
     }
 }
 

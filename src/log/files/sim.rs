@@ -453,15 +453,18 @@ impl Files for SimFiles {
         Ok(())
     }
 
-    fn empty(&self, path: &Path) -> io::Result<()> {
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
         let mut disk = self.disk();
         let (inode, epoch) = (disk.find(path)?, disk.epoch);
         if let Some(fault) = disk.meet(Deed::Change, epoch)? {
             return Err(error(Some(fault)));
         }
         disk.check_names()?;
-        disk.free += std::mem::take(&mut disk.inodes[inode].allocated);
-        disk.inodes[inode].set_len(0);
+        let inode = &mut disk.inodes[inode];
+        let given_back = inode.allocated.saturating_sub(len);
+        inode.allocated -= given_back;
+        inode.set_len(len as usize);
+        disk.free += given_back;
         Ok(())
     }
 

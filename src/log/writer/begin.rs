@@ -12,11 +12,8 @@ use crate::log::files::LogFile;
 use crate::log::record::{Stamp, read_full};
 use crate::log::segment::{FIRST, FileName, Others, PAGE, SIZE_MAX, SIZE_MIN, SegmentHeader, page_up, seal_page};
 use crate::log::table::Segment;
-use crate::log::zero::fill_whole;
+use crate::log::zero::{HURRIED, fill_whole};
 use crate::log::{LogError, SegmentId};
-
-/// Size of a segment that nobody made ready, and of the first one in an empty log: what is filled with zeros while everybody waits.
-const HURRIED: u64 = 2 << 20;
 
 impl Writer {
     /// Begins a segment with room for a batch of `need` octets.
@@ -25,6 +22,9 @@ impl Writer {
         let least = page_up(FIRST + need + PAGE);
         if least > SIZE_MAX {
             return Err(LogError::TooLarge { len: need });
+        }
+        if !self.has_filled(least) {
+            self.filler.hurry(least);
         }
         let hurried = HURRIED.min(standard).max(least);
         self.check_space(if self.has_filled(least) { 0 } else { hurried })?;
