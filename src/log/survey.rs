@@ -150,12 +150,14 @@ impl Survey {
         }
         let Some(others) = headers.last().and_then(|header| header.as_ref()?.others.as_ref()) else { return };
         let stands = |id: u32| {
-            let named = [FileName::Segment(id), FileName::Free(id), FileName::Gone(id)].map(|n| names.binary_search(&n));
+            let named =
+                [FileName::Segment(id), FileName::Free(id), FileName::Gone(id)].map(|n| names.binary_search(&n));
             named.iter().any(Result::is_ok) && !self.residue.contains(&id)
         };
         for id in others.ranges().flatten().filter(|id| !stands(*id)).take(MISSING_MAX) {
             let len = ends.get(&SegmentId(id)).map_or(0, |(_, end)| *end);
-            let why = if self.residue.contains(&id) { "nothing in the file is readable" } else { "the file is missing" };
+            let why =
+                if self.residue.contains(&id) { "nothing in the file is readable" } else { "the file is missing" };
             self.missing.push(Damage { file: FileName::Segment(id).in_dir(dir), offset: 0, len, why });
         }
     }
@@ -213,7 +215,9 @@ pub(super) struct FoundEnd {
 ///
 /// What is broken before the last batch is damage, and reading goes on behind it: that batch was begun only after a sync.
 pub(super) fn find_end(segment: &Surveyed) -> io::Result<FoundEnd> {
-    let mut walk = Walk::new(&*segment.file, segment.stamp, segment.size.saturating_sub(PAGE));
+    // The last page is the seal's, unless it is not the last.
+    let seal = if segment.cut_off.is_some() { 0 } else { PAGE };
+    let mut walk = Walk::new(&*segment.file, segment.stamp, segment.size.saturating_sub(seal));
     let mut found = FoundEnd { end: FIRST, torn: false, bodies: Vec::new() };
     // Found once, at the first break, since it may take a search through the rest of the file.
     let mut last_batch: Option<Option<u64>> = None;

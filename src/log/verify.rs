@@ -1,9 +1,10 @@
 //! Checking a log without opening it.
 
+use std::io;
 use std::path::Path;
 
 use super::replay::{BODY, GAP};
-use super::survey::{End, Survey, find_end};
+use super::survey::{End, Survey, Surveyed, find_end};
 use super::walk::{Step, Walk};
 use super::{Damage, DiskFiles, Files, Location, LogError};
 
@@ -67,35 +68,46 @@ pub fn verify_with(
     }
     let mut report = VerifyReport { damaged: survey.missing, ..VerifyReport::default() };
     for segment in survey.segments {
-        let failed = |e| LogError::io("read", &segment.path)(e);
-        report.segments += 1;
-        report.damaged.extend(segment.file_damage());
-        let end = match segment.end {
-            End::Sealed(end) | End::NamedBy(_, end) => end,
-            End::Unknown => {
-                let found = find_end(&segment).map_err(failed)?;
-                report.torn += usize::from(found.torn);
-                found.end
-            }
-        };
-        let mut walk = Walk::new(&*segment.file, segment.stamp, end);
-        loop {
-            match walk.step().map_err(failed)? {
-                Step::End => break,
-                Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
-                Step::Record(found) => {
-                    let body_intact = walk.body_intact(&found).map_err(failed)?;
-                    if !body_intact {
-                        report.damaged.push(segment.damage(found.offset(), found.header.record_len(), BODY));
-                    }
-                    report.records += 1;
-                    report.bytes += found.header.record_len();
-                    let head = walk.head(&found).map_err(failed)?;
-                    let (kind, id) = (found.header.kind, found.header.id);
-                    visit(VerifiedRecord { location: found.location, kind, id, head, body_intact });
-                }
-            }
+        let before = report.damaged.len();
+        check(&segment, &mut report, visit).map_err(|e| LogError::io("read", &segment.path)(e))?;
+        // A daemon at work may have reclaimed it meanwhile, and what was read is not what stood there.
+        if report.damaged.len() > before
+            && let Err(e) = files.open(&segment.path, false)
+            && e.kind() == io::ErrorKind::NotFound
+        {
+            report.damaged.truncate(before);
         }
     }
     Ok(report)
+}
+
+fn check(segment: &Surveyed, report: &mut VerifyReport, visit: &mut dyn FnMut(VerifiedRecord<'_>)) -> io::Result<()> {
+    report.segments += 1;
+    report.damaged.extend(segment.file_damage());
+    let end = match segment.end {
+        End::Sealed(end) | End::NamedBy(_, end) => end,
+        End::Unknown => {
+            let found = find_end(segment)?;
+            report.torn += usize::from(found.torn);
+            found.end
+        }
+    };
+    let mut walk = Walk::new(&*segment.file, segment.stamp, end);
+    loop {
+        match walk.step()? {
+            Step::End => return Ok(()),
+            Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
+            Step::Record(found) => {
+                let body_intact = walk.body_intact(&found)?;
+                if !body_intact {
+                    report.damaged.push(segment.damage(found.offset(), found.header.record_len(), BODY));
+                }
+                report.records += 1;
+                report.bytes += found.header.record_len();
+                let head = walk.head(&found)?;
+                let (kind, id) = (found.header.kind, found.header.id);
+                visit(VerifiedRecord { location: found.location, kind, id, head, body_intact });
+            }
+        }
+    }
 }

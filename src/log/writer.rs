@@ -243,12 +243,11 @@ impl Writer {
 
     /// Tries to be of use again: a segment to write to, a reserve behind it, and enough space besides.
     fn heal(&mut self) {
-        let ready = match &self.open {
-            // As much as the next segment will want, or the log would be read-only again in no time.
-            Some(open) if open.room() > PAGE => self.check_space(self.shared.options.segment_size),
-            _ => self.check_space(self.shared.options.segment_size).and_then(|()| self.begin(0)),
-        };
-        match ready.and_then(|()| self.ensure_reserve()) {
+        // As much space as segments to come will want, or the log would be read-only again in no time; for the same reason a new segment,
+        // wherever it failed. It comes last, since each try takes a file.
+        let wanted = if self.has_filled(0) { 0 } else { self.shared.options.segment_size };
+        let ready = self.check_space(wanted).and_then(|()| self.ensure_reserve()).and_then(|()| self.begin(0));
+        match ready {
             Ok(()) => {
                 self.refusal = None;
                 self.shared.metrics.spool_readonly.set(0);

@@ -191,9 +191,9 @@ impl Filler {
             return Ok(());
         }
         let path = FileName::Zero.in_dir(dir);
-        let made = self.fill_in_pieces(shared, &path, size).and_then(|filled| {
-            filled.map(|filled| make_ready(files, dir, &path).map(|()| filled)).transpose()
-        });
+        let made = self
+            .fill_in_pieces(shared, &path, size)
+            .and_then(|filled| filled.map(|filled| make_ready(files, dir, &path).map(|()| filled)).transpose());
         if let Ok(Some(filled)) = made {
             shared.table().ready = Some(filled);
             shared.publish_bytes();

@@ -156,8 +156,7 @@ def test_eio_from_the_disk(disk, make, sink, load):
     # No journal and one block group, whose tables lie in front of the limit: only the blocks of files fail, and the file
     # system itself goes on.
     place = disk(size="120M", features=("-b", "4096", "-N", "500", "-O", "^has_journal,^resize_inode"))
-    (ballast := place.path / "ballast").touch()
-    sh("fallocate", "-l", "16M", ballast)
+    place.occupy_front(16 << 20)
     target = sink(verdict=lambda address, sender: "451 4.2.0 later" if held else None)
     held = True
     daemon = make({**relay(target), **SMALL}, data=place.path / "data").start()

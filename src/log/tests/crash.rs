@@ -56,7 +56,7 @@ fn a_power_cut_at_any_moment_of_one_run_loses_nothing_acknowledged() {
     files.watch(move |disk| {
         let moment = counted.fetch_add(1, Ordering::Relaxed) as u64;
         let promises = known.lock().unwrap().clone();
-        for seed in moment * 3..moment * 3 + 3 {
+        for seed in [2 * moment, 2 * moment + 1] {
             let (after, context) = (disk.copy(seed), format!("moment {moment}, seed {seed}"));
             after.restart();
             let owner = Owner::open(&after).unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -76,31 +76,28 @@ fn a_power_cut_at_any_moment_of_one_run_loses_nothing_acknowledged() {
     assert!(owner.copied > 0, "nothing was copied");
     let moments = moments.load(Ordering::Relaxed);
     assert!(moments > 300, "{moments} moments");
-    println!("{moments} moments");
 }
 
 #[test]
 fn a_file_system_that_stops_at_any_sync_loses_nothing_acknowledged() {
-    for stop in 1..120 {
-        for seed in [stop, stop + 10_000] {
-            let files = SimFiles::new(seed);
-            let mut rng = SmallRng::seed_from_u64(seed);
-            let (mut promises, mut next_id) = (Promises::new(), 0);
-            files.fail(Deed::Sync, stop, Fault::Stop);
-            if let Ok(mut owner) = Owner::open(&files) {
-                while files.is_powered() {
-                    owner.step(&files, &mut promises, &mut next_id, &mut rng);
-                }
-                // Whatever is said by now is said, and more may be until it cannot be written at all.
-                (0..4).for_each(|n| owner.put(next_id + 1 + n, &mut promises));
-                owner.close(&mut promises);
+    for stop in 1..100 {
+        let files = SimFiles::new(stop);
+        let mut rng = SmallRng::seed_from_u64(stop);
+        let (mut promises, mut next_id) = (Promises::new(), 0);
+        files.fail(Deed::Sync, stop, Fault::Stop);
+        if let Ok(mut owner) = Owner::open(&files) {
+            while files.is_powered() {
+                owner.step(&files, &mut promises, &mut next_id, &mut rng);
             }
-            files.restart();
-            let context = format!("seed {seed}, stopped at sync {stop}");
-            let owner = Owner::open(&files).unwrap();
-            owner.check(&mut promises, &context);
-            assert_eq!(owner.report.damaged, [], "{context}");
+            // Whatever is said by now is said, and more may be until it cannot be written at all.
+            (0..4).for_each(|n| owner.put(next_id + 1 + n, &mut promises));
+            owner.close(&mut promises);
         }
+        files.restart();
+        let context = format!("stopped at sync {stop}");
+        let owner = Owner::open(&files).unwrap();
+        owner.check(&mut promises, &context);
+        assert_eq!(owner.report.damaged, [], "{context}");
     }
 }
 

@@ -36,7 +36,8 @@ impl Writer {
             }
             None => {
                 let path = FileName::Begin.in_dir(&self.shared.options.dir);
-                let file = files.create(&path, hurried).and_then(|file| {
+                let created = self.create(&path, hurried);
+                let file = created.and_then(|file| {
                     fill_whole(&*file, hurried)?;
                     Ok(file)
                 });
@@ -54,7 +55,7 @@ impl Writer {
     }
 
     /// Whether there is a file of at least so many octets that was written full before.
-    fn has_filled(&self, least: u64) -> bool {
+    pub(super) fn has_filled(&self, least: u64) -> bool {
         let table = self.shared.table();
         let pooled = least <= self.shared.options.segment_size && !table.pool.is_empty();
         pooled || table.ready.is_some_and(|size| size >= least)
@@ -69,6 +70,18 @@ impl Writer {
         }
         let size = table.ready.take_if(|size| *size >= least)?;
         Some((FileName::Ready.in_dir(&options.dir), size))
+    }
+
+    /// A new file. Where there is space but no inode, a name that only tells of a segment before gives its own; until the next segment is
+    /// begun a crash would let that one look as if it was missing.
+    fn create(&self, path: &Path, size: u64) -> io::Result<Arc<dyn LogFile>> {
+        let (files, dir) = (&self.shared.files, &self.shared.options.dir);
+        files.create(path, size).or_else(|error| {
+            let _ = files.remove(path);
+            let name = if error.kind() == io::ErrorKind::StorageFull { self.shared.table().gone.pop() } else { None };
+            files.remove(&FileName::Gone(name.ok_or(error)?).in_dir(dir))?;
+            files.create(path, size)
+        })
     }
 
     /// Has the segment after this one, of `size` octets, made ready, if there is none. It is larger, so that a log that is hardly used
@@ -198,7 +211,7 @@ impl Writer {
         self.check_space(size)?;
         let path = FileName::Reserve.in_dir(&self.shared.options.dir);
         let files = &self.shared.files;
-        let created = files.create(&path, size).and_then(|file| {
+        let created = self.create(&path, size).and_then(|file| {
             file.sync_data()?;
             files.sync_dir(&self.shared.options.dir)
         });
