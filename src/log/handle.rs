@@ -15,13 +15,15 @@ use super::segment::{FileName, LOCK_NAME, PAGE, SIZE_MAX, SIZE_MIN};
 use super::survey::{End, Surveyed};
 use super::table::Table;
 use super::writer::Writer;
-use super::{Append, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
+use super::{Append, Drive, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
 use crate::telemetry::Metrics;
 
 /// A log, open for writing. Share it by `Arc`; the last one to go closes it.
 pub struct Log {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The writer of a log without a thread, until it is closed.
+    stepped: Option<Mutex<Option<Writer>>>,
 }
 
 /// What handle and writer share.
@@ -69,7 +71,7 @@ impl Log {
         }
         let table = std::mem::replace(&mut replay.table, Table::new(options.segment_size));
         let shared = Arc::new(Shared {
-            pending: Pending::new(options.queue_bytes_max),
+            pending: Pending::new(options.queue_bytes_max, options.drive.clone()),
             health: watch::Sender::new(Health::Ok),
             table: Mutex::new(table),
             reclaiming: Mutex::default(),
@@ -79,11 +81,32 @@ impl Log {
             metrics,
         });
         let writer = Writer::start(shared.clone(), replay)?;
+        if let Drive::Stepped(_) = shared.options.drive {
+            shared.pending.take_now();
+            return Ok((Log { shared, thread: Mutex::new(None), stepped: Some(Mutex::new(Some(writer))) }, report));
+        }
         let thread = std::thread::Builder::new()
             .name("log".into())
             .spawn(move || writer.run())
             .map_err(LogError::io("start a thread for", &dir))?;
-        Ok((Log { shared, thread: Mutex::new(Some(thread)) }, report))
+        Ok((Log { shared, thread: Mutex::new(Some(thread)), stepped: None }, report))
+    }
+
+    /// Writes and syncs what is queued and calls each `done`, on this thread, until nothing is queued; nothing at all if the
+    /// log has a thread for that. Not to be called from a `done`.
+    pub fn step(&self) {
+        let Some(stepped) = &self.stepped else { return };
+        let mut writer = stepped.lock().expect("nothing panics under this lock");
+        while let Some(running) = &mut *writer
+            && let Some(work) = self.shared.pending.take_now()
+        {
+            let closing = work.closing;
+            running.turn(work);
+            if closing {
+                writer.take().into_iter().for_each(Writer::finish);
+                self.shared.lock.lock().expect("nothing panics under this lock").take();
+            }
+        }
     }
 
     /// Queues records; returns at once. They stand side by side in the log, in one batch, and stand or fall together, also in a crash.
@@ -102,6 +125,9 @@ impl Log {
     /// # Cancel safety
     /// Safe; the read ends on its own.
     pub async fn read(&self, location: Location) -> Result<Record, LogError> {
+        if self.stepped.is_some() {
+            return self.shared.read(location, true);
+        }
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || shared.read(location, true));
         // Fails only while the runtime is being shut down.
@@ -113,6 +139,9 @@ impl Log {
     /// # Errors
     /// As [`Log::read`], but for the body.
     pub async fn read_head(&self, location: Location) -> Result<Record, LogError> {
+        if self.stepped.is_some() {
+            return self.shared.read(location, false);
+        }
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || shared.read(location, false));
         // As above.
@@ -221,6 +250,7 @@ impl Log {
     /// [`LogError::Closed`]. Blocks; a second call does nothing.
     pub fn close(&self) {
         self.shared.pending.close();
+        self.step();
         let thread = self.thread.lock().expect("nothing panics under this lock").take();
         // A `done` may have held the last handle. The thread cannot wait for itself; it ends by itself, and the lock with it.
         if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {

@@ -71,6 +71,8 @@ struct Inode {
     durable: Vec<u8>,
     unsynced: Vec<Unsynced>,
     allocated: u64,
+    /// Its name was taken away.
+    removed: bool,
 }
 
 enum Unsynced {
@@ -145,6 +147,11 @@ impl SimFiles {
     /// Sets the free space in octets; files created later take from it, removed ones give back.
     pub fn set_free(&self, octets: u64) {
         self.disk().free = octets;
+    }
+
+    /// Cuts the power: everything fails until [`restart`](SimFiles::restart) or [`kill`](SimFiles::kill).
+    pub fn cut(&self) {
+        self.disk().powered = false;
     }
 
     /// Cuts the power and starts again: unsynced writes are kept, torn or lost by seed. Open files are dead, locks free.
@@ -430,6 +437,7 @@ impl Files for SimFiles {
         let (inode, epoch) = (disk.find(path)?, disk.epoch);
         disk.change(Deed::Change, epoch, Change::Remove(path.into()))?;
         disk.free += std::mem::take(&mut disk.inodes[inode].allocated);
+        disk.inodes[inode].removed = true;
         Ok(())
     }
 
@@ -449,6 +457,14 @@ impl Files for SimFiles {
         }
         for change in disk.changes.drain(..) {
             change.apply(&mut disk.durable_names);
+        }
+        // Nobody can come back to a file without a name; a long simulation makes many.
+        for (at, inode) in
+            disk.inodes.iter_mut().enumerate().filter(|(_, inode)| inode.removed && !inode.shown.is_empty())
+        {
+            if disk.durable_names.values().all(|named| *named != at) {
+                *inode = Inode { removed: true, ..Inode::default() };
+            }
         }
         Ok(())
     }
