@@ -15,6 +15,8 @@
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 
+#[doc(hidden)]
+pub mod census;
 mod dial;
 mod door;
 #[doc(hidden)]

@@ -37,6 +37,10 @@ impl Streams {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
     pub(super) fn get(&self, id: StreamId) -> &Stream {
         &self.streams[id as usize].0
     }
