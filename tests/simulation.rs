@@ -35,10 +35,18 @@ mod world;
 use traffic::Volume;
 use week::Outcome;
 
-const WEEK: Volume = Volume { days: 7, transactional_per_day: 500, campaigns_per_day: 2, messages_per_campaign: 300 };
+/// About 20,000 recipients.
+const WEEK: Volume = Volume {
+    days: 7,
+    transactional_per_day: 500,
+    campaigns_per_day: 2,
+    messages_per_campaign: 350,
+    floods: 4,
+    messages_per_flood: 1200,
+};
 
 /// A shorter stretch of the same.
-const DAY: Volume = Volume { days: 1, ..WEEK };
+const DAY: Volume = Volume { days: 1, floods: 1, ..WEEK };
 
 fn check(seed: u64, volume: Volume) -> Outcome {
     let outcome = week::run(seed, volume);

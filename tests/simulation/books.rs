@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use posthaste::clock::Timestamp;
@@ -21,6 +22,9 @@ const DELAY_MAX: u64 = 4 * 3_600_000;
 
 /// An attempt that began in time may end so much later.
 const ATTEMPT_MAX: Duration = Duration::from_secs(40 * 60);
+
+/// An attempt that is due begins this soon, as long as receivers hold on to as many connections as they can.
+const LATE_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// How long after its reply a copy may be forgotten in a crash: what comes before the next sync.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
@@ -110,18 +114,17 @@ pub struct Tally {
     pub connections_max: usize,
     pub waiting_max: usize,
     pub lives: usize,
+    /// To a place that takes everything, whatever stood in line there.
     pub slowest_transactional: Duration,
+    /// From when an attempt was due to when it began, at any place.
+    pub latest_attempt: Duration,
+    /// Octets of the log, and how many of them live, when there were most.
+    pub log_bytes_max: (u64, u64),
 }
 
 /// A sum over everything that happened, in order.
-#[derive(Debug)]
-pub struct Digest(u64);
-
-impl Default for Digest {
-    fn default() -> Digest {
-        Digest(0xcbf2_9ce4_8422_2325)
-    }
-}
+#[derive(Debug, Default)]
+pub struct Digest(DefaultHasher);
 
 impl Digest {
     /// Adds a text.
@@ -131,16 +134,13 @@ impl Digest {
 
     /// The sum so far.
     pub fn sum(&self) -> u64 {
-        self.0
+        self.0.finish()
     }
 }
 
-/// FNV-1a.
 impl Write for Digest {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for octet in text.bytes() {
-            self.0 = (self.0 ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        self.0.write(text.as_bytes());
         Ok(())
     }
 }
@@ -348,6 +348,13 @@ impl Books {
         if line.healthy && !excused {
             wrong.push(format!("the receiver takes everything: {}", event.reply));
         }
+        let late = match event.event {
+            Kind::Expired => Duration::ZERO,
+            _ => self.waited(line.next_attempt.unwrap_or(message.not_before), begun),
+        };
+        if late > LATE_MAX {
+            wrong.push(format!("begun {late:?} late"));
+        }
         let waited = self.waited(message.not_before, time);
         let urgent = line.healthy && message.class == Class::Transactional && event.event == Kind::Delivered;
         if urgent && waited > Duration::from_secs(10) {
@@ -359,7 +366,22 @@ impl Books {
         if urgent {
             self.tally.slowest_transactional = self.tally.slowest_transactional.max(waited);
         }
+        self.tally.latest_attempt = self.tally.latest_attempt.max(late);
         self.enter(number, event, time);
+    }
+
+    /// So many recipients wait.
+    pub fn waiting(&mut self, recipients: usize) {
+        self.tally.waiting_max = self.tally.waiting_max.max(recipients);
+    }
+
+    /// The log has so many octets, and so many of them live.
+    pub fn log_size(&mut self, bytes: u64, live: u64, segment: u64, now: Timestamp) {
+        // Its promise, and a segment for the one that is written to.
+        if bytes > live * 13 / 10 + 5 * segment {
+            self.fault(format!("at {now}: the log has {bytes} octets, {live} of them live"));
+        }
+        self.tally.log_bytes_max = self.tally.log_bytes_max.max((bytes, live));
     }
 
     fn sender_was_refused(&self, event: &Event<'_>, time: Timestamp) -> bool {
@@ -432,7 +454,6 @@ impl Books {
         }
         wrong.extend(expected.into_iter().map(|(id, open)| format!("{id} with {open} recipients is lost")));
         wrong.sort();
-        self.tally.waiting_max = self.tally.waiting_max.max(waiting.iter().map(|(_, open)| open).sum());
         wrong.into_iter().for_each(|wrong| self.fault(format!("at {now}: {wrong}")));
     }
 

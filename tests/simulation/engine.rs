@@ -29,7 +29,7 @@ use crate::world::{Net, World};
 const SYNC: Duration = Duration::from_millis(3);
 
 /// How often dead space is looked for and the event log synced. Once a second in the daemon; a simulated week has many.
-const HOUSEKEEPING: Duration = Duration::from_secs(600);
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// The event log, as far as the spool can tell.
 #[derive(Debug, Default)]
@@ -139,7 +139,6 @@ impl Engine {
         loop {
             tokio::time::sleep(HOUSEKEEPING).await;
             self.settle();
-            while self.spool.reclaim().unwrap() {}
         }
     }
 
@@ -148,7 +147,7 @@ impl Engine {
         self.queue.reload(parts(&self.world, config, &self.metrics));
     }
 
-    /// Everything that was decided is written, synced, and in the books.
+    /// Everything that was decided is written, synced, and in the books; dead space is given back.
     pub fn settle(&self) {
         self.spool.step();
         let mut events = lock(&self.events);
@@ -157,6 +156,8 @@ impl Engine {
             self.spool.set_exported(end.segment);
         }
         enter(&self.world, &mut events);
+        drop(events);
+        while self.spool.reclaim().unwrap() {}
     }
 
     /// As told to by SIGTERM. Whether all transactions ended in time.

@@ -21,6 +21,8 @@ enum Kind {
     Good,
     /// The same, with TLS.
     Secure,
+    /// Takes everything, at its own pace: mail in bulk has to stand in line.
+    Steady,
     /// Takes its time.
     Slow,
     Greylisting,
@@ -47,7 +49,8 @@ enum Kind {
 }
 
 /// Kind, sites of it, domains at each, weight of each domain.
-const SITES: [(Kind, usize, usize, u32); 16] = [
+const SITES: [(Kind, usize, usize, u32); 17] = [
+    (Kind::Steady, 1, 2, 12),
     (Kind::Good, 5, 6, 30),
     (Kind::Secure, 1, 2, 12),
     (Kind::Slow, 2, 3, 12),
@@ -80,7 +83,7 @@ pub fn world(seed: u64, start: Timestamp, days: u64) -> Arc<World> {
             for domain in 0..domains {
                 let name = format!("d{domain}.{}.example", site.name);
                 names.domain(&name, Mail::Hosts(hosts.clone()), None);
-                let healthy = matches!(kind, Kind::Good | Kind::Secure);
+                let healthy = matches!(kind, Kind::Steady | Kind::Good | Kind::Secure);
                 places.push(Place { name, weight, healthy, nowhere: false });
             }
             sites.push(site);
@@ -100,7 +103,7 @@ fn odd_names(
     rng: &mut SmallRng,
 ) {
     let hosts = |site: &Site| site.hosts.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let (first, second) = (hosts(&sites[0]), hosts(&sites[1]));
+    let (first, second) = (hosts(&sites[1]), hosts(&sites[2]));
     let moves_at = somewhere(start, days, 1, rng).start;
     let (itself, backup) = (address(sites.len(), 0), address(sites.len() + 1, 0));
     let mut window = |hours| somewhere(start, days, hours, rng);
@@ -149,6 +152,10 @@ fn habits(kind: Kind, start: Timestamp, days: u64, rng: &mut SmallRng) -> Vec<Bo
     let seconds = Duration::from_secs;
     let mut habits: Vec<Box<dyn Habit>> = match kind {
         Kind::Good | Kind::Secure | Kind::BreaksTls => vec![],
+        Kind::Steady => {
+            let (least, most) = (Duration::from_millis(300), Duration::from_millis(700));
+            vec![Box::new(Slow { step: Some(Step::End), least, most })]
+        }
         Kind::Slow => vec![Box::new(Slow { step: None, least: seconds(1), most: seconds(8) })],
         Kind::Greylisting => vec![Box::new(Greylists { wait: seconds(600), seen: HashMap::new() })],
         Kind::HalfDead => vec![Box::new(Away { host: Some(0), window: always(), silent: true })],

@@ -21,6 +21,9 @@ pub struct Volume {
     pub transactional_per_day: usize,
     pub campaigns_per_day: usize,
     pub messages_per_campaign: usize,
+    /// Campaigns that all go to one place, in all.
+    pub floods: usize,
+    pub messages_per_flood: usize,
 }
 
 /// A message on its way to the engine.
@@ -49,6 +52,10 @@ pub fn arrivals(world: &World, seed: u64, start: Timestamp, volume: Volume) -> V
             let name = format!("c{day}-{campaign}");
             arrivals.extend(burst(world, at, &name, volume.messages_per_campaign, &mut rng));
         }
+    }
+    for number in 0..volume.floods {
+        let at = start.0 + rng.random_range(0..volume.days) * DAY + rng.random_range(0..DAY * 9 / 10);
+        arrivals.extend(flood(world, at, &format!("f{number}"), volume.messages_per_flood, &mut rng));
     }
     arrivals.sort_by_key(|arrival| arrival.at);
     arrivals
@@ -104,6 +111,25 @@ fn burst(world: &World, at: u64, name: &str, messages: usize, rng: &mut SmallRng
         }
     };
     (0..messages).map(each).collect()
+}
+
+/// A campaign to one place that takes everything, faster than it takes it; beside it, mail that somebody waits for.
+fn flood(world: &World, at: u64, name: &str, messages: usize, rng: &mut SmallRng) -> Vec<Arrival> {
+    let healthy: Vec<usize> = (0..world.places.len()).filter(|place| world.places[*place].healthy).collect();
+    // The first two are at the site that has a pace of its own.
+    let place = if rng.random_bool(0.7) { rng.random_range(0..2) } else { healthy[rng.random_range(0..healthy.len())] };
+    let mut arrivals = burst(world, at, name, messages, rng);
+    let pace = rng.random_range(1..30);
+    for (number, arrival) in (0..).zip(&mut arrivals) {
+        arrival.at = Timestamp(at + pace * number);
+        arrival.recipients = vec![('r', place)];
+    }
+    arrivals.extend((0..20).map(|_| {
+        let mut urgent = transactional(world, at + rng.random_range(0..60_000), rng);
+        urgent.recipients = vec![('r', place)];
+        urgent
+    }));
+    arrivals
 }
 
 /// The kind of a user, and where he lives.
@@ -181,6 +207,7 @@ impl Arrival {
             },
             lines,
         );
+        world.books().waiting(engine.queue.open_recipients());
         world.note(format_args!("submit {id} to {} recipients", self.recipients.len()));
         let answer = engine.queue.accept(id, envelope, content);
         let world = std::sync::Arc::clone(world);

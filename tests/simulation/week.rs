@@ -24,6 +24,9 @@ const HOUR: u64 = 3_600_000;
 /// How long after the last arrival all must be through: lifetime of a message, of the report on it, and an attempt.
 const SILENCE_MAX: u64 = 8 * 24 * HOUR;
 
+/// Small, so that there are many.
+const SEGMENT: u64 = 256 << 10;
+
 /// Connections at once, whatever the configuration of the moment.
 const PER_SITE: usize = 10;
 const IN_ALL: usize = 60;
@@ -160,6 +163,11 @@ impl Run {
         books.adopt(&census.messages);
         books.compare(&census.messages, now);
         books.digest.add(format_args!("{census:?}\n"));
+        let log = engine.spool.census().log;
+        books.log_size(log.bytes, log.live_bytes, SEGMENT, now);
+        if census.hosts > 2 * self.world.places.len() || census.sites > 2 * self.world.sites.len() {
+            books.fault(format!("at {now}: {} hosts, {} sites", census.hosts, census.sites));
+        }
         if census.messages.len() != engine.spool.census().messages {
             books.fault(format!("at {now}: {census:?}, but {:?}", engine.spool.census()));
         }
@@ -206,7 +214,7 @@ impl Run {
 /// What is configured; the variants differ in limits only.
 fn config(variant: usize) -> Config {
     let mut config = Config { hostname: Some("mta.sim.example".parse().unwrap()), ..Config::default() };
-    config.spool.segment_size = ByteSize(256 << 10);
+    config.spool.segment_size = ByteSize(SEGMENT);
     config.spool.disk_free_min = ByteSize(1 << 20);
     config.delivery.connections_max = [IN_ALL, 40, 50][variant];
     config.delivery.connections_per_site = [PER_SITE, 4, 6][variant];
