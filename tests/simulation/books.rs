@@ -23,6 +23,9 @@ const DELAY_MAX: u64 = 4 * 3_600_000;
 /// An attempt that began in time may end so much later.
 const ATTEMPT_MAX: Duration = Duration::from_secs(40 * 60);
 
+/// What needs nobody's answer is done this soon.
+const PROMPT: Duration = Duration::from_secs(2);
+
 /// An attempt that is due begins this soon, as long as receivers hold on to as many connections as they can.
 const LATE_MAX: Duration = Duration::from_secs(2 * 3600);
 
@@ -313,7 +316,12 @@ impl Books {
             wrong.push(format!("had ended as {kind:?} at {when}"));
         }
         if event.event == Kind::Expired {
-            self.expired(time, message, &mut wrong);
+            // Who is being tried is given up when that is over; who is not, at once.
+            let most = if event.attempt > line.attempts { ATTEMPT_MAX } else { PROMPT };
+            let late = self.waited(message.expires_at, time);
+            if time < message.expires_at || late > most {
+                wrong.push(format!("{late:?} behind its expiry at {}", message.expires_at));
+            }
         } else {
             if event.attempt != line.attempts + 1 {
                 wrong.push(format!("attempt {} after {}", event.attempt, line.attempts));
@@ -387,13 +395,6 @@ impl Books {
     fn sender_was_refused(&self, event: &Event<'_>, time: Timestamp) -> bool {
         let refused = self.senders_refused.get(&*event.sender);
         event.command.as_deref() == Some("MAIL") && refused.is_some_and(|at| time.since(*at) < Duration::from_secs(5))
-    }
-
-    fn expired(&self, time: Timestamp, message: &Submitted, wrong: &mut Vec<String>) {
-        let late = self.waited(message.expires_at, time);
-        if time < message.expires_at || late > ATTEMPT_MAX {
-            wrong.push(format!("expires at {}", message.expires_at));
-        }
     }
 
     fn enter(&mut self, number: usize, event: &Event<'_>, time: Timestamp) {

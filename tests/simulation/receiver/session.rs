@@ -115,7 +115,11 @@ impl Session {
     async fn carry_out(&mut self, answer: Answer, willing: &str) -> io::Result<bool> {
         match answer {
             Answer::Take => self.say(willing).await.map(|()| true),
-            Answer::Say(reply) => self.say(&reply).await.map(|()| false),
+            Answer::Say(reply) => {
+                // The client takes a 503 to RCPT for a session out of step, too, and leaves it whatever is under way.
+                self.garbled |= !reply.starts_with(['2', '3', '4', '5']) || reply.starts_with("503");
+                self.say(&reply).await.map(|()| false)
+            }
             Answer::Close(reply) => {
                 self.say(&reply).await?;
                 self.io.shutdown().await?;
@@ -130,7 +134,6 @@ impl Session {
     }
 
     async fn say(&mut self, reply: &str) -> io::Result<()> {
-        self.garbled |= !reply.starts_with(['2', '3', '4', '5']);
         let line = format!("{reply}\r\n");
         self.io.write_all(line.as_bytes()).await?;
         self.io.flush().await
