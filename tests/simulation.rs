@@ -15,7 +15,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-#[path = "simulation/books.rs"]
+#[path = "simulation/books/mod.rs"]
 mod books;
 #[path = "simulation/dns.rs"]
 mod dns;

@@ -123,6 +123,10 @@ fn flood(world: &World, at: u64, name: &str, messages: usize, rng: &mut SmallRng
     for (number, arrival) in (0..).zip(&mut arrivals) {
         arrival.at = Timestamp(at + pace * number);
         arrival.recipients = vec![('r', place)];
+        // Some of it is not worth sending by the time its turn comes.
+        if rng.random_bool(0.1) {
+            arrival.lifetime = Duration::from_secs(rng.random_range(15..60));
+        }
     }
     arrivals.extend((0..20).map(|_| {
         let mut urgent = transactional(world, at + rng.random_range(0..60_000), rng);

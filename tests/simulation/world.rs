@@ -120,9 +120,9 @@ impl World {
         self.books().took(recipients, content, self.now())
     }
 
-    /// The reply that says so is on its way.
-    pub fn answered(&self, copies: &[(usize, usize)]) {
-        self.books().answered(copies, self.now());
+    /// The reply that says so is on its way, and the client must take it for one if `heard`.
+    pub fn answered(&self, copies: &[(usize, usize)], heard: bool) {
+        self.books().answered(copies, heard, self.now());
     }
 }
 

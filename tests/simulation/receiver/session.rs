@@ -302,9 +302,7 @@ impl Session {
             sleep(self.visit.0.rtt).await;
         }
         self.carry_out(answer, "250 2.0.0 kept").await?;
-        if !self.garbled {
-            self.world.answered(&copies);
-        }
+        self.world.answered(&copies, !self.garbled);
         Ok(())
     }
 

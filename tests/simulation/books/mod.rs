@@ -4,30 +4,21 @@
 //! `f17@…` has a full mailbox. Senders are `s…@…`. Nothing is asserted on the spot: faults are collected and told at the
 //! end, with the seed.
 
-use std::borrow::Cow;
+mod events;
+mod tally;
+
 use std::collections::{HashMap, HashSet};
-use std::fmt::{self, Write};
-use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use posthaste::clock::Timestamp;
 use posthaste::mail::{Class, MessageId};
-use serde::Deserialize;
 
 use crate::engine::Ending;
-
-/// The retry schedule in force, as the configuration has it.
-const DELAY_MIN: u64 = 300_000;
-const DELAY_MAX: u64 = 4 * 3_600_000;
+use events::Kind;
+pub use tally::{Digest, Tally};
 
 /// An attempt that began in time may end so much later.
 const ATTEMPT_MAX: Duration = Duration::from_secs(40 * 60);
-
-/// What needs nobody's answer is done this soon.
-const PROMPT: Duration = Duration::from_secs(2);
-
-/// An attempt that is due begins this soon, as long as receivers hold on to as many connections as they can.
-const LATE_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// How long after its reply a copy may be forgotten in a crash: what comes before the next sync.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
@@ -68,84 +59,8 @@ pub struct Line {
 struct Kept {
     at: Timestamp,
     answered: Option<Timestamp>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    Delivered,
-    Deferred,
-    Bounced,
-    Expired,
-    Cancelled,
-}
-
-/// What the books need of an event.
-#[derive(Debug, Deserialize)]
-struct Event<'a> {
-    time: Cow<'a, str>,
-    event: Kind,
-    message_id: MessageId,
-    #[serde(borrow)]
-    recipient: Cow<'a, str>,
-    sender: Cow<'a, str>,
-    command: Option<Cow<'a, str>>,
-    attempt: u32,
-    next_attempt: Option<Cow<'a, str>>,
-    reply: Cow<'a, str>,
-    timings_ms: Timings,
-}
-
-#[derive(Debug, Deserialize)]
-struct Timings {
-    queue: u64,
-}
-
-/// What happened, in numbers.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct Tally {
-    pub messages: usize,
-    pub recipients: usize,
-    pub delivered: usize,
-    pub bounced: usize,
-    pub expired: usize,
-    pub deferrals: usize,
-    pub reports: usize,
-    /// Copies beyond the first, each explained.
-    pub repeats: usize,
-    pub connections: usize,
-    pub connections_max: usize,
-    pub waiting_max: usize,
-    pub lives: usize,
-    /// To a place that takes everything, whatever stood in line there.
-    pub slowest_transactional: Duration,
-    /// From when an attempt was due to when it began, at any place.
-    pub latest_attempt: Duration,
-    /// Octets of the log, and how many of them live, when there were most.
-    pub log_bytes_max: (u64, u64),
-}
-
-/// A sum over everything that happened, in order.
-#[derive(Debug, Default)]
-pub struct Digest(DefaultHasher);
-
-impl Digest {
-    /// Adds a text.
-    pub fn add(&mut self, what: fmt::Arguments<'_>) {
-        let _ = self.write_fmt(what);
-    }
-
-    /// The sum so far.
-    pub fn sum(&self) -> u64 {
-        self.0.finish()
-    }
-}
-
-impl Write for Digest {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
-    }
+    /// The client had no reason to leave before.
+    heard: bool,
 }
 
 /// See the module.
@@ -262,15 +177,16 @@ impl Books {
                 self.fault(format!("{address} got another content"));
             }
             copies.push((number, self.lines[number].copies.len()));
-            self.lines[number].copies.push(Kept { at: now, answered: None });
+            self.lines[number].copies.push(Kept { at: now, answered: None, heard: false });
         }
         copies
     }
 
     /// The replies for these copies were written.
-    pub fn answered(&mut self, copies: &[(usize, usize)], now: Timestamp) {
+    pub fn answered(&mut self, copies: &[(usize, usize)], heard: bool, now: Timestamp) {
         for (number, copy) in copies {
-            self.lines[*number].copies[*copy].answered = Some(now);
+            let copy = &mut self.lines[*number].copies[*copy];
+            (copy.answered, copy.heard) = (Some(now), heard);
         }
     }
 
@@ -288,96 +204,6 @@ impl Books {
         }
     }
 
-    /// Event lines that are safe in the event log.
-    pub fn record(&mut self, lines: &[u8]) {
-        for line in lines.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
-            self.digest.add(format_args!("{}\n", String::from_utf8_lossy(line)));
-            match serde_json::from_slice::<Event<'_>>(line) {
-                Ok(event) => self.event(&event),
-                Err(error) => self.fault(format!("event {}: {error}", String::from_utf8_lossy(line))),
-            }
-        }
-    }
-
-    fn event(&mut self, event: &Event<'_>) {
-        let at = |text: &str| Timestamp::parse_rfc3339(text).unwrap_or_default();
-        let time = at(&event.time);
-        let Some(number) = self.line_of(&event.recipient) else { return self.report_event(event) };
-        let place = self.lines[number].message;
-        if self.ids.get(&event.message_id) != Some(&place) {
-            return self.fault(format!("{} belongs to another message: {event:?}", event.recipient));
-        }
-        // After a crash a message may be there though nobody was told.
-        self.keep(event.message_id);
-        let (message, line) = (&self.messages[place], &self.lines[number]);
-        let begun = message.not_before.after(Duration::from_millis(event.timings_ms.queue));
-        let mut wrong = Vec::new();
-        if let Some((kind, when)) = line.end {
-            wrong.push(format!("had ended as {kind:?} at {when}"));
-        }
-        if event.event == Kind::Expired {
-            // Who is being tried is given up when that is over; who is not, at once.
-            let most = if event.attempt > line.attempts { ATTEMPT_MAX } else { PROMPT };
-            let late = self.waited(message.expires_at, time);
-            if time < message.expires_at || late > most {
-                wrong.push(format!("{late:?} behind its expiry at {}", message.expires_at));
-            }
-        } else {
-            if event.attempt != line.attempts + 1 {
-                wrong.push(format!("attempt {} after {}", event.attempt, line.attempts));
-            }
-            if begun >= message.expires_at || begun < line.next_attempt.unwrap_or_default() {
-                wrong.push(format!("begun at {begun}: due {:?}, expires {}", line.next_attempt, message.expires_at));
-            }
-        }
-        match event.event {
-            Kind::Delivered => {
-                if !line.copies.iter().any(|copy| copy.answered.is_some_and(|answered| answered <= time)) {
-                    wrong.push("no receiver says so".into());
-                }
-            }
-            Kind::Bounced if !line.refused && !line.nowhere && !self.sender_was_refused(event, time) => {
-                wrong.push(format!("nobody refused it: {}", event.reply))
-            }
-            Kind::Deferred => {
-                let next = at(event.next_attempt.as_deref().unwrap_or_default());
-                wrong.extend(spacing(event.attempt, time, next, message.expires_at));
-            }
-            Kind::Bounced | Kind::Expired => {}
-            Kind::Cancelled => wrong.push("nobody cancelled it".into()),
-        }
-        let had_time = self.waited(message.not_before, message.expires_at) > Duration::from_secs(10);
-        let excused = match event.event {
-            Kind::Delivered => true,
-            Kind::Bounced => line.refused,
-            Kind::Expired => !had_time,
-            Kind::Deferred | Kind::Cancelled => false,
-        };
-        if line.healthy && !excused {
-            wrong.push(format!("the receiver takes everything: {}", event.reply));
-        }
-        let late = match event.event {
-            Kind::Expired => Duration::ZERO,
-            _ => self.waited(line.next_attempt.unwrap_or(message.not_before), begun),
-        };
-        if late > LATE_MAX {
-            wrong.push(format!("begun {late:?} late"));
-        }
-        let waited = self.waited(message.not_before, time);
-        let urgent = line.healthy && message.class == Class::Transactional && event.event == Kind::Delivered;
-        if urgent && waited > Duration::from_secs(10) {
-            wrong.push(format!("transactional mail waited {waited:?}"));
-        }
-        for wrong in wrong {
-            self.fault(format!("{} {:?} at {time}: {wrong}", event.recipient, event.event));
-        }
-        if urgent {
-            self.tally.slowest_transactional = self.tally.slowest_transactional.max(waited);
-        }
-        self.tally.latest_attempt = self.tally.latest_attempt.max(late);
-        self.enter(number, event, time);
-    }
-
     /// So many recipients wait.
     pub fn waiting(&mut self, recipients: usize) {
         self.tally.waiting_max = self.tally.waiting_max.max(recipients);
@@ -390,40 +216,6 @@ impl Books {
             self.fault(format!("at {now}: the log has {bytes} octets, {live} of them live"));
         }
         self.tally.log_bytes_max = self.tally.log_bytes_max.max((bytes, live));
-    }
-
-    fn sender_was_refused(&self, event: &Event<'_>, time: Timestamp) -> bool {
-        let refused = self.senders_refused.get(&*event.sender);
-        event.command.as_deref() == Some("MAIL") && refused.is_some_and(|at| time.since(*at) < Duration::from_secs(5))
-    }
-
-    fn enter(&mut self, number: usize, event: &Event<'_>, time: Timestamp) {
-        let line = &mut self.lines[number];
-        line.attempts = event.attempt;
-        match event.event {
-            Kind::Deferred => {
-                self.tally.deferrals += 1;
-                line.next_attempt = event.next_attempt.as_deref().and_then(Timestamp::parse_rfc3339);
-                return;
-            }
-            Kind::Delivered => self.tally.delivered += 1,
-            Kind::Bounced => self.tally.bounced += 1,
-            Kind::Expired | Kind::Cancelled => self.tally.expired += 1,
-        }
-        line.end = Some((event.event, time));
-    }
-
-    /// An event of a report.
-    fn report_event(&mut self, event: &Event<'_>) {
-        if !event.recipient.starts_with('s') {
-            return self.fault(format!("an event of nobody: {event:?}"));
-        }
-        if event.event != Kind::Deferred {
-            self.tally.reports += 1;
-            if !self.reports_ended.insert((event.message_id, event.recipient.to_string())) {
-                self.fault(format!("a report ended twice: {event:?}"));
-            }
-        }
     }
 
     /// How long the engine was there between the two.
@@ -492,7 +284,7 @@ impl Books {
     /// Why there are more copies than there should be, if nothing explains them.
     fn repeats(&self, line: &Line, end: Kind) -> Option<String> {
         let known = |copy: &Kept| {
-            let answered = copy.answered?;
+            let answered = copy.answered.filter(|_| copy.heard)?;
             let forgotten = |(went, _, ending): &(Timestamp, Timestamp, Ending)| {
                 *ending != Ending::Clean && *went >= answered && went.since(answered) <= IN_FLIGHT
             };
@@ -502,14 +294,4 @@ impl Books {
         let most = usize::from(end == Kind::Delivered);
         (known.len() > most).then(|| format!("ended as {end:?} with copies at {known:?}"))
     }
-}
-
-/// Whether the next attempt is due when the schedule says.
-fn spacing(attempt: u32, time: Timestamp, next: Timestamp, expires_at: Timestamp) -> Option<String> {
-    let centre = DELAY_MIN.saturating_mul(1 << (attempt - 1).min(20)).min(DELAY_MAX);
-    let least = (centre * 3 / 4).max(DELAY_MIN).saturating_sub(1);
-    let most = centre * 5 / 4 + 1;
-    let wait = next.since(time).as_millis() as u64;
-    let kept = (least..=most).contains(&wait) || next == expires_at && wait <= most;
-    (!kept).then(|| format!("the wait after attempt {attempt} is {wait} ms, not {least} to {most}"))
 }
