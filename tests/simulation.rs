@@ -65,7 +65,7 @@ fn a_week_of_traffic() {
     let seeds: Vec<u64> = match (from_environment("POSTHASTE_SEED"), from_environment("POSTHASTE_SEEDS")) {
         (Some(seed), _) => vec![seed],
         (None, Some(count)) => (1..=count).collect(),
-        (None, None) => vec![1],
+        (None, None) => vec![1, 2],
     };
     for seed in seeds {
         check(seed, WEEK);

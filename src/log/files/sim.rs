@@ -323,8 +323,7 @@ impl LogFile for SimFile {
     fn write_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk();
         let fault = disk.meet(Deed::Write, self.epoch)?;
-        let mut data: Vec<u8> = Vec::with_capacity(pieces.iter().map(|piece| piece.len()).sum());
-        pieces.iter().for_each(|piece| data.extend_from_slice(piece));
+        let mut data: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         match fault {
             None => {}
             Some(Fault::Short) => data.truncate((data.len() / 2).max(1)),
