@@ -16,7 +16,7 @@ use super::survey::{End, Surveyed};
 use super::table::Table;
 use super::writer::Writer;
 use super::zero::Filler;
-use super::{Append, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
+use super::{Append, Drive, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
 use crate::telemetry::Metrics;
 
 /// A log, open for writing. Share it by `Arc`; the last one to go closes it.
@@ -25,6 +25,8 @@ pub struct Log {
     filler: Arc<Filler>,
     /// The writer's and the filler's.
     threads: Mutex<Option<[JoinHandle<()>; 2]>>,
+    /// The writer of a log without threads, until it is closed.
+    stepped: Option<Mutex<Option<Writer>>>,
 }
 
 /// What handle and writer share.
@@ -72,7 +74,7 @@ impl Log {
         }
         let table = std::mem::replace(&mut replay.table, Table::new(options.segment_size));
         let shared = Arc::new(Shared {
-            pending: Pending::new(options.queue_bytes_max),
+            pending: Pending::new(options.queue_bytes_max, options.drive.clone()),
             health: watch::Sender::new(Health::Ok),
             table: Mutex::new(table),
             reclaiming: Mutex::default(),
@@ -83,6 +85,12 @@ impl Log {
         });
         let filler = Arc::new(Filler::default());
         let writer = Writer::start(shared.clone(), filler.clone(), replay)?;
+        if let Drive::Stepped(_) = shared.options.drive {
+            filler.stop();
+            shared.pending.take_now();
+            let stepped = Some(Mutex::new(Some(writer)));
+            return Ok((Log { shared, filler, threads: Mutex::new(None), stepped }, report));
+        }
         let (fills, fills_for) = (filler.clone(), shared.clone());
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(run).map_err(LogError::io("start a thread for", &dir))
@@ -90,7 +98,24 @@ impl Log {
         let filling = spawn("log-filler", Box::new(move || fills.run(&fills_for)))?;
         let writing = spawn("log", Box::new(move || writer.run()));
         let writing = writing.inspect_err(|_| filler.stop())?;
-        Ok((Log { shared, filler, threads: Mutex::new(Some([writing, filling])) }, report))
+        Ok((Log { shared, filler, threads: Mutex::new(Some([writing, filling])), stepped: None }, report))
+    }
+
+    /// Writes and syncs what is queued and calls each `done`, on this thread, until nothing is queued; nothing at all if the
+    /// log has a thread for that. Not to be called from a `done`.
+    pub fn step(&self) {
+        let Some(stepped) = &self.stepped else { return };
+        let mut writer = stepped.lock().expect("nothing panics under this lock");
+        while let Some(running) = &mut *writer
+            && let Some(work) = self.shared.pending.take_now()
+        {
+            let closing = work.closing;
+            running.turn(work);
+            if closing {
+                writer.take().into_iter().for_each(Writer::finish);
+                self.shared.lock.lock().expect("nothing panics under this lock").take();
+            }
+        }
     }
 
     /// Queues records; returns at once. They stand side by side in the log, in one batch, and stand or fall together, also in a crash.
@@ -109,6 +134,9 @@ impl Log {
     /// # Cancel safety
     /// Safe; the read ends on its own.
     pub async fn read(&self, location: Location) -> Result<Record, LogError> {
+        if self.stepped.is_some() {
+            return self.shared.read(location, true);
+        }
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || shared.read(location, true));
         // Fails only while the runtime is being shut down.
@@ -120,6 +148,9 @@ impl Log {
     /// # Errors
     /// As [`Log::read`], but for the body.
     pub async fn read_head(&self, location: Location) -> Result<Record, LogError> {
+        if self.stepped.is_some() {
+            return self.shared.read(location, false);
+        }
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || shared.read(location, false));
         // As above.
@@ -228,6 +259,7 @@ impl Log {
     /// [`LogError::Closed`]. Blocks; a second call does nothing.
     pub fn close(&self) {
         self.shared.pending.close();
+        self.step();
         self.filler.stop();
         let threads = self.threads.lock().expect("nothing panics under this lock").take();
         // A `done` may have held the last handle. The thread cannot wait for itself; it ends by itself, and the lock with it.

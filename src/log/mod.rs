@@ -112,6 +112,29 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// How often a read-only log tries to begin a new segment.
     pub retry: Duration,
+    /// Who does the writing.
+    pub drive: Drive,
+}
+
+/// Who does the writing.
+#[derive(Clone, Default)]
+pub enum Drive {
+    /// A thread of the log's own.
+    #[default]
+    Thread,
+    /// Nobody but who calls [`Log::step`], on whose thread each `done` then runs; reads are done where they are awaited. The
+    /// closure is called when there is something to do; it must not block. For simulations, in which nothing may happen at
+    /// its own time. `linger` and `retry` mean nothing then.
+    Stepped(Arc<dyn Fn() + Send + Sync>),
+}
+
+impl fmt::Debug for Drive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Drive::Thread => "Thread",
+            Drive::Stepped(_) => "Stepped",
+        })
+    }
 }
 
 impl LogOptions {
@@ -125,6 +148,7 @@ impl LogOptions {
             linger: Duration::from_millis(10),
             queue_bytes_max: 64 << 20,
             retry: Duration::from_secs(1),
+            drive: Drive::Thread,
         }
     }
 }

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use super::batch::{Batch, batch_len, first_group_len};
 use super::files::LogFile;
 use super::handle::Shared;
-use super::pending::Entry;
+use super::pending::{Entry, Work};
 use super::record::Stamp;
 use super::replay::Replay;
 use super::segment::{PAGE, page_up};
@@ -104,18 +104,24 @@ impl Writer {
         loop {
             let tick = self.refusal.as_ref().map(|r| r.next_try.saturating_duration_since(self.clock.instant()));
             let work = self.shared.pending.take(self.shared.options.linger, tick);
-            let due = self.refusal.as_ref().is_some_and(|r| r.next_try <= self.clock.instant());
-            if due || work.closing && self.refusal.is_some() {
-                self.heal();
-            }
-            self.admit(work.entries);
-            self.write_queue();
-            for (done, error) in work.refused {
-                call(done, Err(error));
-            }
-            if work.closing {
+            let closing = work.closing;
+            self.turn(work);
+            if closing {
                 return self.finish();
             }
+        }
+    }
+
+    /// Does what there is to do, without waiting for more.
+    pub fn turn(&mut self, work: Work) {
+        let due = self.refusal.as_ref().is_some_and(|r| r.next_try <= self.clock.instant());
+        if due || work.closing && self.refusal.is_some() {
+            self.heal();
+        }
+        self.admit(work.entries);
+        self.write_queue();
+        for (done, error) in work.refused {
+            call(done, Err(error));
         }
     }
 
@@ -264,7 +270,7 @@ impl Writer {
     }
 
     /// The log is closed: nothing is left behind, or it is said.
-    fn finish(mut self) {
+    pub fn finish(mut self) {
         let left = std::mem::take(&mut self.queue);
         if !left.is_empty() {
             tracing::error!(records = left.len(), "the log was closed before these could be written");

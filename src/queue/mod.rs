@@ -18,6 +18,8 @@
 //! | `status.rs`, `cancel.rs` | what senders see and do |
 
 mod cancel;
+#[doc(hidden)]
+pub mod census;
 mod contents;
 mod dial;
 mod door;

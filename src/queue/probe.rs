@@ -37,6 +37,27 @@ fn routes() -> HashMap<AddressHost, Arc<Route>> {
     hosts.map(route).collect()
 }
 
+/// Routes to so many sites.
+#[cfg(test)]
+pub(super) fn relays(count: u16) -> Vec<Arc<Route>> {
+    let relay = |port: u16| RouteConfig {
+        pattern: format!("h{port}.example"),
+        relay: vec![format!("127.0.0.1:{port}")],
+        tls: None,
+        username: None,
+        password_file: None,
+    };
+    let relays: Vec<RouteConfig> = (1..=count).map(relay).collect();
+    let dns = DnsConfig { nameservers: vec![([127, 0, 0, 1], 9).into()], ..DnsConfig::default() };
+    let router = Router::new(&dns, &DeliveryConfig::default(), &relays).expect("the routes are well formed");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let route = |relay: &RouteConfig| {
+        let host = AddressHost::Domain(relay.pattern.parse().expect("a domain"));
+        runtime.block_on(router.route(&host)).expect("a fixed route asks nobody")
+    };
+    relays.iter().map(route).collect()
+}
+
 thread_local! {
     /// Made once a thread: a resolver reads files.
     static ROUTES: HashMap<AddressHost, Arc<Route>> = routes();

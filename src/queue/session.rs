@@ -151,6 +151,7 @@ impl Queue {
             return false;
         }
         let woken = tokio::select! {
+            biased;
             () = wake.notified() => true,
             () = connection.idle() => false,
             () = tokio::time::sleep(parts.delivery.idle_timeout) => false,

@@ -33,6 +33,15 @@ pub(super) struct SiteState {
 }
 
 impl SiteState {
+    /// Mail waits here, a session is open, or something must not be forgotten yet.
+    pub(super) fn is_busy(&self, now: u64) -> bool {
+        let remembered = match self.health {
+            Health::Open { .. } => false,
+            Health::Crowded { until, .. } | Health::Shut { until, .. } => now < until,
+        };
+        self.sessions > 0 || !self.ready.is_empty() || self.taken_by_then.is_some() || remembered
+    }
+
     pub(super) fn new(route: Arc<Route>) -> SiteState {
         SiteState {
             route,

@@ -171,3 +171,23 @@ fn a_long_line_gets_another_session_at_once() {
         assert_eq!(connects(&actions), opened, "message {id}");
     }
 }
+
+#[test]
+fn sites_that_nothing_leads_to_are_forgotten() {
+    let mut actions = Vec::new();
+    let mut scheduler = with_a_message(&mut actions);
+    let routes: Vec<_> = probe::relays(3_000);
+    let hosts: Vec<_> =
+        actions.drain(..).filter_map(|a| if let Action::Resolve(host, _) = a { Some(host) } else { None }).collect();
+    // One host stays where it is, the other one moves on and on.
+    scheduler.routed(0, hosts[0], Ok(routes[0].clone()), u64::MAX, &mut actions);
+    for route in &routes[1..] {
+        scheduler.routed(0, hosts[1], Ok(route.clone()), u64::MAX, &mut actions);
+    }
+    let census = scheduler.census();
+    assert!((2..=1024).contains(&census.sites), "{census:?}");
+    assert_eq!(scheduler.sites().filter(|site| site.route.site == routes[0].site).count(), 1);
+    assert_eq!(scheduler.site_id(0, &routes[0]), 0);
+    // Those that have a session or mail waiting stay, and their numbers are theirs alone.
+    assert_eq!(census.ready, 2);
+}

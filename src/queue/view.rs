@@ -167,8 +167,7 @@ impl Queue {
     pub fn sites(&self) -> Vec<SiteView> {
         let now = self.now();
         let scheduler = self.lock();
-        let sites = scheduler.sites().iter();
-        let told = sites.map(|site| {
+        let told = scheduler.sites().map(|site| {
             let (health, reason, shut_for) = match &site.health {
                 Health::Shut { until, failure, .. } if now < *until => {
                     ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))

@@ -26,6 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use dns::{DnsError, MxAnswer, NameTable, Said};
 pub use fixed::RoutingError;
 pub use route::{Hop, HopHost, NoRoute, Route, Site};
 
@@ -62,10 +63,27 @@ impl Router {
     /// # Errors
     /// A `[[route]]` that makes no sense, or the system's resolver configuration cannot be read.
     pub fn new(dns: &DnsConfig, delivery: &DeliveryConfig, routes: &[RouteConfig]) -> Result<Router, RoutingError> {
+        Router::with_dns(dns::Dns::new(dns)?, delivery, routes)
+    }
+
+    /// The same, asking `table` instead of the DNS: for simulations.
+    ///
+    /// # Errors
+    /// A `[[route]]` that makes no sense.
+    pub fn simulated(
+        dns: &DnsConfig,
+        delivery: &DeliveryConfig,
+        routes: &[RouteConfig],
+        table: Arc<dyn NameTable>,
+    ) -> Result<Router, RoutingError> {
+        Router::with_dns(dns::Dns::simulated(dns, table), delivery, routes)
+    }
+
+    fn with_dns(dns: dns::Dns, delivery: &DeliveryConfig, routes: &[RouteConfig]) -> Result<Router, RoutingError> {
         let fixed =
             routes.iter().map(|route| fixed::FixedRoute::read(route, delivery.tls)).collect::<Result<_, _>>()?;
         let shared = Shared {
-            dns: dns::Dns::new(dns)?,
+            dns,
             fixed,
             port: delivery.port,
             allow_loopback: delivery.allow_loopback,

@@ -17,6 +17,8 @@
 //! is safe at any time. A segment with a tombstone outlives the segments with the message ([`crate::log`] `depend`).
 
 mod cache;
+#[doc(hidden)]
+pub mod census;
 mod codec;
 mod index;
 mod message;
@@ -142,11 +144,24 @@ impl Spool {
         outlets: Outlets,
         clock: Clock,
     ) -> Result<(Arc<Spool>, Opened), SpoolError> {
-        let options = LogOptions {
-            segment_size: config.segment_size.0,
-            disk_free_min: config.disk_free_min.0,
-            ..LogOptions::new(dir)
-        };
+        let options = LogOptions::new(dir);
+        Spool::open_with(options, config, files, metrics, outlets, clock)
+    }
+
+    /// The same with options of the log's own that no configuration has: how it is driven.
+    ///
+    /// # Errors
+    /// As [`open`](Spool::open).
+    pub fn open_with(
+        options: LogOptions,
+        config: &SpoolConfig,
+        files: Arc<dyn Files>,
+        metrics: Arc<Metrics>,
+        outlets: Outlets,
+        clock: Clock,
+    ) -> Result<(Arc<Spool>, Opened), SpoolError> {
+        let options =
+            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, ..options };
         let queued_max = options.queue_bytes_max;
         let Outlets { exported, export, ledger } = outlets;
         let mut replay = replay::Replay::new(exported, export.clone());
@@ -333,6 +348,11 @@ impl Spool {
     /// Whether new mail can be written, and why not.
     pub fn health(&self) -> Health {
         self.log.health()
+    }
+
+    /// Writes what is queued, where the log has no thread for it ([`Drive::Stepped`](crate::log::Drive)).
+    pub fn step(&self) {
+        self.log.step();
     }
 
     /// Segments from this one on hold events that are not yet safely in the event log.

@@ -58,6 +58,7 @@ impl Spool {
             })
             .map_err(Arc::new)?;
         drop(sender);
+        self.log.step();
         let copied: Vec<Option<SegmentId>> = copied.iter().collect();
         // If one is missing, the segment stays as it is.
         let into: Option<Vec<SegmentId>> = copied.into_iter().collect();
@@ -82,6 +83,7 @@ impl Spool {
         };
         self.log.scan(segment, &mut copy).map_err(Arc::new)?;
         drop(waiter);
+        self.log.step();
         // Every copy holds a sender until its callback has run.
         while copied.recv().is_ok() {}
         outcome

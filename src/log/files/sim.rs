@@ -146,7 +146,7 @@ impl SimFiles {
         disk.powered && disk.stopped.is_none()
     }
 
-    /// Cuts the power now.
+    /// Cuts the power: everything fails until [`restart`](SimFiles::restart) or [`kill`](SimFiles::kill).
     pub fn cut(&self) {
         self.disk().powered = false;
     }
@@ -450,6 +450,7 @@ impl Files for SimFiles {
         let (inode, epoch) = (disk.find(path)?, disk.epoch);
         disk.change(Deed::Change, epoch, Change::Remove(path.into()))?;
         disk.free += std::mem::take(&mut disk.inodes[inode].allocated);
+        disk.inodes[inode].removed = true;
         Ok(())
     }
 
@@ -485,6 +486,14 @@ impl Files for SimFiles {
         disk.check_names()?;
         for change in disk.changes.drain(..) {
             change.apply(&mut disk.durable_names);
+        }
+        // Nobody can come back to a file without a name; a long simulation makes many.
+        for (at, inode) in
+            disk.inodes.iter_mut().enumerate().filter(|(_, inode)| inode.removed && !inode.shown.is_empty())
+        {
+            if disk.durable_names.values().all(|named| *named != at) {
+                *inode = Inode::forgotten();
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Sites and their sessions: who may open one, who must close one, who gets the next message.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -16,6 +17,8 @@ const PATIENCE: u64 = 20;
 
 /// Items for each session that make another one worth its while at once: dialling takes as long as a few transactions.
 const LONG_LINE: usize = 4;
+/// So many sites are kept without a look at which are of use.
+const SITES_MIN: usize = 1024;
 
 impl Scheduler {
     /// Puts an item where the sessions of its site find it.
@@ -44,7 +47,8 @@ impl Scheduler {
     /// Puts other limits in force: what they allow more of is taken up at once, what they allow less of ends by itself.
     pub(in crate::queue) fn set_limits(&mut self, now: u64, limits: Limits, actions: &mut Vec<Action>) {
         self.limits = limits;
-        (0..self.sites.len() as SiteId).for_each(|id| self.staff(now, id, actions));
+        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
     }
 
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
@@ -114,7 +118,7 @@ impl Scheduler {
 
     /// An idle session of any site: it finds nothing to do and makes room.
     fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
-        self.sites.iter_mut().find_map(|site| site.idle.pop())
+        self.sites.iter_mut().find_map(|(_, site)| site.idle.pop())
     }
 
     /// Whether a session that has had its share should close because a site has none. As many are told so as there are
@@ -303,26 +307,38 @@ impl Scheduler {
 
     /// Opens every site that was closed, for an operator's retry.
     pub(in crate::queue) fn reopen_sites(&mut self) {
-        self.sites.iter_mut().for_each(|site| site.health = Health::Open { failures: 0 });
+        self.sites.iter_mut().for_each(|(_, site)| site.health = Health::Open { failures: 0 });
     }
 
     pub(in crate::queue) fn site(&self, id: SiteId) -> &SiteState {
         &self.sites[id as usize]
     }
 
-    pub(in crate::queue) fn sites(&self) -> &[SiteState] {
-        &self.sites
+    pub(in crate::queue) fn sites(&self) -> impl Iterator<Item = &SiteState> {
+        self.sites.iter().map(|(_, site)| site)
     }
 
     /// The site the route leads to, which keeps the newest route.
-    pub(in crate::queue) fn site_id(&mut self, route: &Arc<Route>) -> SiteId {
+    pub(in crate::queue) fn site_id(&mut self, now: u64, route: &Arc<Route>) -> SiteId {
         if let Some(id) = self.site_ids.get(&route.site) {
             self.sites[*id as usize].route = Arc::clone(route);
             return *id;
         }
-        let id = self.sites.len() as SiteId;
-        self.sites.push(SiteState::new(Arc::clone(route)));
+        if self.sites.len() >= self.sites_max {
+            self.forget_sites(now);
+            self.sites_max = SITES_MIN.max(2 * self.sites.len());
+        }
+        let id = self.sites.insert(SiteState::new(Arc::clone(route))) as SiteId;
         self.site_ids.insert(route.site.clone(), id);
         id
+    }
+
+    /// Forgets the sites that no host leads to any more and where nothing goes on. Hosts move, and what they leave behind
+    /// would be kept for as long as the daemon runs. Called when the table has doubled, so it costs O(1) a new site.
+    fn forget_sites(&mut self, now: u64) {
+        let in_line = self.starving.iter().chain(&self.hungry).copied();
+        let named: HashSet<SiteId> = self.hosts.sites().chain(in_line).collect();
+        self.sites.retain(|id, site| site.is_busy(now) || named.contains(&(id as SiteId)));
+        self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Inode {
     pub durable: Vec<u8>,
     pub unsynced: Vec<Unsynced>,
     pub allocated: u64,
+    /// Its name was taken away.
+    pub removed: bool,
     /// Pages of which the file system knows, durably, that they were written. All others read as zeros.
     written: BTreeSet<usize>,
 }
@@ -41,6 +43,11 @@ fn pages(mut offset: usize, mut data: &[u8]) -> impl Iterator<Item = (usize, &[u
 }
 
 impl Inode {
+    /// A file to which no name leads any more.
+    pub fn forgotten() -> Inode {
+        Inode { removed: true, ..Inode::default() }
+    }
+
     pub fn write(&mut self, offset: usize, data: Vec<u8>) {
         put(&mut self.shown, offset, &data);
         self.unsynced.push(Unsynced::Write(offset, data));
