@@ -110,7 +110,7 @@ impl Ledger {
         let (again, counts) = (Arc::clone(&files), Arc::clone(&metrics));
         let opened = Receipts::open(&receipts_dir, config.keep_keys, pace, again, counts, clock);
         let receipts = opened.map_err(|error| LedgerError::new(&error))?;
-        let facts = Facts::open(&dir.join("facts"), indexes, files, Arc::clone(&metrics))?;
+        let facts = Facts::open(&dir.join("facts"), pace.segment_size, indexes, files, Arc::clone(&metrics))?;
         let ledger = Ledger { receipts, facts, threads: Mutex::default() };
         let (receipts, facts) = (Arc::clone(&ledger.receipts), Arc::clone(&ledger.facts));
         ledger.start("ledger", move || receipts.run())?;
@@ -121,7 +121,8 @@ impl Ledger {
     /// For tests on a simulated disk: in a hurry, with small runs.
     #[cfg(test)]
     pub(crate) fn open_small(files: &crate::log::sim::SimFiles) -> Ledger {
-        let pace = Pace { linger: std::time::Duration::from_millis(1), recent_max: 40, batches_max: 20 };
+        let linger = std::time::Duration::from_millis(1);
+        let pace = Pace { linger, recent_max: 40, batches_max: 20, segment_size: 64 << 10 };
         let (files, indexes) = (Arc::new(files.clone()), Box::<facts::MemoryIndexes>::default());
         let config = LedgerConfig::default();
         let metrics = Arc::new(Metrics::new());

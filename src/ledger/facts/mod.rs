@@ -28,8 +28,8 @@ use super::codec::{CodecError, Fact, read_facts, write_facts};
 use super::{LedgerError, Table, log_options};
 use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, Position, Replayed, SegmentId};
 use crate::telemetry::Metrics;
-use index::{Applied, Entry, Index, IndexError};
 pub(super) use index::Indexes;
+use index::{Applied, Entry, Index, IndexError};
 #[cfg(test)]
 pub(super) use memory::MemoryIndexes;
 pub(super) use sled::SledIndexes;
@@ -41,7 +41,6 @@ pub(super) const VALUE_MAX: usize = 3 << 10;
 /// Longest key, in octets.
 pub(super) const KEY_MAX: usize = 512;
 
-const SEGMENT_SIZE: u64 = 1 << 20;
 /// Facts handed to the index at once.
 const CHUNK: usize = 4096;
 /// How often a broken index is tried again.
@@ -106,6 +105,7 @@ impl Facts {
     /// Opens the log in `dir` and brings the index up to date; makes it anew if need be.
     pub(super) fn open(
         dir: &Path,
+        segment_size: u64,
         indexes: Box<dyn Indexes>,
         files: Arc<dyn Files>,
         metrics: Arc<Metrics>,
@@ -117,7 +117,7 @@ impl Facts {
             state.records.entry(record.location.position.segment).or_default().push(record.location);
         };
         let nobody = Arc::new(Metrics::new());
-        let opened = Log::open(log_options(dir, SEGMENT_SIZE), Arc::clone(&files), nobody, &mut visit);
+        let opened = Log::open(log_options(dir, segment_size), Arc::clone(&files), nobody, &mut visit);
         let (log, _) = opened.map_err(|error| LedgerError::new(&error))?;
         state.records.values().flatten().for_each(|location| log.retain(*location));
         let disk = Disk { log, dir: dir.to_owned(), files, indexes, metrics };
@@ -447,6 +447,7 @@ impl Disk {
             let applied = index.applied()?;
             match applied.map(|applied| applied.through) {
                 through if through > last => Err(IndexError("it knows more than the log".into())),
+                None if last.is_some() => Err(IndexError("it is empty".into())),
                 through => self.catch_up(index, applied, through),
             }
         });

@@ -20,6 +20,8 @@ use crate::log::Position;
 const FORMAT: u8 = 1;
 /// Key of what it says of itself; no table has that number.
 const APPLIED: &[u8] = &[0];
+/// With more facts than this they are not counted at start.
+const COUNTED_MAX: u64 = 100_000;
 
 /// Indexes in a folder.
 #[derive(Debug)]
@@ -45,8 +47,9 @@ impl Indexes for SledIndexes {
                 .flush_every_ms(Some(500));
             let db = config.open()?;
             let raw = File::open(self.dir.join("db"))?;
-            Ok(Arc::new(SledIndex { db, raw }) as Arc<dyn Index>)
+            Ok(SledIndex { db, raw })
         })
+        .and_then(SledIndex::checked)
     }
 
     fn set_aside(&self) -> Result<()> {
@@ -72,6 +75,21 @@ struct SledIndex {
     db: sled::Db,
     /// Our own handle of sled's file, to sync it.
     raw: File,
+}
+
+impl SledIndex {
+    /// Counts its facts, if that takes no time: a page that was lost is not always noticed by sled.
+    fn checked(self) -> Result<Arc<dyn Index>> {
+        let said = self.applied()?.map_or(0, |applied| applied.facts);
+        if said < COUNTED_MAX {
+            let found =
+                guard(|| Ok(self.db.iter().keys().filter(|key| !matches!(key, Ok(key) if key == APPLIED)).count()))?;
+            if found as u64 != said {
+                return Err(IndexError(format!("it has {found} facts and should have {said}")));
+            }
+        }
+        Ok(Arc::new(self))
+    }
 }
 
 /// What sled or the file system says, as text; a panic too.

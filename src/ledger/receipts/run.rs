@@ -108,7 +108,7 @@ impl Builder {
         if self.last.replace(kept.name) == Some(kept.name) {
             return;
         }
-        if self.count as usize % PER_PAGE == 0 {
+        if (self.count as usize).is_multiple_of(PER_PAGE) {
             self.end_page();
             self.fences.push((kept.name >> 96) as u32);
         }

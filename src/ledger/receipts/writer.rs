@@ -41,11 +41,13 @@ pub(in crate::ledger) struct Pace {
     pub recent_max: usize,
     /// or of what so many batches hold; each takes 4 KiB on disk at least.
     pub batches_max: usize,
+    /// Octets of a file of either log.
+    pub segment_size: u64,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { linger: Duration::from_millis(200), recent_max: 65_536, batches_max: 4096 }
+        Pace { linger: Duration::from_millis(200), recent_max: 65_536, batches_max: 4096, segment_size: 4 << 20 }
     }
 }
 
@@ -99,8 +101,7 @@ impl Replay {
         let newest = runs.iter().max_by_key(|run| run.covers).map(|run| (run.covers, run.through));
         runs.retain(|run| !replaced.contains(&run.location.position) && counts(run.until_max, now));
         runs.iter().for_each(|run| log.retain(run.location));
-        let mut state =
-            State { runs: Arc::new(runs), through: newest.map(|(_, through)| through), ..State::default() };
+        let mut state = State { runs: Arc::new(runs), through: newest.map(|(_, through)| through), ..State::default() };
         for (location, head) in batches {
             if newest.is_some_and(|(covers, _)| location.position <= covers) {
                 continue;
@@ -134,7 +135,8 @@ impl Receipts {
         let mut replay = Replay::default();
         // The log counts under the spool's names; these numbers are nobody's.
         let nobody = Arc::new(Metrics::new());
-        let (log, _) = Log::open(log_options(dir, 4 << 20), files, nobody, &mut |record| replay.visit(record))?;
+        let (log, _) =
+            Log::open(log_options(dir, pace.segment_size), files, nobody, &mut |record| replay.visit(record))?;
         let state = replay.finish(&log, clock.timestamp());
         let receipts = Receipts {
             state: Mutex::new(state),
@@ -203,7 +205,8 @@ impl Receipts {
         }
         if !state.outbox.is_empty() && !state.closing {
             let open = |state: &mut State| !state.closing;
-            state = self.wake.wait_timeout_while(state, self.pace.linger, open).expect("no code panics under this lock").0;
+            state =
+                self.wake.wait_timeout_while(state, self.pace.linger, open).expect("no code panics under this lock").0;
         }
         !state.closing
     }
@@ -227,12 +230,18 @@ impl Receipts {
         let receipts = Arc::clone(self);
         let head = BatchHead { through, kept }.write();
         // Under the lock, so that batches stand in the order of their numbers.
-        log.append([append(BATCH, head, Bytes::new(), move |log, location| {
-            log.retain(location);
-            let mut state = receipts.lock();
-            state.unsynced.pop_front();
-            state.batches.push_back(Batch { number, location, through });
-        }, self)]);
+        log.append([append(
+            BATCH,
+            head,
+            Bytes::new(),
+            move |log, location| {
+                log.retain(location);
+                let mut state = receipts.lock();
+                state.unsynced.pop_front();
+                state.batches.push_back(Batch { number, location, through });
+            },
+            self,
+        )]);
         let many = state.recent.len() >= self.pace.recent_max || state.batches.len() >= self.pace.batches_max;
         if many && !more && !closing && state.frozen.is_none() {
             state.frozen = Some((number, Arc::new(std::mem::take(&mut state.recent))));
@@ -305,18 +314,24 @@ impl Receipts {
         self.lock().job = Some(job);
         log.append(made.into_iter().map(|(head, body)| {
             let (receipts, written) = (Arc::clone(self), head.write());
-            append(RUN, written, body, move |log, location| {
-                log.retain(location);
-                let run = Arc::new(Run::new(location, head));
-                let mut state = receipts.lock();
-                let Some(mut job) = state.job.take() else { return };
-                job.made.push(run);
-                job.missing -= 1;
-                match job.missing {
-                    0 => state.install(log, job),
-                    _ => state.job = Some(job),
-                }
-            }, self)
+            append(
+                RUN,
+                written,
+                body,
+                move |log, location| {
+                    log.retain(location);
+                    let run = Arc::new(Run::new(location, head));
+                    let mut state = receipts.lock();
+                    let Some(mut job) = state.job.take() else { return };
+                    job.made.push(run);
+                    job.missing -= 1;
+                    match job.missing {
+                        0 => state.install(log, job),
+                        _ => state.job = Some(job),
+                    }
+                },
+                self,
+            )
         }));
     }
 }
