@@ -353,10 +353,14 @@ impl Facts {
         for (at, facts) in records {
             // What cannot be read is not to be thrown away: a later version may know better.
             let facts = facts.map_err(|error| LedgerError::new(&error))?;
-            match self.copy(at, facts, &sender)? {
-                Some(appended) => missing += usize::from(appended),
-                None => return Ok(false),
-            }
+            let appended = loop {
+                match self.copy(at, &facts, &sender)? {
+                    Some(appended) => break appended,
+                    None if !self.wait_for_puts() => return Ok(false),
+                    None => {}
+                }
+            };
+            missing += usize::from(appended);
         }
         while missing > 0 {
             match copied.recv_timeout(RETRY) {
@@ -373,7 +377,7 @@ impl Facts {
     fn copy(
         self: &Arc<Self>,
         at: Position,
-        facts: Vec<Fact>,
+        facts: &[Fact],
         sender: &Sender<bool>,
     ) -> Result<Option<bool>, LedgerError> {
         let state = self.lock();
@@ -390,7 +394,7 @@ impl Facts {
             };
             // A key that stands twice in one record counts as the record's last.
             if now == Some(at) {
-                live.push(fact);
+                live.push(fact.clone());
             }
         }
         if live.is_empty() {
@@ -399,6 +403,12 @@ impl Facts {
         let sender = sender.clone();
         self.append(live, Durability::Relaxed, move |result| _ = sender.send(result.is_ok()));
         Ok(Some(true))
+    }
+
+    /// Until a put is on disk. False: the log does not get on, or is being closed.
+    fn wait_for_puts(&self) -> bool {
+        let (state, waited) = self.wake.wait_timeout(self.lock(), RETRY).expect("no code panics under this lock");
+        !waited.timed_out() && !state.closing
     }
 
     fn publish(&self) {

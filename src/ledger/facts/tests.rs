@@ -192,7 +192,7 @@ fn an_index_that_fails_is_opened_again_or_made_anew() {
     }
 }
 
-/// A million changes of few facts: the log keeps to a few segments, and is right when the index is lost.
+/// Many changes of few facts: the log keeps to a few segments, and is right when the index is lost.
 #[test]
 fn the_log_does_not_grow_with_changes() {
     let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
@@ -214,7 +214,7 @@ fn the_log_does_not_grow_with_changes() {
         most = most.max(open.facts.disk.as_ref().unwrap().log.segments().len());
     }
     // 600 records of 2.2 KB would fill 40 segments of 64 KiB.
-    assert!(most <= 16, "{most} segments");
+    assert!(most <= 20, "{most} segments");
     assert_eq!(open.all(), expected);
     drop(open);
     files.restart();
