@@ -12,17 +12,23 @@
 //! no NUL, and a header section made of fields.
 
 pub mod door;
+pub mod fingerprint;
 mod gate;
+pub mod grpc;
+pub mod http;
 pub mod message;
 pub mod options;
 pub mod received;
 mod rejection;
+pub mod request;
 mod smtp;
 mod steer;
 mod tls;
+pub mod web;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,14 +62,29 @@ pub struct Submission {
 /// Why the listeners could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmissionError {
-    /// An address of `submission.smtp.listen` is taken, not ours, or not allowed.
-    #[error("listen on {address} (submission.smtp.listen)")]
+    /// An address of `listen` is taken, not ours, or not allowed.
+    #[error("listen on {address} (submission.{door}.listen)")]
     Bind {
+        /// Of which door: smtp, grpc or http.
+        door: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
+    /// A path of `listen_unix` is taken, too long, or not allowed.
+    #[error("listen on {} (submission.{door}.listen_unix)", path.display())]
+    BindUnix {
+        /// Of which door: grpc or http.
+        door: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(TlsError),
 }
 
 impl Submission {
@@ -83,7 +104,7 @@ impl Submission {
         let mut listeners = Vec::new();
         let mut local_addrs = Vec::new();
         for &address in &config.listen {
-            let error = |source| SubmissionError::Bind { address, source };
+            let error = |source| SubmissionError::Bind { door: "smtp", address, source };
             // Alone, [::] also serves IPv4; beside 0.0.0.0 it must not, or the second bind fails.
             let v4_apart = config.listen.contains(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
             let listener = smtp::bind(address, v4_apart).map_err(error)?;

@@ -164,10 +164,10 @@ impl<D: Door> Session<D> {
         let id = shared.door.next_ids(1);
         let protocol = Protocol { extended: hello.extended, tls: self.tls, smtputf8: transaction.parameters.smtputf8 };
         let received = Received {
-            hello: &hello.name,
-            client: self.client,
+            hello: Some(&hello.name),
+            client: Some(self.client),
             by: &shared.hostname,
-            protocol,
+            protocol: protocol.name(),
             id,
             recipient: None,
             at: shared.clock.timestamp(),
