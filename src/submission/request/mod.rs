@@ -30,7 +30,7 @@ use self::envelope::Envelope;
 use self::parts::Built;
 use super::door::{Door, Handover, NewMessage};
 use super::message::{self, Circumstances, HEADROOM, MessageError};
-use super::options::PREFIX;
+use super::options::{Asked, PREFIX};
 use super::received::Received;
 use super::rejection::{Rejection, Violation};
 use crate::access::Principal;
@@ -298,7 +298,8 @@ impl Making<'_> {
         };
         let reverse_path = &envelope.reverse_path;
         let expire_after = self.expire_after;
-        let known = Circumstances { received, reverse_path, smtputf8, eight_bit, expire_after };
+        let asked = Asked::default();
+        let known = Circumstances { received, reverse_path, recipients, asked, smtputf8, eight_bit, expire_after };
         let completed = message::complete_with(buffer, &known, envelope.options.clone())
             .map_err(|error| refused(&error, circumstances.names.raw))?;
         let envelope = mail::Envelope {
@@ -336,6 +337,10 @@ fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Vio
         if header::fields(section).any(|field| field.is(&name)) {
             violations.add(field, format!("is given by {name} in {raw}, too; say it once"));
         }
+    }
+    let key = format!("{PREFIX}Idempotency-Key");
+    if request.idempotency_key.is_none() && header::fields(section).any(|field| field.is(&key)) {
+        violations.add(raw.to_owned(), format!("{key}: say it as idempotency_key"));
     }
 }
 
