@@ -32,5 +32,7 @@ mod routes;
 mod signing;
 #[path = "engine/sites.rs"]
 mod sites;
+#[path = "engine/tenants.rs"]
+mod tenants;
 #[path = "engine/times.rs"]
 mod times;
