@@ -193,7 +193,8 @@ impl Doors {
     ) -> anyhow::Result<Doors> {
         let Certificates { smtp: tls, .. } = Certificates::load(config)?;
         let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
-        let smtp = Submission::start(smtp, hostname.clone(), tls, Arc::clone(gate), Arc::clone(metrics), clock)?;
+        let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
+        let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
         let (door, log, counts) = (Arc::clone(gate), Arc::clone(events), Arc::clone(metrics));
         let grpc = match Grpc::start(&config.submission.grpc, hostname.clone(), door, log, counts, clock) {
             Ok(grpc) => grpc,
