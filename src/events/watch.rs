@@ -491,3 +491,6 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

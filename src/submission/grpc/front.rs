@@ -48,6 +48,12 @@ impl Front {
         Router::new().fallback(handle).with_state(Arc::clone(self))
     }
 
+    /// The memory of requests being received.
+    #[cfg(test)]
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Puts the limits of `config` in force for new requests.
     pub(super) fn reload(&self, config: &GrpcConfig) {
         self.budget.set_max(config.memory_max.bytes());

@@ -19,12 +19,12 @@ pub(super) fn request(asked: v1::SubmitRequest) -> (Request, Vec<Violation>) {
             RequestContent::default()
         }
     };
-    let ret = match v1::ReportContent::try_from(asked.report_content) {
-        Ok(v1::ReportContent::Unspecified) => None,
-        Ok(v1::ReportContent::Full) => Some(Ret::Full),
-        Ok(v1::ReportContent::Headers) => Some(Ret::Hdrs),
+    let ret = match v1::Ret::try_from(asked.ret) {
+        Ok(v1::Ret::Unspecified) => None,
+        Ok(v1::Ret::Full) => Some(Ret::Full),
+        Ok(v1::Ret::Headers) => Some(Ret::Hdrs),
         Err(_) => {
-            violations.push(violation("report_content", "must be FULL or HEADERS"));
+            violations.push(violation("ret", "must be FULL or HEADERS"));
             None
         }
     };
@@ -42,7 +42,7 @@ pub(super) fn request(asked: v1::SubmitRequest) -> (Request, Vec<Violation>) {
         personal: asked.personal,
         notify: asked.notify.map(notify),
         ret,
-        envid: said(asked.envelope_id),
+        envid: said(asked.envid),
         content,
     };
     (request, violations)

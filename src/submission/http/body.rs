@@ -43,7 +43,7 @@ pub(super) struct Submission {
     #[schema(min_length = 1, max_length = 128)]
     campaign: Option<String>,
     /// Whether somebody waits for it. Default: `transactional`.
-    #[schema(schema_with = openapi::class)]
+    #[schema(schema_with = openapi::class_or_null)]
     class: Option<String>,
     /// Free words for the events; without commas.
     #[schema(schema_with = openapi::tags)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, EXPECT, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -203,7 +203,10 @@ async fn batch(
             return Err(Rejection::invalid("Idempotency-Key", "each line has a key of its own").into());
         }
         shared.gate.ready()?;
-        let answers = Batch::new(&shared, principal, peer, body);
+        let mut answers = Batch::new(&shared, principal, peer, body);
+        if headers.contains_key(EXPECT) {
+            answers.begin().await;
+        }
         Ok(([(CONTENT_TYPE, NDJSON)], Body::new(answers)).into_response())
     };
     let result = result.await;

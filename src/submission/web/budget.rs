@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 use super::super::rejection::Rejection;
 
-/// How long a request that finds no room waits for others to give theirs back before it is refused.
+/// How long a request that finds no room waits for others to give theirs back before it is refused. Those that wait for
+/// one another, each with half a message, end by that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// So many octets may be in use, together, by requests being received. Limits what is read, not what was accepted.
