@@ -263,7 +263,8 @@ async fn what_is_wrong_is_told_as_a_problem() {
     })
     .await;
     let mut client = Client::new(&world).await;
-    let cases: Vec<(&str, &str, Vec<(&str, &str)>, String, u16, &str)> = vec![
+    type Case<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, String, u16, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         ("POST", "/v1/messages", vec![JSON], "{".into(), 400, "body"),
         ("POST", "/v1/messages", vec![JSON], "".into(), 400, "body"),
         ("POST", "/v1/messages", vec![JSON], "{\"subjcet\": \"x\"}".into(), 400, "subjcet"),
@@ -292,6 +293,7 @@ async fn what_is_wrong_is_told_as_a_problem() {
         ("GET", "/v1/messages", vec![], "".into(), 405, ""),
         ("GET", "/v2", vec![], "".into(), 404, ""),
         ("GET", "/v1/messages/nonsense", vec![], "".into(), 404, ""),
+        ("GET", "/v1/messages/%ff", vec![], "".into(), 404, ""),
         ("GET", "/v1/messages/0000000000000", vec![], "".into(), 404, ""),
         ("DELETE", "/v1/messages/0000000000000", vec![], "".into(), 404, ""),
         ("DELETE", "/v1/messages", vec![], "".into(), 400, "campaign"),
@@ -374,12 +376,18 @@ async fn a_batch_is_answered_line_by_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_answers_while_it_is_being_sent() {
     let (world, _them) = world(|_| {}).await;
-    let mut client = Client::new(&world).await;
+    for expect in [&[NDJSON][..], &[NDJSON, ("expect", "100-continue")]] {
+        one_batch_with_answers_between(&world, expect).await;
+    }
+}
+
+async fn one_batch_with_answers_between(world: &World, headers: &[(&str, &str)]) {
+    let mut client = Client::new(world).await;
     let (sender, body) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let body = StreamBody::new(ReceiverStream::new(body)).boxed_unsync();
     let line = |n: u32| {
         let mut message = hello(&format!("r{n}@them.test"));
-        message["idempotency_key"] = format!("k{}", n.min(4)).into();
+        message["idempotency_key"] = format!("k{}-{}", headers.len(), n.min(4)).into();
         Bytes::from(format!("{message}\n"))
     };
     let push = move |data: Bytes| {
@@ -387,7 +395,7 @@ async fn a_batch_answers_while_it_is_being_sent() {
         async move { sender.send(Ok(Frame::data(data))).await.unwrap() }
     };
     push(line(1)).await;
-    let mut response = client.open("POST", "/v1/messages:batch", &[NDJSON], body).await.into_body();
+    let mut response = client.open("POST", "/v1/messages:batch", headers, body).await.into_body();
     let mut next = async || {
         let frame = tokio::time::timeout(Duration::from_secs(20), response.frame()).await.expect("an answer");
         let frame = frame?.unwrap().into_data().unwrap();

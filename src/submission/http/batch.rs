@@ -101,7 +101,9 @@ impl Batch {
     /// Reads lines as long as there are any and room for them.
     fn read(&mut self, cx: &mut Context<'_>) {
         while !self.ended && self.in_flight.len() < IN_FLIGHT_MAX {
-            if let Some(line) = self.lines.next(self.shared.json_max()) {
+            let line = self.lines.next(self.shared.json_max());
+            drop(self.memory.split(std::mem::take(&mut self.lines.shed)));
+            if let Some(line) = line {
                 self.take(line);
                 continue;
             }
@@ -140,8 +142,8 @@ impl Batch {
     fn take(&mut self, line: Line) {
         let Line { number, octets } = line;
         let (answer, taken) = match octets {
-            Err(length) => (Err(too_long(length, self.shared.json_max())), length),
-            Ok(octets) if octets.trim_ascii().is_empty() => return drop(self.memory.split(octets.len())),
+            Err(length) => (Err(too_long(length, self.shared.json_max())), 0),
+            Ok(octets) if octets.trim_ascii().is_empty() => return drop(self.memory.split(octets.len() + 1)),
             Ok(octets) => {
                 let request = Submission::read(&octets);
                 let prepared = request.and_then(|request| self.shared.prepare(request, &self.principal, &self.peer));
@@ -230,6 +232,8 @@ struct Lines {
     looked_at: usize,
     /// Octets of the line being read that were too many to be kept.
     dropped: usize,
+    /// Octets not kept any more, whose memory is still to be given back.
+    shed: usize,
     /// The last line given.
     number: u64,
 }
@@ -258,6 +262,7 @@ impl Lines {
                 self.looked_at = self.buffer.len();
                 if self.dropped + self.buffer.len() > max {
                     self.dropped += self.buffer.len();
+                    self.shed += self.buffer.len();
                     self.looked_at = 0;
                     self.buffer.clear();
                 }
@@ -276,7 +281,12 @@ impl Lines {
         self.number += 1;
         let length = std::mem::take(&mut self.dropped) + octets.len();
         let good = length == octets.len() && length - end <= max;
-        let octets = if good { Ok(octets.slice(..octets.len() - end)) } else { Err(length) };
+        let octets = if good {
+            Ok(octets.slice(..octets.len() - end))
+        } else {
+            self.shed += octets.len();
+            Err(length)
+        };
         Line { number: self.number, octets }
     }
 }
