@@ -24,6 +24,7 @@ use crate::routing::Router;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
+use crate::submission::http::Http;
 use crate::submission::{Gate, Submission, load_tls, web};
 use crate::telemetry::Metrics;
 
@@ -110,6 +111,11 @@ impl Daemon {
         self.doors.grpc.local_addrs()
     }
 
+    /// Where HTTP clients are served.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        self.doors.http.local_addrs()
+    }
+
     /// Where the admin surface is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
@@ -165,12 +171,14 @@ impl std::fmt::Debug for Daemon {
 struct Doors {
     smtp: Submission,
     grpc: Grpc,
+    http: Http,
 }
 
 /// What the doors show their clients; read before anything is changed.
 struct Certificates {
     smtp: Option<Arc<ServerConfig>>,
     grpc: Option<Arc<ServerConfig>>,
+    http: Option<Arc<ServerConfig>>,
 }
 
 impl Doors {
@@ -185,12 +193,20 @@ impl Doors {
     ) -> anyhow::Result<Doors> {
         let Certificates { smtp: tls, .. } = Certificates::load(config)?;
         let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
-        let smtp = Submission::start(smtp, hostname.clone(), tls, Arc::clone(gate), Arc::clone(metrics), clock)?;
+        let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
+        let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
         let (door, log, counts) = (Arc::clone(gate), Arc::clone(events), Arc::clone(metrics));
-        match Grpc::start(&config.submission.grpc, hostname, door, log, counts, clock) {
-            Ok(grpc) => Ok(Doors { smtp, grpc }),
+        let grpc = match Grpc::start(&config.submission.grpc, hostname.clone(), door, log, counts, clock) {
+            Ok(grpc) => grpc,
             Err(error) => {
                 smtp.close(Duration::from_secs(1)).await;
+                return Err(error.into());
+            }
+        };
+        match Http::start(&config.submission.http, hostname, Arc::clone(gate), Arc::clone(metrics), clock) {
+            Ok(http) => Ok(Doors { smtp, grpc, http }),
+            Err(error) => {
+                tokio::join!(smtp.close(Duration::from_secs(1)), grpc.close(Duration::from_secs(1)));
                 Err(error.into())
             }
         }
@@ -199,11 +215,12 @@ impl Doors {
     fn reload(&self, config: &Config, certificates: Certificates) {
         self.smtp.reload(config.submission.smtp.clone(), certificates.smtp);
         self.grpc.reload(&config.submission.grpc, certificates.grpc);
+        self.http.reload(&config.submission.http, certificates.http);
     }
 
     /// No new mail; what is being received may come to its end within `grace`.
     async fn close(&self, grace: Duration) {
-        tokio::join!(self.smtp.close(grace), self.grpc.close(grace));
+        tokio::join!(self.smtp.close(grace), self.grpc.close(grace), self.http.close(grace));
     }
 }
 
@@ -214,7 +231,7 @@ impl Certificates {
             (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
             _ => None,
         };
-        Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)? })
+        Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)?, http: web::tls(&config.submission.http)? })
     }
 }
 

@@ -114,11 +114,16 @@ impl Check<'_> {
 
     fn listeners(&mut self, config: &Config) {
         let doors = &config.submission;
-        let all = [("smtp", &doors.smtp.listen), ("grpc", &doors.grpc.listen), ("http", &doors.http.listen)];
+        let all = [
+            ("smtp.listen", &doors.smtp.listen),
+            ("smtp.listen_tls", &doors.smtp.listen_tls),
+            ("grpc.listen", &doors.grpc.listen),
+            ("http.listen", &doors.http.listen),
+        ];
         let mut listeners: Vec<(String, SocketAddr)> = Vec::new();
-        for (door, addresses) in all {
+        for (key, addresses) in all {
             let named = addresses.iter().enumerate();
-            listeners.extend(named.map(|(index, address)| (format!("submission.{door}.listen[{index}]"), *address)));
+            listeners.extend(named.map(|(index, address)| (format!("submission.{key}[{index}]"), *address)));
         }
         listeners.push(("admin.listen".into(), config.admin.listen));
         for (index, (key, address)) in listeners.iter().enumerate() {
@@ -170,6 +175,17 @@ impl Check<'_> {
         if smtp.line_length_max < 998 {
             let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
             self.error(&key("line_length_max"), why, "raise it to at least 998");
+        }
+        for (index, network) in smtp.auth_without_tls.iter().enumerate() {
+            if !network.network().is_loopback() {
+                let why = format!("passwords from {network} can be read on the way");
+                let key = key(&format!("auth_without_tls[{index}]"));
+                self.warning(&key, why, "remove it, and let these clients say STARTTLS");
+            }
+        }
+        if smtp.tls_cert_file.is_none() && smtp.tls_key_file.is_none() && !smtp.listen_tls.is_empty() {
+            let why = "TLS without a certificate";
+            self.error(&key("listen_tls"), why, "set tls_cert_file and tls_key_file");
         }
         self.certificate(&key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
     }

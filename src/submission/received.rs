@@ -47,18 +47,24 @@ pub struct Protocol {
     pub extended: bool,
     /// Over TLS.
     pub tls: bool,
+    /// The client is authenticated.
+    pub auth: bool,
     /// The transaction had SMTPUTF8.
     pub smtputf8: bool,
 }
 
 impl Protocol {
-    /// The registered name (RFC 3848; RFC 6531 §4.3). TLS implies that EHLO was spoken, whatever came after.
+    /// The registered name (RFC 3848; RFC 6531 §4.3). TLS and AUTH imply that EHLO was spoken, whatever came after.
     pub fn name(self) -> &'static str {
-        match (self.smtputf8, self.tls, self.extended) {
-            (true, true, _) => "UTF8SMTPS",
-            (true, false, _) => "UTF8SMTP",
-            (false, true, _) => "ESMTPS",
-            (false, false, true) => "ESMTP",
+        match (self.smtputf8, self.tls, self.auth) {
+            (true, true, true) => "UTF8SMTPSA",
+            (true, true, false) => "UTF8SMTPS",
+            (true, false, true) => "UTF8SMTPA",
+            (true, false, false) => "UTF8SMTP",
+            (false, true, true) => "ESMTPSA",
+            (false, true, false) => "ESMTPS",
+            (false, false, true) => "ESMTPA",
+            (false, false, false) if self.extended => "ESMTP",
             (false, false, false) => "SMTP",
         }
     }
@@ -141,7 +147,7 @@ mod tests {
 
     #[test]
     fn tells_how_a_message_came() {
-        let esmtp = Protocol { extended: true, tls: false, smtputf8: false };
+        let esmtp = Protocol { extended: true, tls: false, auth: false, smtputf8: false };
         check(
             "App.Example",
             "192.0.2.1",
@@ -185,9 +191,12 @@ mod tests {
             (true, false, true),
             (true, true, true),
         ] {
-            names.push(Protocol { extended, tls, smtputf8 }.name());
+            for auth in [false, true] {
+                names.push(Protocol { extended, tls, auth, smtputf8 }.name());
+            }
         }
-        assert_eq!(names, ["SMTP", "ESMTP", "ESMTPS", "ESMTPS", "UTF8SMTP", "UTF8SMTPS"]);
+        assert_eq!(names[..6], ["SMTP", "ESMTPA", "ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"]);
+        assert_eq!(names[6..], ["ESMTPS", "ESMTPSA", "UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"]);
     }
 
     #[test]
