@@ -39,6 +39,8 @@ pub struct Daemon {
     doors: Doors,
     queue: Arc<Queue>,
     admin: Admin,
+    access: Arc<Access>,
+    saving_usage: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     spool: Arc<Spool>,
     events: Arc<EventLog>,
@@ -77,12 +79,14 @@ impl Daemon {
             clock,
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
+        let waiting_in = Arc::clone(&queue);
+        access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
         let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
         let restored = tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from);
         let surfaces = match restored {
             Ok(()) => {
-                let gate = Arc::new(Gate::new(Arc::clone(&queue), access, ledger));
+                let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), ledger));
                 surfaces(config, &hostname, gate, &events, &metrics, clock).await
             }
             Err(error) => Err(error),
@@ -98,7 +102,9 @@ impl Daemon {
         queue.start();
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
-        Ok(Daemon { doors, queue, admin, housekeeping, spool, events, metrics, hostname })
+        let saved = Arc::clone(&access);
+        let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
+        Ok(Daemon { doors, queue, admin, access, saving_usage, housekeeping, spool, events, metrics, hostname })
     }
 
     /// Where SMTP clients are served.
@@ -155,6 +161,10 @@ impl Daemon {
         self.doors.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
+        self.saving_usage.abort();
+        if let Err(error) = self.access.save_usage().await {
+            tracing::warn!(%error, "what tenants used of their quotas was not saved");
+        }
         close_files(self.spool, self.events).await;
         self.admin.close().await;
         drained
@@ -246,8 +256,8 @@ async fn surfaces(
 ) -> anyhow::Result<(Admin, Doors)> {
     let doors = Doors::open(config, hostname, &gate, events, metrics, clock).await?;
     // After the doors, so that /readyz says yes only when they are open.
-    let queue = Arc::clone(gate.queue());
-    match Admin::start(config.admin.listen, queue, Arc::clone(metrics)).await {
+    let (queue, access) = (Arc::clone(gate.queue()), Arc::clone(gate.access()));
+    match Admin::start(config.admin.listen, queue, access, Arc::clone(metrics)).await {
         Ok(admin) => Ok((admin, doors)),
         Err(error) => {
             doors.close(Duration::from_secs(1)).await;

@@ -42,8 +42,9 @@ struct Counts {
     in_flight: u64,
     /// Built for these recipients a second and at once.
     limiter: Option<((u32, u32), Limiter)>,
-    /// Something was counted since it was last saved.
-    dirty: bool,
+    /// How often something was counted, and how often when it was last saved.
+    changes: u64,
+    saved: u64,
 }
 
 /// What is kept of it over a restart.
@@ -89,7 +90,7 @@ impl Drop for Taken {
         if !self.kept {
             counts.hour.take_back(self.recipients, self.at);
             counts.day.take_back(self.recipients, self.at);
-            counts.dirty = true;
+            counts.changes += 1;
         }
     }
 }
@@ -100,7 +101,7 @@ impl Meter {
         let (mut hour, mut day) = (Hour::new(HOUR), Day::new(DAY));
         hour.restore(&saved.hour, now);
         day.restore(&saved.day, now);
-        Meter { counts: Mutex::new(Counts { hour, day, in_flight: 0, limiter: None, dirty: false }), clock }
+        Meter { counts: Mutex::new(Counts { hour, day, in_flight: 0, limiter: None, changes: 0, saved: 0 }), clock }
     }
 
     /// Takes room for so many recipients. `waiting` are in the queue already; asked only where it matters.
@@ -144,7 +145,7 @@ impl Meter {
         counts.hour.add(recipients, at);
         counts.day.add(recipients, at);
         counts.in_flight += recipients;
-        counts.dirty = true;
+        counts.changes += 1;
         drop(counts);
         Ok(Charge(Some(Taken { meter: Arc::clone(self), recipients, at, kept: false })))
     }
@@ -155,16 +156,16 @@ impl Meter {
         (counts.hour.sum(now), counts.day.sum(now))
     }
 
-    /// What is to be kept if something changed since; then it counts as kept.
-    pub(super) fn save(&self) -> Option<Saved> {
-        let mut counts = self.counts();
-        let dirty = std::mem::take(&mut counts.dirty);
-        dirty.then(|| Saved { hour: counts.hour.parts(), day: counts.day.parts() })
+    /// What is to be kept, if something changed since [`saved`](Self::saved) was told, and the word to tell it then.
+    pub(super) fn save(&self) -> Option<(Saved, u64)> {
+        let counts = self.counts();
+        let saved = || Saved { hour: counts.hour.parts(), day: counts.day.parts() };
+        (counts.changes != counts.saved).then(|| (saved(), counts.changes))
     }
 
-    /// It could not be kept after all.
-    pub(super) fn unsaved(&self) {
-        self.counts().dirty = true;
+    /// It is kept.
+    pub(super) fn saved(&self, word: u64) {
+        self.counts().saved = word;
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -263,7 +264,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_held_to_the_millisecond() {
         let (meter, tenant) = (meter(), tenant(Quota { per_second: Some(10), burst: Some(20), ..Quota::default() }));
-        let mut now = |n| charge(&meter, &tenant, n, 0, NOW);
+        let now = |n| charge(&meter, &tenant, n, 0, NOW);
         assert_eq!((now(15), now(6), now(5)), (None, Some(100), None));
         tokio::time::advance(Duration::from_millis(99)).await;
         assert_eq!(now(1), Some(1));
@@ -367,7 +368,8 @@ mod tests {
         let before = meter();
         assert_eq!(before.save(), None);
         assert_eq!(charge(&before, &tenant, 8, 0, now), None);
-        let saved = before.save().expect("something to save");
+        let (saved, word) = before.save().expect("something to save");
+        before.saved(word);
         assert_eq!(before.save(), None);
         let stored = serde_json::to_string(&saved).expect("plain data");
         let after = Arc::new(Meter::new(&serde_json::from_str(&stored).expect("just written"), Clock));

@@ -309,23 +309,24 @@ impl Access {
     /// It could not be written; the next call tries again.
     ///
     /// # Cancel safety
-    /// Safe; the counts in memory are the truth.
+    /// Safe; what may not have been written is written again.
     pub async fn save_usage(&self) -> Result<(), LedgerError> {
         let _alone = self.editing.lock().await;
         let directory = self.directory.load_full();
         let mut facts = Vec::new();
-        let mut meters = Vec::new();
+        let mut saved = Vec::new();
         for (name, entry) in &directory.tenants {
-            if let Some(saved) = entry.meter.save() {
-                let value = serde_json::to_vec(&saved).expect("plain data");
+            if let Some((counts, word)) = entry.meter.save() {
+                let value = serde_json::to_vec(&counts).expect("plain data");
                 facts.push((name.as_bytes().to_vec(), Some(Bytes::from(value))));
-                meters.push(&entry.meter);
+                saved.push((&entry.meter, word));
             }
         }
-        if facts.is_empty() {
-            return Ok(());
+        if !facts.is_empty() {
+            self.ledger.put(Table::Usage, facts).await?;
+            saved.into_iter().for_each(|(meter, word)| meter.saved(word));
         }
-        self.ledger.put(Table::Usage, facts).await.inspect_err(|_| meters.iter().for_each(|meter| meter.unsaved()))
+        Ok(())
     }
 
     /// Saves what tenants used every half a minute, for as long as it is polled.

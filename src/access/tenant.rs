@@ -48,7 +48,7 @@ pub struct Quota {
 }
 
 /// A field of a tenant or a credential that cannot be so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BadField {
     /// Its path, as `quota.burst`.
     pub field: String,
