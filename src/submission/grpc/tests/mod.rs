@@ -6,6 +6,7 @@ mod desk;
 mod fields;
 mod limits;
 mod streams;
+mod transports;
 
 use std::sync::Arc;
 use std::time::Duration;
