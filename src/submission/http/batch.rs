@@ -5,6 +5,7 @@
 //! its answers is not read from either. Dropped, because the client went away, what was handed over goes on.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,6 +31,9 @@ const IN_FLIGHT_MAX: usize = 256;
 
 /// A client that sends nothing for so long, and waits for nothing, has forgotten the batch.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a client that waits for `100` has for its first octets.
+const EXPECT_MAX: Duration = Duration::from_secs(5);
 
 /// Octets of answers in one frame, about.
 const FRAME: usize = 16 << 10;
@@ -80,6 +84,18 @@ impl Batch {
             ended: false,
             shared: Arc::clone(shared),
         }
+    }
+
+    /// Waits for the first of the body, a moment at most. A client that said `Expect: 100-continue` (RFC 9110 §10.1.1)
+    /// sends none until it hears `100`, and hyper says that when the body is asked for before the response is.
+    pub(super) async fn begin(&mut self) {
+        let begun = poll_fn(|cx| {
+            self.read(cx);
+            let begun = self.ended || self.lines.number > 0 || !self.lines.buffer.is_empty();
+            if begun { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // Later or not at all is no mistake: the lines are then read as they come.
+        let _ = tokio::time::timeout(EXPECT_MAX, begun).await;
     }
 
     /// Reads lines as long as there are any and room for them.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, EXPECT, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -203,7 +203,10 @@ async fn batch(
             return Err(Rejection::invalid("Idempotency-Key", "each line has a key of its own").into());
         }
         shared.gate.ready()?;
-        let answers = Batch::new(&shared, principal, peer, body);
+        let mut answers = Batch::new(&shared, principal, peer, body);
+        if headers.contains_key(EXPECT) {
+            answers.begin().await;
+        }
         Ok(([(CONTENT_TYPE, NDJSON)], Body::new(answers)).into_response())
     };
     let result = result.await;
@@ -428,4 +431,55 @@ fn acceptable(headers: &HeaderMap, offered: &str) -> Result<(), Refusal> {
     let why = format!("the answer is {offered}, which the field Accept does not allow");
     let (kind, title) = ("not-acceptable", "We have no answer of the kind asked for");
     Err(Refusal::Plain(Problem::plain(StatusCode::NOT_ACCEPTABLE, kind, title, why)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_range_decides() {
+        let accepts = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| _ = headers.append(ACCEPT, HeaderValue::from_static(value)));
+            acceptable(&headers, JSON).is_ok()
+        };
+        for good in [
+            &[][..],
+            &["*/*"],
+            &["application/json"],
+            &["text/html, application/*;q=0.1"],
+            &["text/html", "Application/JSON; charset=utf-8"],
+            &["*/*;q=0, application/json"],
+            &["application/json;q=0.5, */*;q=0"],
+        ] {
+            assert!(accepts(good), "{good:?}");
+        }
+        for bad in [&["text/html"][..], &["application/json;q=0"], &["*/*, application/json;q=0.000"], &[""]] {
+            assert!(!accepts(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn one_thing_is_cancelled_at_a_time() {
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            what_to_cancel(pairs).map_err(|rejection| rejection.reply.text.into_owned())
+        };
+        let (tenant, campaign) = (Some("t".into()), "c".into());
+        assert_eq!(read(&[("campaign", "c"), ("tenant", "t")]), Ok(Cancel::Campaign { tenant, campaign }));
+        let key = "k".parse().expect("a key");
+        assert_eq!(read(&[("idempotency_key", "k")]), Ok(Cancel::Key { tenant: None, key }));
+        for bad in [
+            &[][..],
+            &[("tenant", "t")],
+            &[("campaign", "c"), ("idempotency_key", "k")],
+            &[("campaign", "c"), ("campaign", "d")],
+            &[("campaign", "")],
+            &[("idempotency_key", "a b")],
+            &[("campaign", "c"), ("x", "y")],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
 }
