@@ -151,6 +151,8 @@ memory_max = "1MiB"
             "x".repeat(110)
         ),
         &[
+            "f: admin.listen: 127.0.0.1:2590 is taken by submission.http.listen[0] (127.0.0.1:2590); use another port or address",
+            "f:3: submission.grpc.memory_max: 256MiB has no room for one message of max_message_size; raise it to at least 2GiB",
             "f:4: submission.grpc.listen[0]: 127.0.0.1:2525 is taken by submission.smtp.listen[0] (127.0.0.1:2525); use another port or address",
             "f:4: submission.grpc.listen[1]: port 0 is none that a client could know; write the port, as in 127.0.0.1:2525",
             "f:5: submission.grpc.listen_unix[0]: grpc.sock depends on where the daemon is started; write an absolute path",
