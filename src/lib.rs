@@ -37,13 +37,14 @@ pub mod probe {
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 19] = [
+    pub const TARGETS: [(&str, Target); 20] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
         ("command", submission::probe::command),
         ("content", submission::probe::content),
         ("dialogue", submission::probe::dialogue),
+        ("submission", submission::http::probe::submission),
         ("replies", delivery::probe::replies),
         ("capabilities", delivery::probe::capabilities),
         ("receiver", delivery::probe::receiver),

@@ -20,6 +20,10 @@ mod cancel;
 mod damage;
 #[path = "engine/fairness.rs"]
 mod fairness;
+#[path = "engine/grpc.rs"]
+mod grpc;
+#[path = "engine/http.rs"]
+mod http;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
 #[path = "engine/restart.rs"]

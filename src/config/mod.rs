@@ -24,6 +24,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
@@ -103,6 +104,8 @@ pub type HttpConfig = ApiConfig<Http>;
 
 /// Which door an [`ApiConfig`] is for.
 pub trait Api {
+    /// Its name: the table is `[submission.NAME]`.
+    const NAME: &'static str;
     /// Where it listens unless the operator says otherwise.
     const PORT: u16;
 }
@@ -116,10 +119,12 @@ pub struct Grpc;
 pub struct Http;
 
 impl Api for Grpc {
+    const NAME: &'static str = "grpc";
     const PORT: u16 = 2580;
 }
 
 impl Api for Http {
+    const NAME: &'static str = "http";
     const PORT: u16 = 2581;
 }
 

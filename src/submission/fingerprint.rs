@@ -22,14 +22,14 @@ const LEFT_OUT: [&[u8]; 5] = [b"Date", b"Message-ID", b"Received", b"DKIM-Signat
 
 /// The fingerprint of a submission: SHA-256 cut to 16 octets. `content` is as received, with lines that end in CRLF.
 pub fn fingerprint(reverse_path: &ReversePath, recipients: &[Recipient], content: &[u8]) -> Fingerprint {
-    fingerprint_with(reverse_path, recipients, b"", content)
+    fingerprint_with(reverse_path, recipients, &[], content)
 }
 
-/// The same where the client also gives orders beside the content.
+/// The same where the client says more beside the content, piece by piece.
 pub fn fingerprint_with(
     reverse_path: &ReversePath,
     recipients: &[Recipient],
-    orders: &[u8],
+    pieces: &[&[u8]],
     content: &[u8],
 ) -> Fingerprint {
     let mut addresses: Vec<String> = recipients.iter().map(|recipient| recipient.address.to_string()).collect();
@@ -43,8 +43,11 @@ pub fn fingerprint_with(
         reader.hash.update(address.as_bytes());
     }
     reader.hash.update(b"\0");
-    reader.hash.update(&(orders.len() as u64).to_le_bytes());
-    reader.hash.update(orders);
+    for piece in pieces {
+        reader.hash.update(&(piece.len() as u64).to_le_bytes());
+        reader.hash.update(piece);
+    }
+    reader.hash.update(&u64::MAX.to_le_bytes());
     let body = reader.header(content, true);
     reader.body(body);
     let digest = reader.hash.finish();
@@ -167,6 +170,8 @@ fn boundary_value(line: &[u8]) -> Option<std::ops::Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -229,8 +234,10 @@ mod tests {
         assert_ne!(of("a@b", &["c@d"], "x"), of("a@c", &["c@d"], "x"));
         assert_ne!(of("a@b", &["c@d"], "x"), of("a@b", &["c@d", "e@f"], "x"));
         assert_ne!(of("a@b", &["c@d"], "x"), of("", &["a@b", "c@d"], "x"));
-        let with = |orders: &[u8]| fingerprint_with(&ReversePath::Null, &[], orders, b"x");
-        assert_ne!(with(b""), with(b"personal"));
+        let with = |pieces: &[&[u8]]| fingerprint_with(&ReversePath::Null, &[], pieces, b"x");
+        let pieces: [&[&[u8]]; 5] = [&[], &[b""], &[b"ab"], &[b"a", b"b"], &[b"b", b"a"]];
+        let prints: HashSet<Fingerprint> = pieces.into_iter().map(with).collect();
+        assert_eq!(prints.len(), pieces.len());
     }
 
     #[test]

@@ -126,11 +126,23 @@ impl MessageError {
 ///
 /// # Errors
 /// The header is not fit to be sent, or orders something we cannot do.
-pub fn complete(mut buffer: Vec<u8>, circumstances: &Circumstances<'_>) -> Result<Completed, MessageError> {
+pub fn complete(buffer: Vec<u8>, circumstances: &Circumstances<'_>) -> Result<Completed, MessageError> {
+    complete_with(buffer, circumstances, Options::new(circumstances.asked))
+}
+
+/// The same where the client has given orders beside the message. One that the header gives as well is refused.
+///
+/// # Errors
+/// As for [`complete`].
+pub fn complete_with(
+    mut buffer: Vec<u8>,
+    circumstances: &Circumstances<'_>,
+    options: Options,
+) -> Result<Completed, MessageError> {
     let now = circumstances.received.at;
     let message = buffer.get(HEADROOM..).unwrap_or_default();
     let section = &message[..header::section_len(message)];
-    let mut facts = Facts { options: Options::new(circumstances.asked), ..Facts::default() };
+    let mut facts = Facts { options, ..Facts::default() };
     facts.read(section, circumstances)?;
     let (not_before, expires_at) = facts.options.times(now, circumstances.expire_after)?;
     let key = facts.options.take_key().map(|key| {
@@ -245,7 +257,7 @@ impl Facts {
 }
 
 /// An envelope address as a header field may hold it: a local part that is no dot-atom is quoted (RFC 5322 §3.4.1).
-struct HeaderAddress<'a>(&'a EnvelopeAddress);
+pub(super) struct HeaderAddress<'a>(pub(super) &'a EnvelopeAddress);
 
 impl std::fmt::Display for HeaderAddress<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -328,10 +340,10 @@ mod tests {
                 buffer,
                 &Circumstances {
                     received: Received {
-                        hello: &hello,
-                        client: [192, 0, 2, 1].into(),
+                        hello: Some(&hello),
+                        client: Some([192, 0, 2, 1].into()),
                         by: &by,
-                        protocol: Protocol { extended: true, tls: false, auth: false, smtputf8: self.smtputf8 },
+                        protocol: Protocol { extended: true, tls: false, auth: false, smtputf8: self.smtputf8 }.name(),
                         id: MessageId(1),
                         recipient: None,
                         at: NOW,
@@ -450,10 +462,10 @@ mod tests {
         for recipient in [&short, &long] {
             let circumstances = Circumstances {
                 received: Received {
-                    hello: &hello,
-                    client: "1111:2222:3333:4444:5555:6666:7777:8888".parse().expect("an address"),
+                    hello: Some(&hello),
+                    client: Some("1111:2222:3333:4444:5555:6666:7777:8888".parse().expect("an address")),
                     by: &domain,
-                    protocol: Protocol { extended: true, tls: true, auth: true, smtputf8: true },
+                    protocol: Protocol { extended: true, tls: true, auth: true, smtputf8: true }.name(),
                     id: MessageId(1),
                     recipient: Some(recipient),
                     at: NOW,

@@ -14,16 +14,21 @@
 pub mod door;
 pub mod fingerprint;
 mod gate;
+pub mod grpc;
+pub mod http;
 pub mod message;
 pub mod options;
 pub mod received;
 mod rejection;
+pub mod request;
 mod smtp;
 mod steer;
 mod tls;
+pub mod web;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,14 +63,29 @@ pub struct Submission {
 /// Why the listeners could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmissionError {
-    /// An address of `submission.smtp.listen` or `listen_tls` is taken, not ours, or not allowed.
-    #[error("listen on {address} (submission.smtp.listen)")]
+    /// An address of `listen` or `listen_tls` is taken, not ours, or not allowed.
+    #[error("listen on {address} (submission.{door}.listen)")]
     Bind {
+        /// Of which door: smtp, grpc or http.
+        door: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
+    /// A path of `listen_unix` is taken, too long, or not allowed.
+    #[error("listen on {} (submission.{door}.listen_unix)", path.display())]
+    BindUnix {
+        /// Of which door: grpc or http.
+        door: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(TlsError),
 }
 
 impl Submission {
@@ -88,7 +108,7 @@ impl Submission {
         let clear = config.listen.iter().map(|address| (*address, Opening::InTheClear));
         let all: Vec<_> = clear.chain(config.listen_tls.iter().map(|address| (*address, Opening::Tls))).collect();
         for &(address, opening) in &all {
-            let error = |source| SubmissionError::Bind { address, source };
+            let error = |source| SubmissionError::Bind { door: "smtp", address, source };
             // Alone, [::] also serves IPv4; beside 0.0.0.0 it must not, or the second bind fails.
             let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             let listener = smtp::bind(address, all.iter().any(|(other, _)| *other == v4)).map_err(error)?;

@@ -73,14 +73,14 @@ impl Protocol {
 /// Everything a Received field tells.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
-    /// The client's own name.
-    pub hello: &'a HelloName,
-    /// Its address.
-    pub client: IpAddr,
+    /// The client's own name; `None`: the protocol has none.
+    pub hello: Option<&'a HelloName>,
+    /// Its address; `None`: it is on this machine.
+    pub client: Option<IpAddr>,
     /// Us.
     pub by: &'a Domain,
-    /// How it came in.
-    pub protocol: Protocol,
+    /// How it came in, as the `with` clause names it: [`Protocol::name`], `HTTP`, `gRPC`.
+    pub protocol: &'static str,
     /// Our id for the message.
     pub id: MessageId,
     /// The recipient, only when there is exactly one: several would tell each of the others (RFC 5321 §7.6).
@@ -95,12 +95,14 @@ const FOR_MAX: usize = 254;
 /// The whole field, folded, with its final CRLF.
 impl fmt::Display for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let client = AddressHost::Literal(self.client);
-        match self.hello {
-            HelloName::Valid(name) => write!(f, "Received: from {name} ({client})")?,
-            HelloName::Odd(name) => write!(f, "Received: from {client} (HELO {name})")?,
+        f.write_str("Received: ")?;
+        match (self.hello, self.client.map(AddressHost::Literal)) {
+            (Some(HelloName::Valid(name)), Some(client)) => write!(f, "from {name} ({client})\r\n\t")?,
+            (Some(HelloName::Odd(name)), Some(client)) => write!(f, "from {client} (HELO {name})\r\n\t")?,
+            (None, Some(client)) => write!(f, "from {client} ({client})\r\n\t")?,
+            (_, None) => {}
         }
-        write!(f, "\r\n\tby {} (posthaste) with {}\r\n\tid {}", self.by, self.protocol.name(), self.id)?;
+        write!(f, "by {} (posthaste) with {}\r\n\tid {}", self.by, self.protocol, self.id)?;
         if let Some(recipient) = self.recipient {
             let length = recipient.local().len() + 1 + host_len(recipient.host());
             if length <= FOR_MAX {
@@ -132,10 +134,10 @@ mod tests {
     fn check(hello: &str, client: &str, recipient: Option<&str>, protocol: Protocol, expected: &str) {
         let recipient = recipient.map(|text| text.parse::<EnvelopeAddress>().expect("an address"));
         let received = Received {
-            hello: &HelloName::read(hello.as_bytes()),
-            client: client.parse().expect("an address"),
+            hello: Some(&HelloName::read(hello.as_bytes())),
+            client: Some(client.parse().expect("an address")),
             by: &"mta1.example.net".parse().expect("a domain"),
-            protocol,
+            protocol: protocol.name(),
             id: MessageId(7),
             recipient: recipient.as_ref(),
             at: Timestamp(1_709_209_845_678),
@@ -162,6 +164,20 @@ mod tests {
             "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::2])\r\n\tby mta1.example.net (posthaste) with \
              UTF8SMTPS\r\n\tid 0000000000007;\r\n\tThu, 29 Feb 2024 12:30:45 +0000\r\n",
         );
+    }
+
+    #[test]
+    fn tells_how_a_request_came() {
+        let by = "mta1.example.net".parse().expect("a domain");
+        let at = Timestamp(1_709_209_845_678);
+        let client = Some([192, 0, 2, 1].into());
+        let mut received =
+            Received { hello: None, client, by: &by, protocol: "HTTP", id: MessageId(7), recipient: None, at };
+        let rest =
+            "by mta1.example.net (posthaste) with HTTP\r\n\tid 0000000000007;\r\n\tThu, 29 Feb 2024 12:30:45 +0000\r\n";
+        assert_eq!(received.to_string(), format!("Received: from [192.0.2.1] ([192.0.2.1])\r\n\t{rest}"));
+        received.client = None;
+        assert_eq!(received.to_string(), format!("Received: {rest}"));
     }
 
     #[test]

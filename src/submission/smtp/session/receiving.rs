@@ -168,10 +168,10 @@ impl<D: Door> Session<D> {
             smtputf8: transaction.parameters.smtputf8,
         };
         let received = Received {
-            hello: &hello.name,
-            client: self.client,
+            hello: Some(&hello.name),
+            client: Some(self.client),
             by: &shared.hostname,
-            protocol,
+            protocol: protocol.name(),
             id,
             recipient: None,
             at: shared.clock.timestamp(),
