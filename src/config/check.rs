@@ -184,8 +184,7 @@ impl Check<'_> {
             }
         }
         if smtp.tls_cert_file.is_none() && smtp.tls_key_file.is_none() && !smtp.listen_tls.is_empty() {
-            let why = "TLS without a certificate";
-            self.error(&key("listen_tls"), why, "set tls_cert_file and tls_key_file");
+            self.error(&key("listen_tls"), "TLS without a certificate", "set tls_cert_file and tls_key_file");
         }
         self.certificate(&key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
     }

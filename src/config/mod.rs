@@ -159,7 +159,8 @@ pub struct ApiConfig<A> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_client_ca_file: Option<PathBuf>,
     #[serde(skip)]
-    door: PhantomData<A>,
+    #[doc(hidden)]
+    pub door: PhantomData<A>,
 }
 
 impl<A: Api> Default for ApiConfig<A> {

@@ -342,6 +342,10 @@ fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Vio
             violations.add(field, format!("is given by {name} in {raw}, too; say it once"));
         }
     }
+    let key = format!("{PREFIX}Idempotency-Key");
+    if request.idempotency_key.is_none() && header::fields(section).any(|field| field.is(&key)) {
+        violations.add(raw.to_owned(), format!("{key}: say it as idempotency_key"));
+    }
 }
 
 fn size_allowed(octets: usize, circumstances: &ApiCircumstances<'_>) -> Result<(), Rejection> {
