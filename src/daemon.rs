@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, SmtpConfig};
 use crate::delivery::Client;
-use crate::events::EventLog;
+use crate::events::{Archive, EventLog};
 use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
@@ -36,6 +36,8 @@ pub struct Daemon {
     submission: Submission,
     queue: Arc<Queue>,
     admin: Admin,
+    access: Arc<Access>,
+    saving_usage: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     spool: Arc<Spool>,
     ledger: Arc<Ledger>,
@@ -61,7 +63,7 @@ impl Daemon {
         let events = Arc::new(events);
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, &metrics).await?;
-        let access = Arc::new(Access::default());
+        let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
@@ -76,12 +78,14 @@ impl Daemon {
             clock,
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
+        let waiting_in = Arc::clone(&queue);
+        access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
         let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
         let restored = tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from);
         let surfaces = match restored {
             Ok(()) => {
-                let gate = Arc::new(Gate::new(Arc::clone(&queue), access, Arc::clone(&ledger)));
+                let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), Arc::clone(&ledger)));
                 surfaces(config, &hostname, gate, &metrics, clock).await
             }
             Err(error) => Err(error),
@@ -97,7 +101,21 @@ impl Daemon {
         queue.start();
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
-        Ok(Daemon { submission, queue, admin, housekeeping, spool, ledger, events, metrics, hostname })
+        let saved = Arc::clone(&access);
+        let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
+        Ok(Daemon {
+            submission,
+            queue,
+            admin,
+            access,
+            saving_usage,
+            housekeeping,
+            spool,
+            ledger,
+            events,
+            metrics,
+            hostname,
+        })
     }
 
     /// Where SMTP clients are served.
@@ -145,6 +163,10 @@ impl Daemon {
         self.submission.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
+        self.saving_usage.abort();
+        if let Err(error) = self.access.save_usage().await {
+            tracing::warn!(%error, "what tenants used of their quotas was not saved");
+        }
         close_files(self.spool, self.ledger, self.events).await;
         self.admin.close().await;
         drained
@@ -167,10 +189,10 @@ async fn surfaces(
 ) -> anyhow::Result<(Admin, Submission)> {
     let smtp = &config.submission.smtp;
     let tls = tls(smtp)?;
-    let queue = Arc::clone(gate.queue());
+    let (queue, access) = (Arc::clone(gate.queue()), Arc::clone(gate.access()));
     let submission = Submission::start(smtp.clone(), hostname.clone(), tls, gate, Arc::clone(metrics), clock)?;
     // After the door, so that /readyz says yes only when it is open.
-    match Admin::start(config.admin.listen, queue, Arc::clone(metrics)).await {
+    match Admin::start(config.admin.listen, queue, access, Arc::clone(metrics)).await {
         Ok(admin) => Ok((admin, submission)),
         Err(error) => {
             submission.close(Duration::from_secs(1)).await;
@@ -241,6 +263,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         delivery: config.delivery.clone(),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
+        archive: Archive::new(config.data_dir.join("events"), config.events.keep),
     })
 }
 

@@ -31,13 +31,13 @@ pub mod telemetry;
 /// Ways in for fuzz targets, the replay of their seeds and benchmarks. No part of the API: may change at any time.
 #[doc(hidden)]
 pub mod probe {
-    use crate::{config, delivery, feedback, ledger, log, mail, queue, signing, spool, submission};
+    use crate::{access, config, delivery, feedback, ledger, log, mail, queue, signing, spool, submission};
 
     /// Takes foreign octets; panics if what is promised of them does not hold.
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 18] = [
+    pub const TARGETS: [(&str, Target); 20] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -56,6 +56,8 @@ pub mod probe {
         ("report", feedback::probe::report),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),
+        ("author", access::probe::author),
+        ("token", access::probe::token),
     ];
 
     /// The target of that name.

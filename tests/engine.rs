@@ -14,6 +14,8 @@ mod world;
 
 #[path = "engine/books.rs"]
 mod books;
+#[path = "engine/cancel.rs"]
+mod cancel;
 #[path = "engine/damage.rs"]
 mod damage;
 #[path = "engine/fairness.rs"]

@@ -1,5 +1,5 @@
 //! Steer: the HTTP surface for monitoring and operators. Listens on loopback unless told otherwise; whoever reaches it may
-//! steer the queue.
+//! steer the queue and make credentials for any tenant.
 //!
 //! | path | answers |
 //! |---|---|
@@ -9,24 +9,37 @@
 //! | `GET /v1/queue?limit=&domain=` | waiting messages, oldest first |
 //! | `GET /v1/queue/{id}` | one of them, with every recipient |
 //! | `POST /v1/queue/retry` | makes recipients due now: `{"message_id": …}`, `{"domain": …}` or `{}` for all |
+//! | `POST /v1/queue/cancel` | takes back what is not being sent: `{"message_id": …}` or `{"campaign": …, "tenant": …}` |
 //! | `GET /v1/sites` | sites with mail, sessions or trouble |
+//! | `GET`, `POST /v1/tenants` | all tenants; registers one |
+//! | `GET`, `PATCH`, `DELETE /v1/tenants/{name}` | one of them, changes what it may, removes it |
+//! | `POST /v1/tenants/{name}/credentials` | a new credential, with its token: shown now and never again |
+//! | `DELETE /v1/tenants/{name}/credentials/{id}` | removes one |
+//!
+//! Errors are `application/problem+json` and name the fields to blame. No endpoint but the one that makes a token tells a
+//! secret.
+
+mod problem;
+mod queue;
+mod tenants;
+
+pub use queue::{CancelRequest, RetryAnswer, RetryRequest};
+pub use tenants::{CredentialRequest, QuotaRequest, TenantRequest};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::Router;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde::{Deserialize, Serialize};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::mail::{AddressHost, MessageId};
+use crate::access::Access;
 use crate::queue::Queue;
-use crate::spool::SpoolError;
 use crate::telemetry::Metrics;
 
 /// The address could not be listened on.
@@ -48,6 +61,7 @@ pub struct Admin {
 #[derive(Clone)]
 struct Parts {
     queue: Arc<Queue>,
+    access: Arc<Access>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,12 +70,17 @@ impl Admin {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn start(address: SocketAddr, queue: Arc<Queue>, metrics: Arc<Metrics>) -> Result<Admin, AdminError> {
+    pub async fn start(
+        address: SocketAddr,
+        queue: Arc<Queue>,
+        access: Arc<Access>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Admin, AdminError> {
         let failed = |source| AdminError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        let served = axum::serve(listener, routes(Parts { queue, metrics }));
+        let served = axum::serve(listener, routes(Parts { queue, access, metrics }));
         let task = tokio::spawn(async move {
             let ended = served.with_graceful_shutdown(async {
                 let _ = stopped.await;
@@ -93,10 +112,15 @@ fn routes(parts: Parts) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/v1/queue", get(list))
-        .route("/v1/queue/retry", post(retry))
-        .route("/v1/queue/{id}", get(show))
-        .route("/v1/sites", get(sites))
+        .route("/v1/queue", get(queue::list))
+        .route("/v1/queue/retry", post(queue::retry))
+        .route("/v1/queue/cancel", post(queue::cancel))
+        .route("/v1/queue/{id}", get(queue::show))
+        .route("/v1/sites", get(queue::sites))
+        .route("/v1/tenants", get(tenants::list).post(tenants::create))
+        .route("/v1/tenants/{name}", get(tenants::show).patch(tenants::change).delete(tenants::remove))
+        .route("/v1/tenants/{name}/credentials", post(tenants::issue))
+        .route("/v1/tenants/{name}/credentials/{id}", delete(tenants::revoke))
         .with_state(parts)
 }
 
@@ -109,91 +133,5 @@ async fn ready(State(parts): State<Parts>) -> Response {
     match parts.queue.readiness() {
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
-    }
-}
-
-/// What `GET /v1/queue` may be asked.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListQuery {
-    #[serde(default = "page")]
-    limit: usize,
-    domain: Option<String>,
-}
-
-fn page() -> usize {
-    100
-}
-
-/// What `POST /v1/queue/retry` takes.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RetryRequest {
-    /// Only this message.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message_id: Option<MessageId>,
-    /// Only recipients at this domain.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub domain: Option<String>,
-}
-
-/// What it answers.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RetryAnswer {
-    /// Recipients made due.
-    pub recipients: usize,
-}
-
-async fn list(State(parts): State<Parts>, Query(query): Query<ListQuery>) -> Result<Response, Problem> {
-    let host = query.domain.as_deref().map(host).transpose()?;
-    Ok(Json(parts.queue.list(query.limit.min(10_000), host.as_ref()).await?).into_response())
-}
-
-async fn show(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let id: MessageId = id.parse().map_err(|error| Problem::bad(&error))?;
-    Ok(Json(parts.queue.view(id).await?).into_response())
-}
-
-async fn retry(State(parts): State<Parts>, Json(request): Json<RetryRequest>) -> Result<Response, Problem> {
-    let host = request.domain.as_deref().map(host).transpose()?;
-    let recipients = parts.queue.retry(request.message_id, host.as_ref());
-    Ok(Json(RetryAnswer { recipients }).into_response())
-}
-
-async fn sites(State(parts): State<Parts>) -> Response {
-    Json(parts.queue.sites()).into_response()
-}
-
-fn host(domain: &str) -> Result<AddressHost, Problem> {
-    domain.parse().map(AddressHost::Domain).map_err(|error| Problem::bad(&error))
-}
-
-/// An error as `application/problem+json` (RFC 9457).
-#[derive(Debug)]
-struct Problem {
-    status: StatusCode,
-    detail: String,
-}
-
-impl Problem {
-    fn bad(error: &dyn std::error::Error) -> Problem {
-        Problem { status: StatusCode::BAD_REQUEST, detail: error.to_string() }
-    }
-}
-
-impl From<SpoolError> for Problem {
-    fn from(error: SpoolError) -> Problem {
-        let status = match error {
-            SpoolError::Unknown(_) => StatusCode::NOT_FOUND,
-            SpoolError::Log(_) | SpoolError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Problem { status, detail: error.to_string() }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({ "status": self.status.as_u16(), "detail": self.detail });
-        (self.status, [("content-type", "application/problem+json")], body.to_string()).into_response()
     }
 }

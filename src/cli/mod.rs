@@ -7,6 +7,7 @@ mod dkim;
 mod queue;
 mod serve;
 mod spool;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,9 @@ enum Command {
     /// Look at the queue of the running daemon, and steer it.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Say who may submit: tenants of the running daemon, their tokens and quotas.
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
     /// Look after the spool on disk.
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
@@ -74,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Dkim(command) => dkim::run(command),
         Command::Queue(command) => queue::run(command),
         Command::Spool(command) => spool::run(command),
+        Command::Tenant(command) => tenant::run(command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("posthaste: {error:#}");

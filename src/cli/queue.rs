@@ -6,10 +6,10 @@ use clap::Subcommand;
 use hyper::Method;
 
 use super::{BAD_USAGE, ConfigArgument, block_on, client};
-use crate::admin::{RetryAnswer, RetryRequest};
+use crate::admin::{CancelRequest, RetryAnswer, RetryRequest};
 use crate::config::Config;
 use crate::mail::{Domain, MessageId};
-use crate::queue::{Listed, MessageView, SiteView};
+use crate::queue::{Cancelled, Listed, MessageView, SiteView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueCommand {
@@ -53,13 +53,30 @@ pub(super) enum QueueCommand {
         #[command(flatten)]
         config: ConfigArgument,
     },
+    /// Take back what is not being sent right now: one message, or a campaign.
+    Cancel {
+        /// A message.
+        id: Option<MessageId>,
+        /// All waiting messages of this campaign.
+        #[arg(long, conflicts_with = "id")]
+        campaign: Option<String>,
+        /// The campaign's tenant.
+        #[arg(long, requires = "campaign")]
+        tenant: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
 }
 
 pub(super) fn run(command: QueueCommand) -> anyhow::Result<ExitCode> {
     let arguments = match &command {
-        QueueCommand::List { config, .. } | QueueCommand::Show { config, .. } | QueueCommand::Retry { config, .. } => {
-            config.clone()
-        }
+        QueueCommand::List { config, .. }
+        | QueueCommand::Show { config, .. }
+        | QueueCommand::Retry { config, .. }
+        | QueueCommand::Cancel { config, .. } => config.clone(),
     };
     let config = match arguments.load() {
         Ok(config) => config,
@@ -72,6 +89,14 @@ pub(super) fn run(command: QueueCommand) -> anyhow::Result<ExitCode> {
             QueueCommand::Retry { id: None, domain: None, all: false, .. } => {
                 eprintln!("posthaste queue retry: say what: a message id, --domain DOMAIN or --all");
                 Ok(ExitCode::from(BAD_USAGE))
+            }
+            QueueCommand::Cancel { id: None, campaign: None, .. } => {
+                eprintln!("posthaste queue cancel: say what: a message id or --campaign NAME");
+                Ok(ExitCode::from(BAD_USAGE))
+            }
+            QueueCommand::Cancel { id, campaign, tenant, json, .. } => {
+                let request = CancelRequest { message_id: id, campaign, tenant: tenant.unwrap_or_default() };
+                cancel(&config, &arguments, &request, json).await
             }
             QueueCommand::Retry { id, domain, json, .. } => retry(&config, &arguments, id, domain, json).await,
         }
@@ -145,6 +170,25 @@ async fn retry(
     match json {
         true => println!("{}", serde_json::to_string(&answer)?),
         false => println!("{} recipients are due now", answer.recipients),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn cancel(
+    config: &Config,
+    arguments: &ConfigArgument,
+    request: &CancelRequest,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let body = serde_json::to_string(request)?;
+    let answer: Cancelled = client::ask(config, arguments, Method::POST, "/v1/queue/cancel", Some(body)).await?;
+    if json {
+        println!("{}", serde_json::to_string(&answer)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} recipients of {} messages taken back", answer.recipients, answer.messages);
+    if answer.in_flight > 0 {
+        println!("{} more are being sent right now", answer.in_flight);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,10 @@
 //! crash the spool hands over again whatever stands behind the last position in the file, so that the file has every
 //! event exactly once, in order.
 
+mod archive;
 mod event;
 mod file;
 
+pub use archive::{Archive, Told};
 pub use event::{Event, Kind, Timings};
 pub use file::{EventLog, EventLogError};

@@ -17,6 +17,13 @@ pub struct MessageId(pub u64);
 
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
+impl MessageId {
+    /// About when it was given out: no later than that, and before by more only where the wall clock had stepped back.
+    pub fn time(self) -> Timestamp {
+        Timestamp(self.0 >> 22)
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0u8; 13];

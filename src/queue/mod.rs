@@ -14,7 +14,9 @@
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
+//! | `status.rs`, `cancel.rs` | what senders see and do |
 
+mod cancel;
 mod dial;
 mod door;
 #[doc(hidden)]
@@ -27,6 +29,7 @@ mod session;
 mod settle;
 mod settlement;
 mod site;
+mod status;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -42,12 +45,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use cancel::Cancelled;
 pub use retry::RetryPolicy;
-pub use view::{Listed, MessageView, SiteView};
+pub use status::{MessageStatus, QueryError};
+pub use view::{Listed, MessageView, RecipientView, SiteView};
 
 use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, SpoolConfig};
 use crate::delivery::Client;
+use crate::events::Archive;
 use crate::mail::{AddressHost, Domain};
 use crate::routing::{NoRoute, Router};
 use crate::signing::{Signer, SigningPool};
@@ -74,6 +80,8 @@ pub struct Parts {
     pub spool: SpoolConfig,
     /// Our name in reports.
     pub hostname: Domain,
+    /// What became of messages that are finished.
+    pub archive: Archive,
 }
 
 /// The queue. Shared by `Arc`.
@@ -185,6 +193,7 @@ impl Queue {
                 Action::Resolve(host, name) => self.spawn(queue.resolve(host, name)),
                 Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
                 Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
+                Action::Cancel(id, recipients) => self.spawn(queue.end_cancelled(id, recipients)),
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::scheduler::{
-    Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, Recipients, Scheduler, SiteId, Verdict,
+    Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, Recipients, Scheduler, SiteId, TakenBack, Verdict,
 };
 use crate::clock::Timestamp;
 use crate::config::{DeliveryConfig, DnsConfig, RouteConfig};
@@ -107,6 +107,9 @@ struct World<'a> {
     sessions: Vec<Session>,
     /// Which recipients of each message have ended, and when it expires.
     messages: HashMap<MessageId, (Vec<bool>, u64)>,
+    /// Taken back, their ends still to be written.
+    cancelling: Vec<TakenBack>,
+    cancelled: HashSet<MessageId>,
     recipients: usize,
     ended: usize,
 }
@@ -145,6 +148,8 @@ impl<'a> World<'a> {
             connecting: Vec::new(),
             sessions: Vec::new(),
             messages: HashMap::new(),
+            cancelling: Vec::new(),
+            cancelled: HashSet::new(),
             recipients: 0,
             ended: 0,
         }
@@ -158,7 +163,8 @@ impl<'a> World<'a> {
     }
 
     fn is_busy(&self) -> bool {
-        !self.connecting.is_empty() || !self.resolving.is_empty() || !self.sessions.is_empty()
+        let waiting = self.connecting.len() + self.resolving.len() + self.sessions.len() + self.cancelling.len();
+        waiting > 0
     }
 
     fn pass(&mut self, ms: u64) {
@@ -210,7 +216,9 @@ impl<'a> World<'a> {
                 Action::Connect(site) => self.connecting.push(site),
                 Action::Wake(session) => session.notify_one(),
                 Action::Rearm => {}
-                Action::Expire(id, recipients) => recipients.iter().for_each(|r| self.end(id, *r)),
+                Action::Expire(id, recipients) | Action::Cancel(id, recipients) => {
+                    recipients.iter().for_each(|r| self.end(id, *r))
+                }
                 Action::Settle(items, verdict) => items.into_iter().for_each(|item| {
                     self.scheduler.landed(std::slice::from_ref(&item));
                     match verdict {
@@ -245,11 +253,13 @@ impl<'a> World<'a> {
             0 | 1 if !self.resolving.is_empty() => self.resolve(which),
             0 | 2 if !self.connecting.is_empty() => self.connect(which),
             0 | 3 if !self.sessions.is_empty() => self.turn(which % self.sessions.len()),
+            0 | 5 if !self.cancelling.is_empty() => self.end_cancelled(),
             4 | 5 if !self.luck.is_empty() => {
                 let seed = self.draw();
                 let delay = if seed & 0x80 == 0 { 0 } else { 150 * self.draw() as u64 };
                 self.accept(seed, which % 7 + 1, delay);
             }
+            6 if which & 3 == 3 => self.cancel(which >> 2),
             6 => self.hurry(which),
             7 => self.pass(50 << (which % 12)),
             _ => self.pass(100),
@@ -296,6 +306,7 @@ impl<'a> World<'a> {
             let recipients: usize = batch.items.iter().map(|item| item.recipients.len()).sum();
             assert!((1..=self.scheduler.limits.recipients_per_transaction).contains(&recipients));
             assert!(batch.items.iter().all(|item| item.message == batch.message));
+            assert!(!self.cancelled.contains(&batch.message), "a message that was taken back goes out");
         }
     }
 
@@ -326,6 +337,24 @@ impl<'a> World<'a> {
             self.scheduler.session_ended(self.now, site, false, &mut self.actions);
         } else {
             self.scheduler.proved(site);
+        }
+    }
+
+    /// The sender takes back one message, or every third.
+    fn cancel(&mut self, which: usize) {
+        let all = self.messages.len() as u64;
+        let picked =
+            |id: &u64| if which & 1 == 0 { *id == which as u64 % all.max(1) + 1 } else { id.is_multiple_of(3) };
+        let ids: Vec<MessageId> = (1..=all).filter(picked).map(MessageId).collect();
+        let taken = self.scheduler.cancel(&ids);
+        self.cancelled.extend(taken.iter().map(|taken| taken.id));
+        self.cancelling.extend(taken);
+    }
+
+    /// The ends of a message that was taken back are written.
+    fn end_cancelled(&mut self) {
+        if let Some(TakenBack { id, recipients, .. }) = self.cancelling.pop() {
+            recipients.iter().for_each(|recipient| self.end(id, *recipient));
         }
     }
 

@@ -45,6 +45,7 @@ impl Queue {
                 events: Bytes::new(),
                 signature: None,
                 reports: Vec::new(),
+                synced: None,
             };
             return self.spool.record(update, |_| {});
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::scheduler::{Item, SiteId, Verdict};
 use super::settlement::{Attempted, Next, Settlement};
@@ -55,7 +56,7 @@ impl Queue {
             }
             moves.push(Move { old: item, waits, due, again });
         }
-        self.write(&parts, settlement);
+        self.write(&parts, settlement, None);
         self.relocate(now, moves, site);
     }
 
@@ -131,7 +132,15 @@ impl Queue {
             }
             moves.push((waits, next_attempt));
         }
-        let update = Update { id, changes, finished: false, events: Bytes::new(), signature: None, reports: vec![] };
+        let update = Update {
+            id,
+            changes,
+            finished: false,
+            events: Bytes::new(),
+            signature: None,
+            reports: vec![],
+            synced: None,
+        };
         self.spool.record(update, |_| {});
         self.with_actions(|scheduler, _, actions| {
             scheduler.landed(&items);
@@ -172,7 +181,7 @@ impl Queue {
             };
             settlement.expired(&self, recipient, attempts, failure);
         }
-        self.write(&parts, settlement);
+        self.write(&parts, settlement, None);
     }
 
     /// Ends recipients of a message of which nothing can be read: the events have what the queue knows of it.
@@ -194,12 +203,18 @@ impl Queue {
         }
         let mut scheduler = self.lock();
         let finished = scheduler.recorded(id, changes.len() as u32);
-        let update = Update { id, changes, finished, events: events.into(), signature: None, reports: vec![] };
+        let update =
+            Update { id, changes, finished, events: events.into(), signature: None, reports: vec![], synced: None };
         self.spool.record(update, |_| {});
     }
 
-    /// Writes states, events and reports in one group.
-    fn write(self: &Arc<Queue>, parts: &Parts, mut settlement: Settlement<'_>) {
+    /// Writes states, events and reports in one group; `synced` is told when they are on disk.
+    pub(super) fn write(
+        self: &Arc<Queue>,
+        parts: &Parts,
+        mut settlement: Settlement<'_>,
+        synced: Option<oneshot::Sender<()>>,
+    ) {
         let id = settlement.message.id;
         settlement.count(&self.metrics);
         let reports = settlement.reports(parts, || self.spool.next_id(self.clock.timestamp()));
@@ -217,6 +232,7 @@ impl Queue {
             signature: signature.cloned(),
             reports,
             changes: settlement.changes,
+            synced,
         };
         self.spool.record(update, move |report| queue.admit(&report));
     }

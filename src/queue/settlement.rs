@@ -121,16 +121,20 @@ impl<'a> Settlement<'a> {
         due: Timestamp,
     ) -> Next {
         let expired = self.now >= self.message.envelope.expires_at;
+        let undecided = matches!(outcome, None | Some(Outcome::Deferred(_)));
+        let cancelled = undecided && queue.lock().is_cancelled(self.message.id);
         let outcome = match outcome {
             Some(outcome) => outcome,
-            None if item.spoilt < SPOILT_MAX && !expired && attempted.session.is_some() => return Next::Again,
+            None if item.spoilt < SPOILT_MAX && !expired && !cancelled && attempted.session.is_some() => {
+                return Next::Again;
+            }
             None => Outcome::Deferred(attempted.instead.clone().unwrap_or_else(|| {
                 Failure::ours(Blame::Site, EnhancedCode(4, 5, 3), "the receiver takes no more recipients at a time")
             })),
         };
         let attempts = u32::from(item.attempts) + 1;
         let attempted = Some(attempted);
-        let waits = matches!(outcome, Outcome::Deferred(_)) && !expired;
+        let waits = matches!(outcome, Outcome::Deferred(_)) && !expired && !cancelled;
         if !waits && !self.claim(queue, recipient) {
             return Next::Ended;
         }
@@ -145,6 +149,7 @@ impl<'a> Settlement<'a> {
                 self.fail(recipient, failure, attempted, Fate::Failed);
                 self.end(recipient, End::Bounced)
             }
+            Outcome::Deferred(_) if cancelled => self.taken_back(recipient, attempts, attempted),
             Outcome::Deferred(failure) if expired => {
                 self.tell(Kind::Expired, recipient, attempts, &Told::failure(&failure), attempted);
                 self.fail(recipient, failure, attempted, Fate::Expired);
@@ -169,6 +174,22 @@ impl<'a> Settlement<'a> {
         self.tell(Kind::Expired, recipient, attempts, &Told::failure(&failure), None);
         self.fail(recipient, failure, None, Fate::Expired);
         self.end(recipient, End::Expired);
+    }
+
+    /// A recipient that was taken back before it was mailed. False: it came to its end before.
+    pub(super) fn cancelled(&mut self, queue: &Queue, recipient: u32, attempts: u32) -> bool {
+        let claimed = self.claim(queue, recipient);
+        if claimed {
+            self.taken_back(recipient, attempts, None);
+        }
+        claimed
+    }
+
+    fn taken_back(&mut self, recipient: u32, attempts: u32, attempted: Option<&Attempted<'_>>) -> Next {
+        let reply = Reply::ours(250, EnhancedCode(2, 0, 0), "taken back before it was delivered");
+        let told = Told { reply: &reply, command: None, blame: None, next_attempt: None };
+        self.tell(Kind::Cancelled, recipient, attempts, &told, attempted);
+        self.end(recipient, End::Cancelled)
     }
 
     fn end(&mut self, recipient: u32, end: End) -> Next {
@@ -229,11 +250,14 @@ impl<'a> Settlement<'a> {
     pub(super) fn count(&self, metrics: &Metrics) {
         for (kind, provider) in &self.counted {
             let (attempt, end) = match kind {
+                Kind::Cancelled => {
+                    metrics.recipients.with_label_values(&[End::Cancelled.as_str()]).inc();
+                    continue;
+                }
                 Kind::Delivered => ("delivered", Some(End::Delivered)),
                 Kind::Deferred => ("deferred", None),
                 Kind::Bounced => ("bounced", Some(End::Bounced)),
                 Kind::Expired => ("deferred", Some(End::Expired)),
-                Kind::Cancelled => continue,
             };
             metrics.attempts.with_label_values(&[*provider, attempt]).inc();
             if let Some(end) = end {

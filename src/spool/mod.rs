@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use smallvec::smallvec;
+use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::SpoolConfig;
@@ -104,6 +105,8 @@ pub struct Update {
     pub signature: Option<Bytes>,
     /// Reports to the sender, accepted in the same group.
     pub reports: Vec<Arc<Message>>,
+    /// Told when all of it is on disk; dropped if that never comes.
+    pub synced: Option<oneshot::Sender<()>>,
 }
 
 /// The spool. Shared by `Arc`.
@@ -222,7 +225,7 @@ impl Spool {
             group.push(self.signature_record(update.id, signature));
         }
         let head = state::write(&update.changes, grave, &update.events);
-        group.push(self.state_record(update.id, head, update.finished, update.events, ended));
+        group.push(self.state_record(update.id, head, update.finished, update.events, ended, update.synced));
         self.log.append(group);
     }
 
@@ -372,6 +375,7 @@ impl Spool {
         finished: bool,
         events: Bytes,
         ended: Option<Entry>,
+        synced: Option<oneshot::Sender<()>>,
     ) -> Append {
         let spool = Arc::clone(self);
         let done = move |result: Result<Location, LogError>| {
@@ -384,6 +388,7 @@ impl Spool {
             if !events.is_empty() {
                 (spool.export)(location.position, events);
             }
+            synced.map(|synced| synced.send(()));
         };
         append(STATE, id, head, Bytes::new(), done)
     }

@@ -153,7 +153,8 @@ impl Life {
             self.open.remove(&id);
         }
         let signature = (dice.random_range(0..2) == 0).then(|| Bytes::from_static(b"signed"));
-        let update = Update { id, changes, finished, events: events.into(), signature, reports: Vec::new() };
+        let update =
+            Update { id, changes, finished, events: events.into(), signature, reports: Vec::new(), synced: None };
         self.spool.record(update, |_| {});
     }
 

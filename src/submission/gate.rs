@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::door::{Door, Handover, NewMessage};
 use super::rejection::Rejection;
-use crate::access::{Access, AccessError};
+use crate::access::{Access, AccessError, Charge};
 use crate::ledger::{Begun, Ledger, Ticket, Waiter};
 use crate::mail::{MessageId, Receipt, Reply};
 use crate::queue::Queue;
@@ -61,9 +61,10 @@ impl Gate {
             Some(Begun::Unreadable(error)) => return Taken::Refused(Rejection::trouble(error)),
         };
         let recipients = handover.messages.iter().map(|message| message.envelope.recipients.len()).sum();
-        if let Err(error) = self.access.charge(&handover.principal, recipients) {
-            return Taken::Refused(rejection(error));
-        }
+        let charge = match self.access.charge(&first.envelope.stream.tenant, recipients) {
+            Ok(charge) => charge,
+            Err(error) => return Taken::Refused(rejection(error)),
+        };
         let receipt = Receipt {
             id: first.id,
             messages: handover.messages.len() as u32,
@@ -74,7 +75,7 @@ impl Gate {
         let messages = messages.map(|m| Arc::new(Message::new(m.id, m.envelope, m.content))).collect();
         // From here on the spool tells the ledger what became of the key.
         ticket.into_iter().for_each(Ticket::hand_over);
-        Taken::Accepting { receipt, accepting: Box::pin(self.queue.accept(messages)) }
+        Taken::Accepting { receipt, charge, accepting: Box::pin(self.queue.accept(messages)) }
     }
 }
 
@@ -83,7 +84,7 @@ enum Taken {
     Refused(Rejection),
     Known(Receipt),
     UnderWay(Waiter),
-    Accepting { receipt: Receipt, accepting: Pin<Box<dyn Future<Output = Result<(), Reply>> + Send>> },
+    Accepting { receipt: Receipt, charge: Charge, accepting: Pin<Box<dyn Future<Output = Result<(), Reply>> + Send>> },
 }
 
 impl Door for Gate {
@@ -105,8 +106,10 @@ impl Door for Gate {
                 Taken::UnderWay(other) => other.await.ok_or_else(|| {
                     Rejection::trouble("the same submission, under way on another connection, failed; try again later")
                 }),
-                Taken::Accepting { receipt, accepting } => {
-                    accepting.await.map(|()| receipt).map_err(Rejection::from_queue)
+                Taken::Accepting { receipt, charge, accepting } => {
+                    accepting.await.map_err(Rejection::from_queue)?;
+                    charge.keep();
+                    Ok(receipt)
                 }
             }
         }

@@ -18,6 +18,7 @@ pub mod options;
 pub mod received;
 mod rejection;
 mod smtp;
+mod steer;
 mod tls;
 
 use std::io;
@@ -34,6 +35,7 @@ pub use gate::Gate;
 pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
 pub use smtp::probe;
+pub use steer::{Cancel, CancelReceipt};
 pub use tls::{TlsError, load_tls};
 
 use self::smtp::{Controls, Policy, Shared};

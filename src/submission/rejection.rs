@@ -15,6 +15,7 @@ use crate::mail::{EnhancedCode, Reply};
 /// | [`Unauthenticated`](RejectionKind::Unauthenticated) | 535 5.7.8 | UNAUTHENTICATED | 401 |
 /// | [`Forbidden`](RejectionKind::Forbidden) | 550 5.7.1 | PERMISSION_DENIED | 403 |
 /// | [`KeyReused`](RejectionKind::KeyReused) | 550 5.7.0 | FAILED_PRECONDITION | 409 |
+/// | [`NotFound`](RejectionKind::NotFound) | — | NOT_FOUND | 404 |
 /// | [`Quota`](RejectionKind::Quota) | 452 4.7.1 | RESOURCE_EXHAUSTED, retry delay | 429 |
 /// | [`Full`](RejectionKind::Full) | 452 4.3.1 | RESOURCE_EXHAUSTED, retry delay | 503 |
 /// | [`Trouble`](RejectionKind::Trouble) | 451 4.3.0 | UNAVAILABLE | 503 |
@@ -44,6 +45,8 @@ pub enum RejectionKind {
     Forbidden,
     /// The idempotency key stands for a different submission.
     KeyReused,
+    /// There is no such message, or it is somebody else's.
+    NotFound,
     /// The tenant has used up what it may.
     Quota,
     /// The queue, the memory or the disk is full.
@@ -104,6 +107,11 @@ impl Rejection {
     pub fn key_reused() -> Rejection {
         let why = "this idempotency key was used for a different message";
         Rejection::new(RejectionKind::KeyReused, 550, (5, 7, 0), why)
+    }
+
+    /// There is no such message, or none that this client may see.
+    pub fn not_found(why: impl Into<Cow<'static, str>>) -> Rejection {
+        Rejection::new(RejectionKind::NotFound, 550, (5, 1, 0), why)
     }
 
     /// The tenant has used up what it may; worth trying after `retry_after`.

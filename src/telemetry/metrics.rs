@@ -13,6 +13,9 @@ pub struct Metrics {
     pub messages_accepted: IntCounterVec,
     /// Messages and commands refused at the door, by listener and reason.
     pub submissions_refused: IntCounterVec,
+    /// Clients that said who they are, by result (ok, wrong, expired, disabled) and mechanism (token, password, scram,
+    /// certificate).
+    pub authentications: IntCounterVec,
     /// Recipients that reached their end, by outcome: delivered, bounced, expired, cancelled.
     pub recipients: IntCounterVec,
     /// Recipients accepted.
@@ -78,6 +81,12 @@ impl Metrics {
                 "submissions_refused_total",
                 "refused at the door",
                 &["listener", "reason"],
+            ),
+            authentications: counters(
+                &r,
+                "authentications_total",
+                "clients that said who they are",
+                &["result", "mechanism"],
             ),
             recipients: counters(&r, "recipients_total", "recipients that reached their end", &["outcome"]),
             recipients_accepted: counter(&r, "recipients_accepted_total", "recipients acknowledged"),

@@ -30,6 +30,8 @@ pub(super) struct MessageState {
     pub(super) awake: u32,
     /// Recipients whose end is claimed and not yet recorded.
     pub(super) unrecorded: u32,
+    /// Its sender took it back: what is not in flight ends, and so does what lands without a final verdict.
+    pub(super) cancelled: bool,
     pub(super) open: Open,
 }
 

@@ -4,6 +4,7 @@
 //! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
 //! work of one message, but for draining a site that went dead.
 
+mod cancel;
 mod hosts;
 mod item;
 mod messages;
@@ -21,6 +22,7 @@ use super::wheel::Wheel;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Failure, MessageId, Stream};
 use crate::routing::{Route, Site};
+pub(super) use cancel::TakenBack;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
 use messages::{MessageState, Messages, Open};
@@ -46,6 +48,8 @@ pub(super) enum Action {
     Settle(Vec<Item>, Verdict),
     /// The time of this message is up, for these recipients.
     Expire(MessageId, Vec<u32>),
+    /// These of a message taken back came to no verdict: end them.
+    Cancel(MessageId, Vec<u32>),
     /// An earlier timer than all before was set.
     Rearm,
 }
@@ -138,8 +142,18 @@ impl Scheduler {
             items.push((Item { message: id, host, attempts, spoilt: 0, recipients }, due));
         }
         self.counts.open[self.streams.class(stream) as usize] += open.len() as i64;
-        let (expiry, awake, unrecorded) = (None, 0, 0);
-        self.messages.insert(MessageState { id, stream, accepted_at, expires, expiry, awake, unrecorded, open });
+        self.streams.count(stream, open.len() as i64);
+        self.messages.insert(MessageState {
+            id,
+            stream,
+            accepted_at,
+            expires,
+            expiry: None,
+            awake: 0,
+            unrecorded: 0,
+            cancelled: false,
+            open,
+        });
         for (item, due) in items {
             if due <= now {
                 self.wake(now, item, actions);
@@ -202,6 +216,9 @@ impl Scheduler {
     /// An item's time has come: on to its site, by way of a look-up if needed. Or its message's: then it is given up.
     fn wake(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
         let Some(message) = self.messages.get_mut(item.message) else { return self.drop_item(&item) };
+        if message.cancelled {
+            return self.drop_item(&item);
+        }
         message.awake += item.recipients.len() as u32;
         self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
         if now >= message.expires {
@@ -281,6 +298,9 @@ impl Scheduler {
         if item.recipients.is_empty() {
             return self.drop_item(&item);
         }
+        if message.cancelled {
+            return self.end_cancelled(&item, actions);
+        }
         message.awake = message.awake.saturating_sub(item.recipients.len() as u32);
         self.counts.ready[self.streams.class(message.stream) as usize] -= item.recipients.len() as i64;
         disarm_if_quiet(&mut self.expiries, message);
@@ -321,6 +341,7 @@ impl Scheduler {
         message.awake = message.awake.saturating_sub(1);
         self.counts.open[class] -= 1;
         self.counts.ready[class] -= 1;
+        self.streams.count(message.stream, -1);
         disarm_if_quiet(&mut self.expiries, message);
         true
     }
@@ -361,6 +382,11 @@ impl Scheduler {
         self.hosts.forget_routes();
         let ready: Vec<Item> = self.sites.iter_mut().flat_map(|site| site.ready.drain()).collect();
         ready.into_iter().for_each(|item| self.forward(now, item, actions));
+    }
+
+    /// Open recipients of a tenant.
+    pub(super) fn waiting_of(&self, tenant: &str) -> u64 {
+        self.streams.open_of(tenant)
     }
 
     /// Messages with open recipients: id, stream, acceptance; in no order.

@@ -1,6 +1,7 @@
 //! The streams that have mail waiting, each stored once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::StreamId;
 use crate::mail::{Class, Stream};
@@ -10,6 +11,8 @@ use crate::mail::{Class, Stream};
 pub(super) struct Streams {
     ids: HashMap<Stream, StreamId>,
     streams: slab::Slab<(Stream, usize)>,
+    /// Open recipients by tenant.
+    open: HashMap<Arc<str>, i64>,
 }
 
 impl Streams {
@@ -35,6 +38,26 @@ impl Streams {
             let (stream, _) = self.streams.remove(id as usize);
             self.ids.remove(&stream);
         }
+    }
+
+    /// So many recipients more are open (fewer, if negative). Counted for named tenants only.
+    pub(super) fn count(&mut self, id: StreamId, recipients: i64) {
+        let tenant = &self.streams[id as usize].0.tenant;
+        if tenant.is_empty() {
+            return;
+        }
+        match self.open.get_mut(tenant) {
+            Some(open) => *open += recipients,
+            None => _ = self.open.insert(Arc::clone(tenant), recipients),
+        }
+        if self.open.get(tenant) == Some(&0) {
+            self.open.remove(tenant);
+        }
+    }
+
+    /// Open recipients of a tenant.
+    pub(super) fn open_of(&self, tenant: &str) -> u64 {
+        self.open.get(tenant).map_or(0, |open| (*open).max(0) as u64)
     }
 
     pub(super) fn get(&self, id: StreamId) -> &Stream {

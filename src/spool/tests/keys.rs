@@ -40,7 +40,7 @@ impl Life {
     fn finish(&self, id: MessageId) {
         let changes = vec![Change { recipient: 0, state: RecipientState::Ended(End::Delivered) }];
         let (events, signature) = (Bytes::new(), None);
-        let update = Update { id, changes, finished: true, events, signature, reports: Vec::new() };
+        let update = Update { id, changes, finished: true, synced: None, events, signature, reports: Vec::new() };
         self.spool.record(update, |_| {});
     }
 }

@@ -1,0 +1,97 @@
+//! What is wrong with a request, and how that is told.
+
+use std::fmt::Display;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+
+use crate::access::{BadField, ChangeError};
+use crate::spool::SpoolError;
+
+/// An error as `application/problem+json` (RFC 9457), with the fields to blame if there are any.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: String,
+    violations: Vec<BadField>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Display) -> Problem {
+        Problem { status, detail: error.to_string(), violations: Vec::new() }
+    }
+
+    pub(super) fn bad(error: impl Display) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    pub(super) fn trouble(error: impl Display) -> Problem {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error)
+    }
+}
+
+impl From<SpoolError> for Problem {
+    fn from(error: SpoolError) -> Problem {
+        let status = match error {
+            SpoolError::Unknown(_) => StatusCode::NOT_FOUND,
+            SpoolError::Log(_) | SpoolError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Problem::new(status, error)
+    }
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Problem {
+        let status = match error {
+            ChangeError::Bad(_) => StatusCode::BAD_REQUEST,
+            ChangeError::Exists(_) => StatusCode::CONFLICT,
+            ChangeError::NoTenant(_) | ChangeError::NoCredential(_) => StatusCode::NOT_FOUND,
+            ChangeError::Ledger(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let problem = Problem::new(status, &error);
+        match error {
+            ChangeError::Bad(violations) => Problem { violations, ..problem },
+            _ => problem,
+        }
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    /// axum says `…: FIELD: WHY` where the text is JSON and a field has the wrong type or is unknown.
+    fn from(rejection: JsonRejection) -> Problem {
+        let text = rejection.body_text();
+        let detail = match &rejection {
+            JsonRejection::JsonDataError(_) => text.split_once(": ").map_or(text.as_str(), |(_, detail)| detail),
+            _ => &text,
+        };
+        let field = detail.split_once(": ").filter(|(field, _)| !field.contains(' '));
+        let violations = field.map(|(field, why)| BadField { field: field.into(), why: why.into() });
+        Problem { violations: violations.into_iter().collect(), ..Problem::new(rejection.status(), detail) }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = serde_json::json!({ "status": self.status.as_u16(), "detail": self.detail });
+        if !self.violations.is_empty() {
+            body["violations"] = serde_json::json!(self.violations);
+        }
+        (self.status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+    }
+}
+
+/// A body of JSON; if it is not what it must be, a [`Problem`] says so.
+#[derive(Debug)]
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Asked<T>, Problem> {
+        Ok(Asked(Json::from_request(request, state).await?.0))
+    }
+}

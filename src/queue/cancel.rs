@@ -1,0 +1,112 @@
+//! Taking messages back: what is not being sent right now never will be.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+
+use super::Queue;
+use super::scheduler::TakenBack;
+use super::settlement::Settlement;
+use super::status::QueryError;
+use crate::mail::MessageId;
+use crate::spool::{RecipientState, SpoolError};
+
+/// Messages whose ends are being written at once. Each holds an envelope in memory.
+const AT_ONCE: usize = 64;
+
+/// What [`Queue::cancel`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// Messages of which at least one recipient was taken back.
+    pub messages: u64,
+    /// Recipients that ended as cancelled.
+    pub recipients: u64,
+    /// Recipients whose outcome was under way: they end as it says, or else as cancelled.
+    pub in_flight: u64,
+}
+
+impl Queue {
+    /// Takes messages back. Their recipients that are not in flight end as cancelled; nothing of it is sent from this call
+    /// on, and when it resolves the ends are on disk. Unknown and finished messages are left out.
+    ///
+    /// # Errors
+    /// An end could not be written or a message not be read; others may have ended.
+    ///
+    /// # Cancel safety
+    /// What was begun goes on.
+    pub async fn cancel(self: &Arc<Queue>, ids: Vec<MessageId>) -> Result<Cancelled, QueryError> {
+        let taken = self.lock().cancel(&ids);
+        let queue = Arc::clone(self);
+        let (answer, answered) = oneshot::channel();
+        self.spawn(async move { _ = answer.send(queue.end_all(taken).await) });
+        answered.await.unwrap_or(Err(QueryError::Closing))
+    }
+
+    async fn end_all(self: Arc<Queue>, taken: Vec<TakenBack>) -> Result<Cancelled, QueryError> {
+        let mut total = Cancelled { in_flight: taken.iter().map(|t| t.in_flight as u64).sum(), ..Cancelled::default() };
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        let mut failed = None;
+        let mut count = |ended: Result<u64, QueryError>| match ended {
+            Ok(recipients) => {
+                total.messages += u64::from(recipients > 0);
+                total.recipients += recipients;
+            }
+            Err(error) => failed = Some(error),
+        };
+        for TakenBack { id, recipients, .. } in taken {
+            let permit = Arc::clone(&room).acquire_owned().await.map_err(|_| QueryError::Closing)?;
+            self.breathe().await;
+            let queue = Arc::clone(&self);
+            tasks.spawn(async move {
+                let ended = queue.take_back(id, recipients).await;
+                drop(permit);
+                ended
+            });
+            while let Some(ended) = tasks.try_join_next() {
+                count(ended.unwrap_or(Err(QueryError::Closing)));
+            }
+        }
+        while let Some(ended) = tasks.join_next().await {
+            count(ended.unwrap_or(Err(QueryError::Closing)));
+        }
+        failed.map_or(Ok(total), Err)
+    }
+
+    /// Ends recipients as cancelled; returns how many, once that is on disk.
+    async fn take_back(self: Arc<Queue>, id: MessageId, recipients: Vec<u32>) -> Result<u64, QueryError> {
+        let message = match self.spool.load_envelope(id).await {
+            Ok(message) => message,
+            Err(SpoolError::Unknown(_)) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        };
+        let known = self.spool.states(id).await.unwrap_or_default();
+        let parts = self.parts.load_full();
+        let mut settlement = Settlement::new(&message, self.clock.timestamp());
+        let mut ended = 0;
+        for recipient in recipients {
+            let last = known.iter().rev().find(|change| change.recipient == recipient).map(|change| &change.state);
+            let attempts = match last {
+                Some(RecipientState::Waiting { attempts, .. }) => *attempts,
+                Some(RecipientState::Ended(_)) | None => 0,
+            };
+            ended += u64::from(settlement.cancelled(&self, recipient, attempts));
+        }
+        if ended == 0 {
+            return Ok(0);
+        }
+        let (synced, on_disk) = oneshot::channel();
+        self.write(&parts, settlement, Some(synced));
+        on_disk.await.map_err(|_| QueryError::Closing)?;
+        Ok(ended)
+    }
+
+    /// Recipients in flight when their message was taken back have landed without a verdict.
+    pub(super) async fn end_cancelled(self: Arc<Queue>, id: MessageId, recipients: Vec<u32>) {
+        if let Err(error) = self.take_back(id, recipients).await {
+            tracing::error!(message_id = %id, %error, "the end of recipients taken back cannot be written");
+        }
+    }
+}

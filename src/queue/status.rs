@@ -1,0 +1,134 @@
+//! What senders may know of a message: where each recipient stands, also after its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Queue;
+use super::view::{MessageView, RecipientView};
+use crate::events::Told;
+use crate::mail::{Class, MessageId};
+use crate::spool::SpoolError;
+
+/// A question about a message could not be answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueryError {
+    /// The spool cannot be read or written.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The event log cannot be read.
+    #[error("the event log: {0}")]
+    Events(String),
+    /// The daemon is shutting down.
+    #[error("shutting down")]
+    Closing,
+}
+
+/// What is known of a message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MessageStatus {
+    /// Its name.
+    pub message_id: MessageId,
+    /// A recipient is not at its end.
+    pub waiting: bool,
+    /// The envelope sender; empty: null.
+    pub sender: String,
+    /// The tenant, if said.
+    pub tenant: Arc<str>,
+    /// The class.
+    pub class: Class,
+    /// The campaign, if said.
+    pub campaign: String,
+    /// RFC 3339.
+    pub accepted_at: String,
+    /// When it is given up, RFC 3339; `None`: finished.
+    pub expires_at: Option<String>,
+    /// Its recipients, in the order of the envelope; of a finished message in the order of their ends.
+    pub recipients: Vec<RecipientView>,
+}
+
+impl Queue {
+    /// Where a message stands, from the spool or, when it is finished, from the event log; `None`: not known, or not any
+    /// more.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub async fn status(self: &Arc<Queue>, id: MessageId) -> Result<Option<MessageStatus>, QueryError> {
+        match self.view(id).await {
+            Ok(view) => Ok(Some(view.into())),
+            Err(SpoolError::Unknown(_)) => {
+                let lines =
+                    self.parts.load().archive.find(id).await.map_err(|error| QueryError::Events(error.to_string()))?;
+                Ok(from_events(id, &lines))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The tenant of a message that is not finished.
+    pub fn tenant_of(&self, id: MessageId) -> Option<Arc<str>> {
+        self.lock().about(id).map(|(stream, _)| stream.tenant)
+    }
+
+    /// The waiting messages of a campaign, oldest first. Walks all that wait.
+    pub fn messages_of(&self, tenant: &str, campaign: &str) -> Vec<MessageId> {
+        let scheduler = self.lock();
+        let of = scheduler.messages().filter(|(_, s, _)| *s.tenant == *tenant && *s.campaign == *campaign);
+        let mut ids: Vec<MessageId> = of.map(|(id, ..)| id).collect();
+        drop(scheduler);
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Recipients of a tenant that are not at their end.
+    pub fn waiting_of(&self, tenant: &str) -> u64 {
+        self.lock().waiting_of(tenant)
+    }
+}
+
+impl From<MessageView> for MessageStatus {
+    fn from(view: MessageView) -> MessageStatus {
+        MessageStatus {
+            message_id: view.listed.message_id,
+            waiting: true,
+            sender: view.listed.sender,
+            tenant: view.tenant.into(),
+            class: view.listed.class,
+            campaign: view.campaign,
+            accepted_at: view.listed.accepted_at,
+            expires_at: Some(view.expires_at),
+            recipients: view.recipients,
+        }
+    }
+}
+
+/// The last word on each recipient.
+fn from_events(id: MessageId, lines: &[Told]) -> Option<MessageStatus> {
+    let last = lines.last()?;
+    let mut recipients: BTreeMap<&str, (usize, RecipientView)> = BTreeMap::new();
+    for (place, line) in lines.iter().enumerate() {
+        let view = RecipientView {
+            address: line.recipient.clone(),
+            state: if line.event == "deferred" { "waiting".into() } else { line.event.clone() },
+            attempts: line.attempt,
+            next_attempt: None,
+            reply: Some(format!("{} {} {}", line.code, line.enhanced, line.reply.replace('\n', " "))),
+        };
+        recipients.insert(&line.recipient, (place, view));
+    }
+    let mut recipients: Vec<_> = recipients.into_values().collect();
+    recipients.sort_by_key(|(place, _)| *place);
+    let recipients: Vec<RecipientView> = recipients.into_iter().map(|(_, view)| view).collect();
+    Some(MessageStatus {
+        message_id: id,
+        waiting: recipients.iter().any(|recipient| recipient.state == "waiting"),
+        sender: last.sender.clone(),
+        tenant: last.tenant.as_str().into(),
+        class: Class::parse(&last.class).unwrap_or_default(),
+        campaign: last.campaign.clone(),
+        accepted_at: last.accepted_at.clone(),
+        expires_at: None,
+        recipients,
+    })
+}
