@@ -127,6 +127,30 @@ impl Log {
         self.shared.read(location, true)
     }
 
+    /// Fills `into` from the body of a record, from `offset` on. Blocks. Neither the checksum nor that the record is still there
+    /// is looked at: for bodies whose parts have checksums of their own, by who knows afterwards that it was still retained.
+    ///
+    /// # Errors
+    /// [`LogError::Gone`]; [`LogError::Damaged`] if the body or the file ends before; [`LogError::Io`].
+    pub fn read_body_part(&self, location: Location, offset: u64, into: &mut [u8]) -> Result<(), LogError> {
+        let segment = location.position.segment;
+        let start = u64::from(location.position.offset) + HEADER_LEN + u64::from(location.head_len) + offset;
+        let damaged = || LogError::Damaged { segment, offset: start, why: GAP };
+        if offset + into.len() as u64 > u64::from(location.body_len) {
+            return Err(damaged());
+        }
+        let file = match self.shared.table().segments.get(&segment) {
+            Some(found) => found.file.clone(),
+            None => return Err(LogError::Gone { segment }),
+        };
+        let got = read_full(&*file, into, start);
+        let path = || FileName::Segment(segment.0).in_dir(&self.shared.options.dir);
+        match got.map_err(|e| LogError::io("read", &path())(e))? {
+            whole if whole == into.len() => Ok(()),
+            _ => Err(damaged()),
+        }
+    }
+
     /// Counts a record as live: its segment stays. Call it in `done`, or, for what replay showed, before the first
     /// [`Log::reclaim`]. Each retained record is to be released once.
     pub fn retain(&self, location: Location) {

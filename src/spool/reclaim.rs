@@ -1,6 +1,7 @@
 //! Giving disk back: dead segments are reused, stragglers in nearly dead ones are copied forward first.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ impl Spool {
     /// # Errors
     /// When a segment cannot be read; nothing is lost then.
     pub fn reclaim(self: &Arc<Self>) -> Result<bool, SpoolError> {
+        // Nothing goes before its events are in the event log and its keys in the ledger.
+        let exported = SegmentId(self.exported.load(Ordering::Relaxed));
+        self.log.set_reclaim_floor(self.ledger.unrecorded().map_or(exported, |unrecorded| unrecorded.min(exported)));
         self.log.reclaim();
         // What little room a full disk has left is for what was delivered, not for copies.
         if self.log.health() != Health::Ok {
