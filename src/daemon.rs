@@ -106,19 +106,7 @@ impl Daemon {
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         let saved = Arc::clone(&access);
         let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
-        Ok(Daemon {
-            doors,
-            queue,
-            admin,
-            access,
-            saving_usage,
-            housekeeping,
-            spool,
-            ledger,
-            events,
-            metrics,
-            hostname,
-        })
+        Ok(Daemon { doors, queue, admin, access, saving_usage, housekeeping, spool, ledger, events, metrics, hostname })
     }
 
     /// Where SMTP clients are served.
