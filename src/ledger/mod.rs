@@ -172,7 +172,7 @@ impl Ledger {
     }
 
     /// Sets (`Some`) or removes (`None`) facts, all or nothing. They are durable, and to be found, when this resolves. A key has
-    /// at most 512 octets, a value 3 KiB.
+    /// at most 512 octets, a value 1 MiB; above 3 KiB it is read from the log.
     ///
     /// # Errors
     /// Nothing was written.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::index::{Applied, Entry, Index, IndexError, Indexes, Result};
+use super::index::{Applied, Entry, INDEXED_MAX, Index, IndexError, Indexes, Result};
 use crate::ledger::Table;
 use crate::ledger::codec::Fact;
 use crate::log::Position;
@@ -71,7 +71,7 @@ impl Index for MemoryIndexes {
             for (at, Fact { table, key, value }) in facts {
                 match value {
                     Some(value) => {
-                        let value = Bytes::clone(value);
+                        let value = Some(Bytes::clone(value)).filter(|value| value.len() <= INDEXED_MAX);
                         held.entries.insert((*table, key.clone()), Entry { at: *at, value });
                     }
                     None => drop(held.entries.remove(&(*table, key.clone()))),

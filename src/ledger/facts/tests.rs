@@ -69,6 +69,30 @@ impl Drop for Open {
     }
 }
 
+/// Values too long for the index are read from the log, wherever compaction puts them.
+#[test]
+fn long_values_stand_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut expected = BTreeMap::new();
+    for life in 0..3 {
+        let open = Open::sled(dir.path());
+        assert_eq!(open.all(), expected);
+        for round in 0..40 {
+            let (key, value) = (format!("k{}", round % 3), format!("{life}{round:0>10000}"));
+            assert!(open.set(&key, &value));
+            if round % 2 == 0 {
+                open.settle();
+            }
+            let found = open.facts.get(Table::Tenants, key.as_bytes()).unwrap();
+            assert_eq!(found.as_deref(), Some(value.as_bytes()));
+            expected.insert(key, value);
+        }
+        assert!(open.set("short", "1"));
+        expected.insert("short".into(), "1".into());
+        assert_eq!(open.all(), expected);
+    }
+}
+
 fn fact(key: &str, value: Option<&str>) -> Fact {
     let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
     Fact { table: Table::Tenants, key: key.into(), value }
