@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{Config, SmtpConfig};
+use crate::config::Config;
 use crate::delivery::Client;
 use crate::events::{Archive, EventLog};
 use crate::ledger::Ledger;
@@ -22,7 +23,9 @@ use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::Router;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
-use crate::submission::{Gate, Submission, load_tls};
+use crate::submission::grpc::Grpc;
+use crate::submission::http::Http;
+use crate::submission::{Gate, Submission, load_tls, web};
 use crate::telemetry::Metrics;
 
 /// How often dead disk space is looked for.
@@ -33,7 +36,7 @@ const ROUNDS_MAX: usize = 64;
 
 /// The running daemon.
 pub struct Daemon {
-    submission: Submission,
+    doors: Doors,
     queue: Arc<Queue>,
     admin: Admin,
     access: Arc<Access>,
@@ -86,11 +89,11 @@ impl Daemon {
         let surfaces = match restored {
             Ok(()) => {
                 let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), Arc::clone(&ledger)));
-                surfaces(config, &hostname, gate, &metrics, clock).await
+                surfaces(config, &hostname, gate, &events, &metrics, clock).await
             }
             Err(error) => Err(error),
         };
-        let (admin, submission) = match surfaces {
+        let (admin, doors) = match surfaces {
             Ok(surfaces) => surfaces,
             Err(error) => {
                 queue.close(Duration::ZERO).await;
@@ -103,24 +106,22 @@ impl Daemon {
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         let saved = Arc::clone(&access);
         let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
-        Ok(Daemon {
-            submission,
-            queue,
-            admin,
-            access,
-            saving_usage,
-            housekeeping,
-            spool,
-            ledger,
-            events,
-            metrics,
-            hostname,
-        })
+        Ok(Daemon { doors, queue, admin, access, saving_usage, housekeeping, spool, ledger, events, metrics, hostname })
     }
 
     /// Where SMTP clients are served.
     pub fn smtp_addresses(&self) -> &[SocketAddr] {
-        self.submission.local_addrs()
+        self.doors.smtp.local_addrs()
+    }
+
+    /// Where gRPC clients are served.
+    pub fn grpc_addresses(&self) -> &[SocketAddr] {
+        self.doors.grpc.local_addrs()
+    }
+
+    /// Where HTTP clients are served.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        self.doors.http.local_addrs()
     }
 
     /// Where the admin surface is.
@@ -145,10 +146,10 @@ impl Daemon {
     /// Nothing was changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let built = parts(config, &self.hostname, &self.metrics)
-            .and_then(|parts| Ok((parts, tls(&config.submission.smtp)?)))
+            .and_then(|parts| Ok((parts, Certificates::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
-        let (parts, tls) = built?;
-        self.submission.reload(config.submission.smtp.clone(), tls);
+        let (parts, certificates) = built?;
+        self.doors.reload(config, certificates);
         self.queue.reload(parts);
         self.ledger.reload(&config.ledger);
         self.metrics.config_ok.set(1.0);
@@ -160,7 +161,7 @@ impl Daemon {
     /// Returns whether all transactions ended in time; the others are repeated after the next start.
     pub async fn close(self, grace: Duration) -> bool {
         // A client in the middle of a message has a share of the grace; those between messages hear 421 at once.
-        self.submission.close(grace / 3).await;
+        self.doors.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
         self.saving_usage.abort();
@@ -179,23 +180,90 @@ impl std::fmt::Debug for Daemon {
     }
 }
 
+/// What mail comes in by.
+struct Doors {
+    smtp: Submission,
+    grpc: Grpc,
+    http: Http,
+}
+
+/// What the doors show their clients; read before anything is changed.
+struct Certificates {
+    smtp: Option<Arc<ServerConfig>>,
+    grpc: Option<Arc<ServerConfig>>,
+    http: Option<Arc<ServerConfig>>,
+}
+
+impl Doors {
+    /// Opens all of them, or none.
+    async fn open(
+        config: &Config,
+        hostname: &Domain,
+        gate: &Arc<Gate>,
+        events: &Arc<EventLog>,
+        metrics: &Arc<Metrics>,
+        clock: Clock,
+    ) -> anyhow::Result<Doors> {
+        let Certificates { smtp: tls, .. } = Certificates::load(config)?;
+        let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
+        let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
+        let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
+        let (door, log, counts) = (Arc::clone(gate), Arc::clone(events), Arc::clone(metrics));
+        let grpc = match Grpc::start(&config.submission.grpc, hostname.clone(), door, log, counts, clock) {
+            Ok(grpc) => grpc,
+            Err(error) => {
+                smtp.close(Duration::from_secs(1)).await;
+                return Err(error.into());
+            }
+        };
+        match Http::start(&config.submission.http, hostname, Arc::clone(gate), Arc::clone(metrics), clock) {
+            Ok(http) => Ok(Doors { smtp, grpc, http }),
+            Err(error) => {
+                tokio::join!(smtp.close(Duration::from_secs(1)), grpc.close(Duration::from_secs(1)));
+                Err(error.into())
+            }
+        }
+    }
+
+    fn reload(&self, config: &Config, certificates: Certificates) {
+        self.smtp.reload(config.submission.smtp.clone(), certificates.smtp);
+        self.grpc.reload(&config.submission.grpc, certificates.grpc);
+        self.http.reload(&config.submission.http, certificates.http);
+    }
+
+    /// No new mail; what is being received may come to its end within `grace`.
+    async fn close(&self, grace: Duration) {
+        tokio::join!(self.smtp.close(grace), self.grpc.close(grace), self.http.close(grace));
+    }
+}
+
+impl Certificates {
+    fn load(config: &Config) -> anyhow::Result<Certificates> {
+        let smtp = &config.submission.smtp;
+        let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
+            (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
+            _ => None,
+        };
+        Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)?, http: web::tls(&config.submission.http)? })
+    }
+}
+
 /// What listens: the last to start, as from here on there is something to lose.
 async fn surfaces(
     config: &Config,
     hostname: &Domain,
     gate: Arc<Gate>,
+    events: &Arc<EventLog>,
     metrics: &Arc<Metrics>,
     clock: Clock,
-) -> anyhow::Result<(Admin, Submission)> {
-    let smtp = &config.submission.smtp;
-    let tls = tls(smtp)?;
+) -> anyhow::Result<(Admin, Doors)> {
+    let doors = Doors::open(config, hostname, &gate, events, metrics, clock).await?;
+    // After the doors, so that /readyz says yes only when they are open.
     let (queue, access) = (Arc::clone(gate.queue()), Arc::clone(gate.access()));
-    let submission = Submission::start(smtp.clone(), hostname.clone(), tls, gate, Arc::clone(metrics), clock)?;
-    // After the door, so that /readyz says yes only when it is open.
     match Admin::start(config.admin.listen, queue, access, Arc::clone(metrics)).await {
-        Ok(admin) => Ok((admin, submission)),
+        Ok(admin) => Ok((admin, doors)),
         Err(error) => {
-            submission.close(Duration::from_secs(1)).await;
+            doors.close(Duration::from_secs(1)).await;
             Err(error.into())
         }
     }
@@ -265,13 +333,6 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),
     })
-}
-
-fn tls(smtp: &SmtpConfig) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
-    match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-        (Some(cert), Some(key)) => Ok(Some(load_tls(cert, key)?)),
-        _ => Ok(None),
-    }
 }
 
 /// Gives dead disk space back, once a second and for as long as there is more to do.

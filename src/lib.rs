@@ -44,6 +44,7 @@ pub mod probe {
         ("command", submission::probe::command),
         ("content", submission::probe::content),
         ("dialogue", submission::probe::dialogue),
+        ("submission", submission::http::probe::submission),
         ("replies", delivery::probe::replies),
         ("capabilities", delivery::probe::capabilities),
         ("receiver", delivery::probe::receiver),

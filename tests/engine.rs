@@ -20,6 +20,8 @@ mod cancel;
 mod damage;
 #[path = "engine/fairness.rs"]
 mod fairness;
+#[path = "engine/grpc.rs"]
+mod grpc;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
 #[path = "engine/restart.rs"]

@@ -1,10 +1,11 @@
-//! The commands, one file each. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+//! The commands, one file each. Exit codes: 0 done, 1 failed, 2 bad usage or configuration; those of `send` are its own.
 
 mod check;
 mod client;
 mod demo;
 mod dkim;
 mod queue;
+mod send;
 mod serve;
 mod spool;
 mod tenant;
@@ -35,6 +36,13 @@ enum Command {
     /// Make DKIM keys and their DNS records.
     #[command(subcommand)]
     Dkim(dkim::DkimCommand),
+    /// Send the message on stdin through the running daemon, with the options of sendmail (`--help` shows them).
+    #[command(disable_help_flag = true)]
+    Send {
+        /// Options and recipients.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Look at the queue of the running daemon, and steer it.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
@@ -50,7 +58,7 @@ enum Command {
 #[derive(Debug, Clone, Args)]
 struct ConfigArgument {
     /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = "/etc/posthaste/posthaste.toml")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
 }
 
@@ -66,16 +74,27 @@ impl ConfigArgument {
     }
 }
 
+const DEFAULT_CONFIG: &str = "/etc/posthaste/posthaste.toml";
+
 const FAILED: u8 = 1;
 const BAD_USAGE: u8 = 2;
 
-/// Reads the arguments, runs the command, gives the exit code.
+/// Reads the arguments, runs the command, gives the exit code. Called as `sendmail`, `mailq` or `newaliases`, it is that.
 pub fn run() -> ExitCode {
+    let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let program = words.next().unwrap_or_default();
+    match program.rsplit('/').next() {
+        Some("sendmail") => return send::run("sendmail", &words.collect::<Vec<_>>()),
+        Some("mailq") => return send::print_queue(),
+        Some("newaliases") => return ExitCode::SUCCESS,
+        _ => {}
+    }
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Dkim(command) => dkim::run(command),
+        Command::Send { words } => return send::run("posthaste send", &words),
         Command::Queue(command) => queue::run(command),
         Command::Spool(command) => spool::run(command),
         Command::Tenant(command) => tenant::run(command),

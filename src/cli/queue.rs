@@ -103,6 +103,16 @@ pub(super) fn run(command: QueueCommand) -> anyhow::Result<ExitCode> {
     })?
 }
 
+/// Prints what waits, as `mailq` does.
+pub(super) fn print(config: &Config, arguments: &ConfigArgument) -> anyhow::Result<ExitCode> {
+    block_on(list(config, arguments, 1000, None, false))?
+}
+
+/// Tries again whatever waits, as `sendmail -q` does.
+pub(super) fn retry_all(config: &Config, arguments: &ConfigArgument) -> anyhow::Result<ExitCode> {
+    block_on(retry(config, arguments, None, None, false))?
+}
+
 async fn list(
     config: &Config,
     arguments: &ConfigArgument,

@@ -9,8 +9,11 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{ByteSize, Config, RouteConfig, TlsPolicy, hostname};
+use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname};
 use crate::mail::Domain;
+
+/// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
+pub const UNIX_PATH_MAX: usize = 107;
 
 /// Everything about `config` that is wrong or looks so.
 pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Problem> {
@@ -18,6 +21,9 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.host(config, &hostname::system_name());
     check.listeners(config);
     check.submission(config);
+    check.api(&config.submission.grpc);
+    check.api(&config.submission.http);
+    check.unix_sockets(config);
     check.spool(config);
     check.delivery(config);
     check.retry(config);
@@ -107,9 +113,18 @@ impl Check<'_> {
     }
 
     fn listeners(&mut self, config: &Config) {
-        let smtp = config.submission.smtp.listen.iter().enumerate();
-        let mut listeners: Vec<(String, SocketAddr)> =
-            smtp.map(|(index, address)| (format!("submission.smtp.listen[{index}]"), *address)).collect();
+        let doors = &config.submission;
+        let all = [
+            ("smtp.listen", &doors.smtp.listen),
+            ("smtp.listen_tls", &doors.smtp.listen_tls),
+            ("grpc.listen", &doors.grpc.listen),
+            ("http.listen", &doors.http.listen),
+        ];
+        let mut listeners: Vec<(String, SocketAddr)> = Vec::new();
+        for (key, addresses) in all {
+            let named = addresses.iter().enumerate();
+            listeners.extend(named.map(|(index, address)| (format!("submission.{key}[{index}]"), *address)));
+        }
         listeners.push(("admin.listen".into(), config.admin.listen));
         for (index, (key, address)) in listeners.iter().enumerate() {
             if address.port() == 0 {
@@ -119,7 +134,8 @@ impl Check<'_> {
                 self.error(key, why, "use another port or address");
             }
         }
-        if config.submission.smtp.listen.is_empty() {
+        let sockets = doors.grpc.listen_unix.iter().chain(&doors.http.listen_unix).count();
+        if all.iter().all(|(_, addresses)| addresses.is_empty()) && sockets == 0 {
             self.warning("submission.smtp.listen", "there is no door for mail", "list at least one address");
         }
         if !config.admin.listen.ip().is_loopback() {
@@ -160,7 +176,21 @@ impl Check<'_> {
             let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
             self.error(&key("line_length_max"), why, "raise it to at least 998");
         }
-        match (&smtp.tls_cert_file, &smtp.tls_key_file) {
+        for (index, network) in smtp.auth_without_tls.iter().enumerate() {
+            if !network.network().is_loopback() {
+                let why = format!("passwords from {network} can be read on the way");
+                let key = key(&format!("auth_without_tls[{index}]"));
+                self.warning(&key, why, "remove it, and let these clients say STARTTLS");
+            }
+        }
+        if smtp.tls_cert_file.is_none() && smtp.tls_key_file.is_none() && !smtp.listen_tls.is_empty() {
+            self.error(&key("listen_tls"), "TLS without a certificate", "set tls_cert_file and tls_key_file");
+        }
+        self.certificate(&key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
+    }
+
+    fn certificate(&mut self, key: &dyn Fn(&str) -> String, cert: Option<&Path>, private: Option<&Path>) {
+        match (cert, private) {
             (None, None) => {}
             (Some(cert), Some(private)) => {
                 self.readable(&key("tls_cert_file"), cert, false);
@@ -171,6 +201,57 @@ impl Check<'_> {
             }
             (None, Some(_)) => {
                 self.error(&key("tls_key_file"), "a key without its certificate", "set tls_cert_file too");
+            }
+        }
+    }
+
+    fn api<A: Api>(&mut self, api: &ApiConfig<A>) {
+        let key = |name: &str| format!("submission.{}.{name}", A::NAME);
+        for (index, network) in api.trusted_networks.iter().enumerate() {
+            if network.prefix_len() == 0 {
+                let why = "everybody who reaches the port may send mail through this host";
+                self.warning(&key(&format!("trusted_networks[{index}]")), why, "list the networks of your clients");
+            }
+        }
+        self.not_zero(&key("max_message_size"), api.max_message_size.0);
+        self.not_zero(&key("recipients_max"), api.recipients_max as u64);
+        self.not_zero(&key("connections_max"), api.connections_max as u64);
+        if api.max_message_size > ByteSize(1 << 30) {
+            let why = format!("{} is more than the 1GiB a message may have", api.max_message_size);
+            self.error(&key("max_message_size"), why, "lower it");
+        }
+        if api.memory_max < api.max_message_size {
+            let why = format!("{} has no room for one message of max_message_size", api.memory_max);
+            self.error(&key("memory_max"), why, format!("raise it to at least {}", api.max_message_size));
+        }
+        self.certificate(&key, api.tls_cert_file.as_deref(), api.tls_key_file.as_deref());
+        if let Some(authorities) = &api.tls_client_ca_file {
+            self.readable(&key("tls_client_ca_file"), authorities, false);
+            if api.tls_cert_file.is_none() {
+                let why = "client certificates need TLS, and there is no certificate of our own";
+                self.error(&key("tls_client_ca_file"), why, "set tls_cert_file and tls_key_file too");
+            }
+        }
+    }
+
+    fn unix_sockets(&mut self, config: &Config) {
+        let doors = &config.submission;
+        let mut seen: Vec<(String, &Path)> = Vec::new();
+        for (door, paths) in [("grpc", &doors.grpc.listen_unix), ("http", &doors.http.listen_unix)] {
+            for (index, path) in paths.iter().enumerate() {
+                let key = format!("submission.{door}.listen_unix[{index}]");
+                let length = path.as_os_str().len();
+                if !path.is_absolute() {
+                    let why = format!("{} depends on where the daemon is started", path.display());
+                    self.error(&key, why, "write an absolute path");
+                } else if length > UNIX_PATH_MAX {
+                    let why = format!("a Unix socket's path has at most {UNIX_PATH_MAX} octets, this has {length}");
+                    self.error(&key, why, "use a shorter one, as in /run/posthaste/grpc.sock");
+                } else if let Some((other, _)) = seen.iter().find(|(_, taken)| taken == path) {
+                    let why = format!("{} is taken by {other}", path.display());
+                    self.error(&key, why, "use another path");
+                }
+                seen.push((key, path));
             }
         }
     }

@@ -42,6 +42,18 @@ impl Config {
         }
     }
 
+    /// Reads what can be read of the file and checks nothing, blocking; the rest has its defaults. For clients on this
+    /// host, which are to know where the daemon listens and need not be allowed to read the keys it reads.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn glance(file: &Path) -> std::io::Result<Config> {
+        let text = read(file)?;
+        let (tree, _) = DeTable::parse_recoverable(&text);
+        let places = Places::of(tree.get_ref(), &text);
+        Ok(deserialize(tree, &places, file).0)
+    }
+
     /// Checks the text of a file. `file` is only for the problems' sake. Looks whether the files named in it are there.
     ///
     /// # Errors

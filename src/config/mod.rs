@@ -24,6 +24,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
@@ -103,6 +104,8 @@ pub type HttpConfig = ApiConfig<Http>;
 
 /// Which door an [`ApiConfig`] is for.
 pub trait Api {
+    /// Its name: the table is `[submission.NAME]`.
+    const NAME: &'static str;
     /// Where it listens unless the operator says otherwise.
     const PORT: u16;
 }
@@ -116,10 +119,12 @@ pub struct Grpc;
 pub struct Http;
 
 impl Api for Grpc {
+    const NAME: &'static str = "grpc";
     const PORT: u16 = 2580;
 }
 
 impl Api for Http {
+    const NAME: &'static str = "http";
     const PORT: u16 = 2581;
 }
 
@@ -154,7 +159,8 @@ pub struct ApiConfig<A> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_client_ca_file: Option<PathBuf>,
     #[serde(skip)]
-    door: PhantomData<A>,
+    #[doc(hidden)]
+    pub door: PhantomData<A>,
 }
 
 impl<A: Api> Default for ApiConfig<A> {
@@ -162,7 +168,7 @@ impl<A: Api> Default for ApiConfig<A> {
         ApiConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], A::PORT))],
             listen_unix: Vec::new(),
-            trusted_networks: SmtpConfig::default().trusted_networks,
+            trusted_networks: loopback(),
             trusted_users: vec!["root".into()],
             max_message_size: ByteSize(50 << 20),
             recipients_max: 1000,
@@ -182,8 +188,12 @@ impl<A: Api> Default for ApiConfig<A> {
 pub struct SmtpConfig {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
-    /// Clients that may submit without AUTH; all others get 550 5.7.1.
+    /// Addresses where every connection begins with TLS (RFC 8314 §3.3).
+    pub listen_tls: Vec<SocketAddr>,
+    /// Clients that may submit without AUTH; all others must authenticate.
     pub trusted_networks: Vec<IpNet>,
+    /// Clients that may authenticate without TLS: nobody listens on the way.
+    pub auth_without_tls: Vec<IpNet>,
     /// Largest message accepted, headers included.
     pub max_message_size: ByteSize,
     /// Recipients in one transaction.
@@ -203,10 +213,10 @@ pub struct SmtpConfig {
     pub idle_timeout: Duration,
     /// Memory that messages being received may take together; beyond it DATA and BDAT get 452.
     pub memory_max: ByteSize,
-    /// PEM chain for STARTTLS; without it STARTTLS is not offered.
+    /// PEM chain; without it there is no STARTTLS and no `listen_tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert_file: Option<PathBuf>,
-    /// PEM key for STARTTLS.
+    /// PEM key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
 }
@@ -215,7 +225,9 @@ impl Default for SmtpConfig {
     fn default() -> SmtpConfig {
         SmtpConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 2525))],
-            trusted_networks: vec!["127.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")],
+            listen_tls: Vec::new(),
+            trusted_networks: loopback(),
+            auth_without_tls: loopback(),
             max_message_size: ByteSize(50 << 20),
             recipients_max: 1000,
             line_length_max: 998,
@@ -229,6 +241,10 @@ impl Default for SmtpConfig {
             tls_key_file: None,
         }
     }
+}
+
+fn loopback() -> Vec<IpNet> {
+    vec!["127.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")]
 }
 
 /// `[spool]`.

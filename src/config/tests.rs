@@ -85,7 +85,7 @@ listen = 1
             "f:8: submission.smtp.trusted_networks[0]: invalid IP address syntax; write it as \"192.0.2.1\" or \"2001:db8::1\"; a network as \"10.0.0.0/8\"",
             "f:9: submission.smtp.max_message_size: \"50 apples\" is not a size; write it as \"50MiB\", \"64KB\" or a number of octets",
             "f:10: submission.smtp.recipients_max: invalid value: integer `-1`, expected a number from 0 up; write a number in that range",
-            "f:11: submission.smtp.colour: unknown key; remove it; known here: listen, trusted_networks, max_message_size, recipients_max, line_length_max, commands_max, errors_max, connections_max, connections_per_client_max, idle_timeout, memory_max, tls_cert_file, tls_key_file",
+            "f:11: submission.smtp.colour: unknown key; remove it; known here: listen, listen_tls, trusted_networks, auth_without_tls, max_message_size, recipients_max, line_length_max, commands_max, errors_max, connections_max, connections_per_client_max, idle_timeout, memory_max, tls_cert_file, tls_key_file",
             "f:13: delivery.port: invalid value: integer `70000`, expected a number from 0 to 65535; write a number in that range",
             "f:14: delivery.tls: \"requird\" is not known; use one of: none, opportunistic, required, verified",
             "f:15: delivery.allow_loopback: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",
@@ -262,6 +262,14 @@ fn checks_keys_and_certificates() {
         &[
             &format!("f:3: submission.smtp.tls_cert_file: {missing}"),
             "f:4: submission.smtp.tls_key_file: / is no file; name a file",
+        ],
+    );
+    check(
+        "[submission.smtp]\nlisten_tls = [\"127.0.0.1:2465\", \"127.0.0.1:2525\"]\nauth_without_tls = [\"10.0.0.0/8\", \"127.0.0.1/32\"]\n",
+        &[
+            "f:3: submission.smtp.listen_tls[1]: 127.0.0.1:2525 is taken by submission.smtp.listen[0] (127.0.0.1:2525); use another port or address",
+            "f:3: submission.smtp.listen_tls: TLS without a certificate; set tls_cert_file and tls_key_file",
+            "f:4: warning: submission.smtp.auth_without_tls[0]: passwords from 10.0.0.0/8 can be read on the way; remove it, and let these clients say STARTTLS",
         ],
     );
     check(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::watch::{Start, Tail, Watch, WatchError};
 use crate::clock::{Clock, Instant};
 use crate::config::EventsConfig;
 use crate::log::{Position, SegmentId};
@@ -44,6 +45,7 @@ pub struct EventLog {
     synced: Arc<OnceLock<Synced>>,
     closed: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    tail: Arc<Tail>,
 }
 
 impl EventLog {
@@ -69,6 +71,7 @@ impl EventLog {
             None => file.last_position_set_aside().map_err(failed(&file.path))?,
             some => some,
         };
+        let tail = Arc::clone(&file.tail);
         let (sender, inbox) = channel();
         let synced = Arc::new(OnceLock::new());
         let closed = Arc::new(AtomicBool::new(false));
@@ -84,7 +87,7 @@ impl EventLog {
         let thread =
             std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
         let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok((EventLog { sender, thread, synced, closed, metrics }, last))
+        Ok((EventLog { sender, thread, synced, closed, metrics, tail }, last))
     }
 
     /// From now on `synced` is told how far the file is safely on disk. Only the first call counts.
@@ -101,6 +104,14 @@ impl EventLog {
         }
     }
 
+    /// Follows the log from `start`. Reads from disk.
+    ///
+    /// # Errors
+    /// See [`WatchError`].
+    pub fn watch(&self, start: Start) -> Result<Watch, WatchError> {
+        Watch::open(Arc::clone(&self.tail), start)
+    }
+
     /// Writes and syncs what waits, if that can be done at all, then stops the thread.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -108,6 +119,7 @@ impl EventLog {
         if let Some(thread) = self.thread.lock().expect("no code panics under this lock").take() {
             let _ = thread.join();
         }
+        self.tail.close();
     }
 }
 
@@ -123,11 +135,13 @@ struct OpenedFile {
     /// A write or sync failed: nobody knows what stands behind `synced`.
     broken: bool,
     config: EventsConfig,
+    tail: Arc<Tail>,
 }
 
 impl OpenedFile {
     fn new(path: PathBuf, file: File, config: &EventsConfig) -> OpenedFile {
-        OpenedFile { path, file, synced: 0, unsynced: Vec::new(), broken: false, config: config.clone() }
+        let tail = Arc::new(Tail::new(path.clone(), config.keep));
+        OpenedFile { path, file, synced: 0, unsynced: Vec::new(), broken: false, config: config.clone(), tail }
     }
 
     /// Writes all of `lines`. After an error none of them counts as written.
@@ -141,6 +155,7 @@ impl OpenedFile {
         }
         self.file.write_all(lines).inspect_err(|_| self.broken = true)?;
         self.unsynced.extend_from_slice(lines);
+        self.tail.written(self.synced + self.unsynced.len() as u64);
         Ok(())
     }
 
@@ -175,6 +190,7 @@ impl OpenedFile {
             tracing::warn!(file = %self.path.display(), octets, "cut an unfinished line off the event log");
             self.file.set_len(self.synced)?;
         }
+        self.tail.written(self.synced);
         Ok(last_position(&tail[..whole]))
     }
 
@@ -200,20 +216,23 @@ impl OpenedFile {
         self.sync()?;
         let next = self.path.with_extension("jsonl.new");
         let file = OpenOptions::new().read(true).append(true).create(true).open(&next)?;
-        for age in (1..self.config.keep.max(1)).rev() {
-            match fs::rename(self.set_aside(age), self.set_aside(age + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        self.tail.rotate(|| {
+            for age in (1..self.config.keep.max(1)).rev() {
+                move_if_there(&self.set_aside(age), &self.set_aside(age + 1))?;
             }
-        }
-        match fs::rename(&self.path, self.set_aside(1)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        fs::rename(&next, &self.path)?;
+            move_if_there(&self.path, &self.set_aside(1))?;
+            fs::rename(&next, &self.path)
+        })?;
         self.file = file;
         self.synced = 0;
         Ok(())
+    }
+}
+
+fn move_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

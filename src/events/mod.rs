@@ -8,7 +8,9 @@
 mod archive;
 mod event;
 mod file;
+mod watch;
 
 pub use archive::{Archive, Told};
 pub use event::{Event, Kind, Timings};
 pub use file::{EventLog, EventLogError};
+pub use watch::{Batch, Cursor, CursorError, Start, Watch, WatchError};

@@ -120,7 +120,8 @@ impl Door for Gate {
     }
 }
 
-fn rejection(error: AccessError) -> Rejection {
+/// What a client hears that may not.
+pub(super) fn rejection(error: AccessError) -> Rejection {
     match error {
         AccessError::Forbidden { field, why } => Rejection::forbidden(field, why),
         AccessError::Unauthenticated => Rejection::unauthenticated("authentication failed"),

@@ -19,11 +19,12 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-use super::options::{OptionError, Options, PREFIX};
+use super::fingerprint::fingerprint;
+use super::options::{Asked, OptionError, Options, PREFIX};
 use super::received::Received;
 use crate::clock::Timestamp;
 use crate::mail::header::{self, Field};
-use crate::mail::{EnhancedCode, EnvelopeAddress, Reply, ReversePath, Stream};
+use crate::mail::{EnhancedCode, EnvelopeAddress, Keyed, Recipient, Reply, ReversePath, Stream};
 
 /// Free octets in front of the content in the buffer given to [`complete`]. All fields we add fit.
 pub const HEADROOM: usize = 2048;
@@ -41,6 +42,10 @@ pub struct Circumstances<'a> {
     pub received: Received<'a>,
     /// The envelope's sender.
     pub reverse_path: &'a ReversePath,
+    /// The envelope's recipients.
+    pub recipients: &'a [Recipient],
+    /// What the protocol asked beside the message.
+    pub asked: Asked,
     /// The client said SMTPUTF8.
     pub smtputf8: bool,
     /// The content holds octets above 127.
@@ -64,6 +69,8 @@ pub struct Completed {
     pub not_before: Timestamp,
     /// Given up then.
     pub expires_at: Timestamp,
+    /// What the client calls the submission, if it does, with what it says.
+    pub key: Option<Box<Keyed>>,
 }
 
 /// Why a message is refused for its header.
@@ -119,13 +126,29 @@ impl MessageError {
 ///
 /// # Errors
 /// The header is not fit to be sent, or orders something we cannot do.
-pub fn complete(mut buffer: Vec<u8>, circumstances: &Circumstances<'_>) -> Result<Completed, MessageError> {
+pub fn complete(buffer: Vec<u8>, circumstances: &Circumstances<'_>) -> Result<Completed, MessageError> {
+    complete_with(buffer, circumstances, Options::new(circumstances.asked))
+}
+
+/// The same where the client has given orders beside the message. One that the header gives as well is refused.
+///
+/// # Errors
+/// As for [`complete`].
+pub fn complete_with(
+    mut buffer: Vec<u8>,
+    circumstances: &Circumstances<'_>,
+    options: Options,
+) -> Result<Completed, MessageError> {
     let now = circumstances.received.at;
     let message = buffer.get(HEADROOM..).unwrap_or_default();
     let section = &message[..header::section_len(message)];
-    let mut facts = Facts::default();
+    let mut facts = Facts { options, ..Facts::default() };
     facts.read(section, circumstances)?;
     let (not_before, expires_at) = facts.options.times(now, circumstances.expire_after)?;
+    let key = facts.options.take_key().map(|key| {
+        let fingerprint = fingerprint(circumstances.reverse_path, circumstances.recipients, message);
+        Box::new(Keyed { key, fingerprint, messages: 1 })
+    });
 
     let section_end = HEADROOM + section.len();
     let start = close_gaps(&mut buffer, section_end, &facts.removed);
@@ -135,7 +158,7 @@ pub fn complete(mut buffer: Vec<u8>, circumstances: &Circumstances<'_>) -> Resul
     let mut content = Bytes::from(buffer);
     content.advance(start);
     let (stream, tags) = (facts.options.stream(), facts.options.take_tags());
-    Ok(Completed { content, capacity, stream, tags, not_before, expires_at })
+    Ok(Completed { content, capacity, stream, tags, not_before, expires_at, key })
 }
 
 /// What a walk over the header finds.
@@ -234,7 +257,7 @@ impl Facts {
 }
 
 /// An envelope address as a header field may hold it: a local part that is no dot-atom is quoted (RFC 5322 §3.4.1).
-struct HeaderAddress<'a>(&'a EnvelopeAddress);
+pub(super) struct HeaderAddress<'a>(pub(super) &'a EnvelopeAddress);
 
 impl std::fmt::Display for HeaderAddress<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -317,15 +340,17 @@ mod tests {
                 buffer,
                 &Circumstances {
                     received: Received {
-                        hello: &hello,
-                        client: [192, 0, 2, 1].into(),
+                        hello: Some(&hello),
+                        client: Some([192, 0, 2, 1].into()),
                         by: &by,
-                        protocol: Protocol { extended: true, tls: false, smtputf8: self.smtputf8 },
+                        protocol: Protocol { extended: true, tls: false, auth: false, smtputf8: self.smtputf8 }.name(),
                         id: MessageId(1),
                         recipient: None,
                         at: NOW,
                     },
                     reverse_path: &reverse_path,
+                    recipients: &[],
+                    asked: Asked::default(),
                     smtputf8: self.smtputf8,
                     eight_bit: !message.is_ascii(),
                     expire_after: Duration::from_secs(3600),
@@ -437,15 +462,17 @@ mod tests {
         for recipient in [&short, &long] {
             let circumstances = Circumstances {
                 received: Received {
-                    hello: &hello,
-                    client: "1111:2222:3333:4444:5555:6666:7777:8888".parse().expect("an address"),
+                    hello: Some(&hello),
+                    client: Some("1111:2222:3333:4444:5555:6666:7777:8888".parse().expect("an address")),
                     by: &domain,
-                    protocol: Protocol { extended: true, tls: true, smtputf8: true },
+                    protocol: Protocol { extended: true, tls: true, auth: true, smtputf8: true }.name(),
                     id: MessageId(1),
                     recipient: Some(recipient),
                     at: NOW,
                 },
                 reverse_path: &ReversePath::Address(address(255)),
+                recipients: &[],
+                asked: Asked::default(),
                 smtputf8: true,
                 eight_bit: false,
                 expire_after: Duration::from_secs(1),

@@ -12,17 +12,23 @@
 //! no NUL, and a header section made of fields.
 
 pub mod door;
+pub mod fingerprint;
 mod gate;
+pub mod grpc;
+pub mod http;
 pub mod message;
 pub mod options;
 pub mod received;
 mod rejection;
+pub mod request;
 mod smtp;
 mod steer;
 mod tls;
+pub mod web;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +44,8 @@ pub use smtp::probe;
 pub use steer::{Cancel, CancelReceipt};
 pub use tls::{TlsError, load_tls};
 
-use self::smtp::{Controls, Policy, Shared};
+use self::smtp::{Controls, Opening, Policy, Shared};
+use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
 use crate::mail::Domain;
@@ -56,19 +63,34 @@ pub struct Submission {
 /// Why the listeners could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmissionError {
-    /// An address of `submission.smtp.listen` is taken, not ours, or not allowed.
-    #[error("listen on {address} (submission.smtp.listen)")]
+    /// An address of `listen` or `listen_tls` is taken, not ours, or not allowed.
+    #[error("listen on {address} (submission.{door}.listen)")]
     Bind {
+        /// Of which door: smtp, grpc or http.
+        door: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
+    /// A path of `listen_unix` is taken, too long, or not allowed.
+    #[error("listen on {} (submission.{door}.listen_unix)", path.display())]
+    BindUnix {
+        /// Of which door: grpc or http.
+        door: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(TlsError),
 }
 
 impl Submission {
     /// Opens all listeners of `config` and begins to accept. `hostname` is what we call ourselves; without `tls`
-    /// STARTTLS is not offered. Must be called in a tokio runtime.
+    /// STARTTLS is not offered, and nothing is heard on `config.listen_tls`. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// An address cannot be listened on; no listener is left open then.
@@ -77,41 +99,45 @@ impl Submission {
         hostname: Domain,
         tls: Option<Arc<ServerConfig>>,
         door: Arc<D>,
+        access: Arc<Access>,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Result<Submission, SubmissionError> {
         let mut listeners = Vec::new();
         let mut local_addrs = Vec::new();
-        for &address in &config.listen {
-            let error = |source| SubmissionError::Bind { address, source };
+        let clear = config.listen.iter().map(|address| (*address, Opening::InTheClear));
+        let all: Vec<_> = clear.chain(config.listen_tls.iter().map(|address| (*address, Opening::Tls))).collect();
+        for &(address, opening) in &all {
+            let error = |source| SubmissionError::Bind { door: "smtp", address, source };
             // Alone, [::] also serves IPv4; beside 0.0.0.0 it must not, or the second bind fails.
-            let v4_apart = config.listen.contains(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
-            let listener = smtp::bind(address, v4_apart).map_err(error)?;
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            let listener = smtp::bind(address, all.iter().any(|(other, _)| *other == v4)).map_err(error)?;
             local_addrs.push(listener.local_addr().map_err(error)?);
-            listeners.push(listener);
+            listeners.push((listener, opening));
         }
         let controls = Arc::new(Controls::new(Policy { config, tls }));
-        let shared = Arc::new(Shared::new(hostname, door, controls.clone(), metrics, clock));
+        let shared = Arc::new(Shared::new(hostname, door, access, controls.clone(), metrics, clock));
         let tasks = TaskTracker::new();
-        for listener in listeners {
-            tasks.spawn(smtp::accept(listener, shared.clone(), tasks.clone()));
+        for (listener, opening) in listeners {
+            tasks.spawn(smtp::accept(listener, opening, shared.clone(), tasks.clone()));
         }
         let abort = controls.aborting.clone().drop_guard();
         tracing::info!(listen = ?local_addrs, "accepting mail by SMTP");
         Ok(Submission { controls, tasks, local_addrs, _abort: abort })
     }
 
-    /// Where it listens, in the order of `config.listen`; ports given as 0 are the real ones.
+    /// Where it listens, in the order of `config.listen` and then `config.listen_tls`; ports given as 0 are the real ones.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.local_addrs
     }
 
     /// Puts another configuration in force: at once for new sessions, from the next MAIL on for open ones (networks and
-    /// limits; what EHLO announced stays said). The addresses in `config.listen` cannot change while we run; other
-    /// ones are ignored with a warning.
+    /// limits; what EHLO announced stays said). The addresses listened on cannot change while we run; other ones are
+    /// ignored with a warning.
     pub fn reload(&self, config: SmtpConfig, tls: Option<Arc<ServerConfig>>) {
-        if config.listen != self.controls.policy.load().config.listen {
-            tracing::warn!("submission.smtp.listen has changed; this needs a restart");
+        let policy = self.controls.policy.load();
+        if (&config.listen, &config.listen_tls) != (&policy.config.listen, &policy.config.listen_tls) {
+            tracing::warn!("submission.smtp.listen or listen_tls has changed; this needs a restart");
         }
         self.controls.change(Policy { config, tls });
     }

@@ -1,12 +1,13 @@
 //! What a client asks of us in the message itself: the `X-Posthaste-` fields, which never leave the house.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
 
 use crate::clock::Timestamp;
-use crate::mail::{Class, Stream};
+use crate::mail::{Class, IdempotencyKey, IdempotencyKeyError, Stream};
 
 /// What all names begin with.
 pub const PREFIX: &str = "X-Posthaste-";
@@ -18,17 +19,30 @@ const WORD_MAX: usize = 128;
 const TAGS_MAX: usize = 32;
 
 /// How far ahead a time may lie.
-const AHEAD_MAX: Duration = Duration::from_secs(366 * 86_400);
+pub const AHEAD_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// What the protocol asks beside the message, each with the name it has there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Not to be tried before.
+    pub not_before: Option<(&'static str, Timestamp)>,
+    /// To be given up then.
+    pub expires_at: Option<(&'static str, Timestamp)>,
+    /// The class, unless a field says otherwise.
+    pub class: Option<Class>,
+}
 
 /// The fields of one message, read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
+    asked: Asked,
     tenant: Option<Arc<str>>,
     campaign: Option<Arc<str>>,
     class: Option<Class>,
     tags: Option<Vec<Box<str>>>,
     not_before: Option<Timestamp>,
     expires_at: Option<Timestamp>,
+    key: Option<IdempotencyKey>,
 }
 
 /// A field we cannot obey. Nothing of the message is kept then: half-understood orders are worse than none.
@@ -40,27 +54,35 @@ pub struct OptionError {
     /// Its value, shortened.
     pub value: String,
     /// What is wrong with it.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
 }
 
 impl Options {
+    /// Before the first field, of a message for which the protocol asked this.
+    pub fn new(asked: Asked) -> Options {
+        Options { asked, ..Options::default() }
+    }
+
     /// Takes one field. `name` begins with [`PREFIX`], in any case; `value` is unfolded and trimmed.
     ///
     /// # Errors
     /// The name is unknown or was there before, or the value is not what it must be. A misspelt name is refused, too:
     /// a password reset whose `-Expires` was ignored would come a day late.
     pub fn set(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), OptionError> {
-        let known = match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
-            "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
-            "campaign" => word(value).and_then(|word| once(&mut self.campaign, word.into())),
-            "class" => class(value).and_then(|class| once(&mut self.class, class)),
-            "tags" => tags(value).and_then(|tags| once(&mut self.tags, tags)),
-            "not-before" => time(value, now).and_then(|time| once(&mut self.not_before, time)),
-            "expires" => expiry(value, now).and_then(|time| once(&mut self.expires_at, time)),
-            // To take the key and not honour it would promise "never twice" and break it.
-            "idempotency-key" => Err("not supported by this version"),
-            _ => Err("no such field in this version"),
-        };
+        let Asked { not_before, expires_at, class: _ } = self.asked;
+        let known =
+            match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+                "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
+                "campaign" => word(value).and_then(|word| once(&mut self.campaign, word.into())),
+                "class" => class(value).and_then(|class| once(&mut self.class, class)),
+                "tags" => tags(value).and_then(|tags| once(&mut self.tags, tags)),
+                "not-before" => time(value, now)
+                    .and_then(|time| not_too(not_before).and_then(|()| once(&mut self.not_before, time))),
+                "expires" => expiry(value, now)
+                    .and_then(|time| not_too(expires_at).and_then(|()| once(&mut self.expires_at, time))),
+                "idempotency-key" => key(value).and_then(|key| once(&mut self.key, key)),
+                _ => Err("no such field in this version".into()),
+            };
         known.map_err(|why| OptionError { field: name.into(), value: value.chars().take(80).collect(), why })
     }
 
@@ -68,7 +90,7 @@ impl Options {
     pub fn stream(&self) -> Stream {
         Stream {
             tenant: self.tenant.clone().unwrap_or_default(),
-            class: self.class.unwrap_or_default(),
+            class: self.class.or(self.asked.class).unwrap_or_default(),
             campaign: self.campaign.clone().unwrap_or_default(),
         }
     }
@@ -78,48 +100,69 @@ impl Options {
         self.tags.take().unwrap_or_default()
     }
 
+    /// The client's name for the submission.
+    pub fn take_key(&mut self) -> Option<IdempotencyKey> {
+        self.key.take()
+    }
+
     /// From when and until when it is tried. A message held back lives `expire_after` from the time it is let go, so
     /// that one planned for next week is not given up before.
     ///
     /// # Errors
     /// It would expire before it may be tried.
     pub fn times(&self, now: Timestamp, expire_after: Duration) -> Result<(Timestamp, Timestamp), OptionError> {
-        let not_before = self.not_before.unwrap_or(now).max(now);
-        let expires_at = self.expires_at.unwrap_or_else(|| not_before.after(expire_after));
+        let named = |name, time: Option<Timestamp>| time.map(|time| (name, time));
+        let release = named("X-Posthaste-Not-Before", self.not_before).or(self.asked.not_before);
+        let deadline = named("X-Posthaste-Expires", self.expires_at).or(self.asked.expires_at);
+        let not_before = release.map_or(now, |(_, time)| time.max(now));
+        let expires_at = deadline.map_or_else(|| not_before.after(expire_after), |(_, time)| time);
         if expires_at <= not_before {
-            return Err(OptionError {
-                field: format!("{PREFIX}Expires"),
-                value: expires_at.to_string(),
-                why: "is not after X-Posthaste-Not-Before",
-            });
+            let (field, other) = (deadline.map_or("", |(name, _)| name), release.map_or("now", |(name, _)| name));
+            let why = format!("is not after {other}").into();
+            return Err(OptionError { field: field.into(), value: expires_at.to_string(), why });
         }
         Ok((not_before, expires_at))
     }
 }
 
-fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), &'static str> {
+/// What is wrong with a value.
+type Why = Cow<'static, str>;
+
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Why> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err("the field is there twice"),
+        Some(_) => Err("the field is there twice".into()),
     }
 }
 
-fn word(value: &str) -> Result<&str, &'static str> {
+/// To obey one of two orders would be to choose which of them was meant.
+fn not_too(asked: Option<(&'static str, Timestamp)>) -> Result<(), Why> {
+    match asked {
+        None => Ok(()),
+        Some((name, _)) => Err(format!("MAIL has {name}, too; say it once").into()),
+    }
+}
+
+fn key(value: &str) -> Result<IdempotencyKey, Why> {
+    value.parse().map_err(|why: IdempotencyKeyError| why.to_string().into())
+}
+
+fn word(value: &str) -> Result<&str, Why> {
     if value.is_empty() || value.len() > WORD_MAX || value.chars().any(char::is_control) {
-        return Err("must be 1 to 128 printable octets");
+        return Err("must be 1 to 128 printable octets".into());
     }
     Ok(value)
 }
 
-fn class(value: &str) -> Result<Class, &'static str> {
+fn class(value: &str) -> Result<Class, Why> {
     match Class::parse(value) {
-        Some(Class::System) => Err("is kept for our own reports; say transactional or bulk"),
+        Some(Class::System) => Err("is kept for our own reports; say transactional or bulk".into()),
         Some(class) => Ok(class),
-        None => Err("must be transactional or bulk"),
+        None => Err("must be transactional or bulk".into()),
     }
 }
 
-fn tags(value: &str) -> Result<Vec<Box<str>>, &'static str> {
+fn tags(value: &str) -> Result<Vec<Box<str>>, Why> {
     let tags: Vec<Box<str>> = value
         .split(',')
         .map(str::trim)
@@ -128,27 +171,27 @@ fn tags(value: &str) -> Result<Vec<Box<str>>, &'static str> {
         .collect::<Result<_, _>>()
         .map_err(|_| "each tag must be 1 to 128 printable octets")?;
     if tags.len() > TAGS_MAX {
-        return Err("at most 32 tags");
+        return Err("at most 32 tags".into());
     }
     Ok(tags)
 }
 
-fn expiry(value: &str, now: Timestamp) -> Result<Timestamp, &'static str> {
+fn expiry(value: &str, now: Timestamp) -> Result<Timestamp, Why> {
     let time = time(value, now)?;
-    if time <= now { Err("has passed") } else { Ok(time) }
+    if time <= now { Err("has passed".into()) } else { Ok(time) }
 }
 
 /// A point in time (RFC 3339, with any offset), or a duration from now: `2h`, `1h 30m`.
-fn time(value: &str, now: Timestamp) -> Result<Timestamp, &'static str> {
+fn time(value: &str, now: Timestamp) -> Result<Timestamp, Why> {
     let relative = || humantime::parse_duration(value.strip_prefix('+').unwrap_or(value)).ok();
     let time = rfc3339(value)
         .or_else(|| relative().map(|wait| now.after(wait)))
         .ok_or("must be a time such as 2026-11-22T12:00:00Z or a duration such as 2h")?;
-    if time.since(now) > AHEAD_MAX { Err("is more than a year ahead") } else { Ok(time) }
+    if time.since(now) > AHEAD_MAX { Err("is more than a year ahead".into()) } else { Ok(time) }
 }
 
 /// RFC 3339 §5.6 with `Z` or a numeric offset.
-fn rfc3339(value: &str) -> Option<Timestamp> {
+pub fn rfc3339(value: &str) -> Option<Timestamp> {
     if let Some(time) = Timestamp::parse_rfc3339(value) {
         return Some(time);
     }
@@ -229,7 +272,10 @@ mod tests {
         check(&[("Tenant", "a"), ("tenant", "b")], Err("X-Posthaste-tenant: \"b\": the field is there twice"));
         check(&[("Expires", "0s")], Err("X-Posthaste-Expires: \"0s\": has passed"));
         check(&[("Expires", "2000d")], Err("X-Posthaste-Expires: \"2000d\": is more than a year ahead"));
-        check(&[("Idempotency-Key", "k")], Err("X-Posthaste-Idempotency-Key: \"k\": not supported by this version"));
+        check(
+            &[("Idempotency-Key", "k 1")],
+            Err("X-Posthaste-Idempotency-Key: \"k 1\": must be 1 to 255 printable ASCII characters without spaces"),
+        );
         check(&[("Campain", "k")], Err("X-Posthaste-Campain: \"k\": no such field in this version"));
         assert!(tags(&"x,".repeat(33)).is_err());
         assert!(word(&"x".repeat(129)).is_err());
@@ -244,5 +290,28 @@ mod tests {
         assert_eq!(options.times(NOW, hour), Ok((NOW.after(2 * hour), NOW.after(3 * hour))));
         options.set("X-Posthaste-Expires", "1h", NOW).expect("good");
         assert!(options.times(NOW, hour).is_err());
+    }
+
+    #[test]
+    fn what_the_protocol_asks_is_asked_once() {
+        let hour = Duration::from_secs(3600);
+        let asked = Asked {
+            not_before: Some(("HOLDFOR", NOW.after(hour))),
+            expires_at: Some(("BY", NOW.after(2 * hour))),
+            class: Some(Class::Bulk),
+        };
+        let mut options = Options::new(asked);
+        assert_eq!(options.times(NOW, hour), Ok((NOW.after(hour), NOW.after(2 * hour))));
+        assert_eq!(options.stream().class, Class::Bulk);
+        options.set("X-Posthaste-Class", "transactional", NOW).expect("a field says otherwise");
+        assert_eq!(options.stream().class, Class::Transactional);
+        for (name, other) in [("Not-Before", "HOLDFOR"), ("Expires", "BY")] {
+            let error = options.clone().set(&format!("X-Posthaste-{name}"), "1h", NOW).expect_err("twice").to_string();
+            assert_eq!(error, format!("X-Posthaste-{name}: \"1h\": MAIL has {other}, too; say it once"));
+        }
+        let mut options = Options::new(Asked { expires_at: None, ..asked });
+        options.set("X-Posthaste-Expires", "30m", NOW).expect("good");
+        let error = options.times(NOW, hour).expect_err("it expires before").to_string();
+        assert_eq!(error, "X-Posthaste-Expires: \"2026-11-22T12:30:00.000Z\": is not after HOLDFOR");
     }
 }

@@ -47,18 +47,24 @@ pub struct Protocol {
     pub extended: bool,
     /// Over TLS.
     pub tls: bool,
+    /// The client is authenticated.
+    pub auth: bool,
     /// The transaction had SMTPUTF8.
     pub smtputf8: bool,
 }
 
 impl Protocol {
-    /// The registered name (RFC 3848; RFC 6531 §4.3). TLS implies that EHLO was spoken, whatever came after.
+    /// The registered name (RFC 3848; RFC 6531 §4.3). TLS and AUTH imply that EHLO was spoken, whatever came after.
     pub fn name(self) -> &'static str {
-        match (self.smtputf8, self.tls, self.extended) {
-            (true, true, _) => "UTF8SMTPS",
-            (true, false, _) => "UTF8SMTP",
-            (false, true, _) => "ESMTPS",
-            (false, false, true) => "ESMTP",
+        match (self.smtputf8, self.tls, self.auth) {
+            (true, true, true) => "UTF8SMTPSA",
+            (true, true, false) => "UTF8SMTPS",
+            (true, false, true) => "UTF8SMTPA",
+            (true, false, false) => "UTF8SMTP",
+            (false, true, true) => "ESMTPSA",
+            (false, true, false) => "ESMTPS",
+            (false, false, true) => "ESMTPA",
+            (false, false, false) if self.extended => "ESMTP",
             (false, false, false) => "SMTP",
         }
     }
@@ -67,14 +73,14 @@ impl Protocol {
 /// Everything a Received field tells.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
-    /// The client's own name.
-    pub hello: &'a HelloName,
-    /// Its address.
-    pub client: IpAddr,
+    /// The client's own name; `None`: the protocol has none.
+    pub hello: Option<&'a HelloName>,
+    /// Its address; `None`: it is on this machine.
+    pub client: Option<IpAddr>,
     /// Us.
     pub by: &'a Domain,
-    /// How it came in.
-    pub protocol: Protocol,
+    /// How it came in, as the `with` clause names it: [`Protocol::name`], `HTTP`, `gRPC`.
+    pub protocol: &'static str,
     /// Our id for the message.
     pub id: MessageId,
     /// The recipient, only when there is exactly one: several would tell each of the others (RFC 5321 §7.6).
@@ -89,12 +95,14 @@ const FOR_MAX: usize = 254;
 /// The whole field, folded, with its final CRLF.
 impl fmt::Display for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let client = AddressHost::Literal(self.client);
-        match self.hello {
-            HelloName::Valid(name) => write!(f, "Received: from {name} ({client})")?,
-            HelloName::Odd(name) => write!(f, "Received: from {client} (HELO {name})")?,
+        f.write_str("Received: ")?;
+        match (self.hello, self.client.map(AddressHost::Literal)) {
+            (Some(HelloName::Valid(name)), Some(client)) => write!(f, "from {name} ({client})\r\n\t")?,
+            (Some(HelloName::Odd(name)), Some(client)) => write!(f, "from {client} (HELO {name})\r\n\t")?,
+            (None, Some(client)) => write!(f, "from {client} ({client})\r\n\t")?,
+            (_, None) => {}
         }
-        write!(f, "\r\n\tby {} (posthaste) with {}\r\n\tid {}", self.by, self.protocol.name(), self.id)?;
+        write!(f, "by {} (posthaste) with {}\r\n\tid {}", self.by, self.protocol, self.id)?;
         if let Some(recipient) = self.recipient {
             let length = recipient.local().len() + 1 + host_len(recipient.host());
             if length <= FOR_MAX {
@@ -126,10 +134,10 @@ mod tests {
     fn check(hello: &str, client: &str, recipient: Option<&str>, protocol: Protocol, expected: &str) {
         let recipient = recipient.map(|text| text.parse::<EnvelopeAddress>().expect("an address"));
         let received = Received {
-            hello: &HelloName::read(hello.as_bytes()),
-            client: client.parse().expect("an address"),
+            hello: Some(&HelloName::read(hello.as_bytes())),
+            client: Some(client.parse().expect("an address")),
             by: &"mta1.example.net".parse().expect("a domain"),
-            protocol,
+            protocol: protocol.name(),
             id: MessageId(7),
             recipient: recipient.as_ref(),
             at: Timestamp(1_709_209_845_678),
@@ -139,7 +147,7 @@ mod tests {
 
     #[test]
     fn tells_how_a_message_came() {
-        let esmtp = Protocol { extended: true, tls: false, smtputf8: false };
+        let esmtp = Protocol { extended: true, tls: false, auth: false, smtputf8: false };
         check(
             "App.Example",
             "192.0.2.1",
@@ -159,6 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn tells_how_a_request_came() {
+        let by = "mta1.example.net".parse().expect("a domain");
+        let at = Timestamp(1_709_209_845_678);
+        let client = Some([192, 0, 2, 1].into());
+        let mut received =
+            Received { hello: None, client, by: &by, protocol: "HTTP", id: MessageId(7), recipient: None, at };
+        let rest =
+            "by mta1.example.net (posthaste) with HTTP\r\n\tid 0000000000007;\r\n\tThu, 29 Feb 2024 12:30:45 +0000\r\n";
+        assert_eq!(received.to_string(), format!("Received: from [192.0.2.1] ([192.0.2.1])\r\n\t{rest}"));
+        received.client = None;
+        assert_eq!(received.to_string(), format!("Received: {rest}"));
+    }
+
+    #[test]
     fn names_protocols_as_registered() {
         let mut names = Vec::new();
         for (extended, tls, smtputf8) in [
@@ -169,9 +191,12 @@ mod tests {
             (true, false, true),
             (true, true, true),
         ] {
-            names.push(Protocol { extended, tls, smtputf8 }.name());
+            for auth in [false, true] {
+                names.push(Protocol { extended, tls, auth, smtputf8 }.name());
+            }
         }
-        assert_eq!(names, ["SMTP", "ESMTP", "ESMTPS", "ESMTPS", "UTF8SMTP", "UTF8SMTPS"]);
+        assert_eq!(names[..6], ["SMTP", "ESMTPA", "ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"]);
+        assert_eq!(names[6..], ["ESMTPS", "ESMTPSA", "UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"]);
     }
 
     #[test]

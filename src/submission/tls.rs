@@ -1,9 +1,10 @@
-//! Our certificate, for STARTTLS.
+//! Our certificates, and the authorities whose client certificates we believe.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 
@@ -40,6 +41,12 @@ pub enum TlsError {
         /// Why.
         source: rustls::Error,
     },
+    /// None of the certificates is one of an authority.
+    #[error("{path}: no certificate of an authority in it")]
+    NoAuthority {
+        /// Which file.
+        path: PathBuf,
+    },
 }
 
 /// Reads a PEM certificate chain (ours first) and its PEM key (PKCS#8, PKCS#1 or SEC1).
@@ -47,30 +54,63 @@ pub enum TlsError {
 /// # Errors
 /// See [`TlsError`]. Blocks on the file system; meant for start and reload.
 pub fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let read = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TlsError::Read { path, source }
-    };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(cert).and_then(|found| found.collect()).map_err(read(cert))?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: cert.into() });
-    }
+    load(&ServerTls { cert, key, client_ca: None, protocols: &[] })
+}
+
+/// What a TLS server needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ServerTls<'a> {
+    /// PEM chain, ours first.
+    pub(super) cert: &'a Path,
+    /// PEM key.
+    pub(super) key: &'a Path,
+    /// PEM certificates of authorities; clients may, not must, show a certificate from one of them. `None`: not asked.
+    pub(super) client_ca: Option<&'a Path>,
+    /// What is spoken inside, preferred first (RFC 7301); empty: not negotiated.
+    pub(super) protocols: &'a [&'a [u8]],
+}
+
+/// The same with all that can be said.
+pub(super) fn load(files: &ServerTls<'_>) -> Result<Arc<ServerConfig>, TlsError> {
+    let ServerTls { cert, key, client_ca, protocols } = *files;
+    let chain = certificates(cert)?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|source| match source {
         pem::Error::NoItemsFound => TlsError::NoKey { path: key.into() },
         source => TlsError::Read { path: key.into(), source },
     })?;
+    let clients = client_ca.map(authorities).transpose()?;
     let unusable = |source| TlsError::Unusable { cert: cert.into(), key: key.into(), source };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
         .map_err(unusable)?;
+    let builder = match (clients, client_ca) {
+        (Some(clients), Some(path)) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|_| TlsError::NoAuthority { path: path.into() })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(chain, secret).map_err(unusable)?;
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     // Clients that connect for each message resume without our keeping anything.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(unusable)?;
     Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = |source| TlsError::Read { path: path.into(), source };
+    let found: Vec<_> = CertificateDer::pem_file_iter(path).and_then(|found| found.collect()).map_err(read)?;
+    if found.is_empty() { Err(TlsError::NoCertificate { path: path.into() }) } else { Ok(found) }
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    let (added, _ignored) = store.add_parsable_certificates(certificates(path)?);
+    if added == 0 { Err(TlsError::NoAuthority { path: path.into() }) } else { Ok(store) }
 }
 
 #[cfg(test)]

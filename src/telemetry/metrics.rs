@@ -13,6 +13,8 @@ pub struct Metrics {
     pub messages_accepted: IntCounterVec,
     /// Messages and commands refused at the door, by listener and reason.
     pub submissions_refused: IntCounterVec,
+    /// Open connections of clients with requests, by listener: grpc, http.
+    pub submission_connections: IntGaugeVec,
     /// Clients that said who they are, by result (ok, wrong, expired, disabled) and mechanism (token, password, scram,
     /// certificate).
     pub authentications: IntCounterVec,
@@ -81,6 +83,12 @@ impl Metrics {
                 "submissions_refused_total",
                 "refused at the door",
                 &["listener", "reason"],
+            ),
+            submission_connections: gauges(
+                &r,
+                "submission_connections",
+                "open connections of clients with requests",
+                &["listener"],
             ),
             authentications: counters(
                 &r,

@@ -6,7 +6,7 @@
 //!    came in a fifth of a second as one small record, a *batch* (`writer.rs`).
 //! 3. When enough came together, they are written once more, sorted by name, as a *run* (`run.rs`), and the batches may go. Eight runs
 //!    of like size are merged into one. A run is asked by its filter first, in memory, and then by reading one page.
-//! 4. An hour after the last of a run is due to be forgotten, the run is dropped.
+//! 4. When the last of a run is to be forgotten, the run is dropped.
 //!
 //! Nothing is ever changed in place, and a receipt is the same wherever it stands: a batch or run that a crash brings back does no
 //! harm.

@@ -53,6 +53,13 @@ pub(super) enum Command<'a> {
     Quit,
     /// `STARTTLS`.
     StartTls,
+    /// `AUTH mechanism [initial-response]`.
+    Auth {
+        /// Its name.
+        mechanism: &'a [u8],
+        /// Still encoded.
+        initial: Option<&'a [u8]>,
+    },
 }
 
 /// Reads a command line with its line end.
@@ -86,7 +93,8 @@ pub(super) fn parse<'a>(line: &'a [u8], hostname: &Domain) -> Result<Command<'a>
         b"VRFY" => Ok(Command::Vrfy),
         b"QUIT" => bare(Command::Quit, argument),
         b"STARTTLS" => bare(Command::StartTls, argument),
-        b"EXPN" | b"AUTH" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" | b"BURL" => {
+        b"AUTH" => auth(argument),
+        b"EXPN" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" | b"BURL" => {
             Err(Refusal::new(Reason::Syntax, 502, (5, 5, 1), "command not implemented"))
         }
         // A web page can make a browser on a trusted host post to us; its body would be read as commands.
@@ -107,6 +115,15 @@ fn named(argument: &[u8]) -> Result<&[u8], Refusal> {
 
 fn bare<'a>(command: Command<'a>, argument: &[u8]) -> Result<Command<'a>, Refusal> {
     if argument.is_empty() { Ok(command) } else { Err(Refusal::argument("this command takes no argument")) }
+}
+
+/// `AUTH` (RFC 4954 §4).
+fn auth(argument: &[u8]) -> Result<Command<'_>, Refusal> {
+    let mut words = argument.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Command::Auth { mechanism, initial }),
+        _ => Err(Refusal::argument("write AUTH, a mechanism, and at most an initial response in base64")),
+    }
 }
 
 /// `BDAT` (RFC 3030 §2). When the size cannot be read, nobody knows where the next command begins.

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::super::door::Door;
 use super::refusal::Refusal;
 use super::replies::Replies;
+use super::serve::Opening;
 use super::{Shared, serve};
 
 /// Connections the kernel keeps for us; it takes the lesser of this and `net.core.somaxconn`.
@@ -38,13 +39,18 @@ pub(in super::super) fn bind(address: SocketAddr, v6_only: bool) -> io::Result<T
     TcpListener::from_std(socket.into())
 }
 
-/// Takes connections until the shutdown begins. Sessions run as tasks of `sessions`.
-pub(in super::super) async fn accept<D: Door>(listener: TcpListener, shared: Arc<Shared<D>>, sessions: TaskTracker) {
+/// Takes connections until the shutdown begins. Sessions run as tasks of `sessions` and begin with `opening`.
+pub(in super::super) async fn accept<D: Door>(
+    listener: TcpListener,
+    opening: Opening,
+    shared: Arc<Shared<D>>,
+    sessions: TaskTracker,
+) {
     let closing = shared.controls.closing.clone();
     let run = async {
         loop {
             match listener.accept().await {
-                Ok((stream, client)) => admit(stream, client, &shared, &sessions),
+                Ok((stream, client)) => admit(stream, client, opening, &shared, &sessions),
                 Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "connection lost in accept"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections, trying on");
@@ -56,7 +62,13 @@ pub(in super::super) async fn accept<D: Door>(listener: TcpListener, shared: Arc
     closing.run_until_cancelled(run).await;
 }
 
-fn admit<D: Door>(stream: TcpStream, client: SocketAddr, shared: &Arc<Shared<D>>, sessions: &TaskTracker) {
+fn admit<D: Door>(
+    stream: TcpStream,
+    client: SocketAddr,
+    opening: Opening,
+    shared: &Arc<Shared<D>>,
+    sessions: &TaskTracker,
+) {
     let client = client.ip().to_canonical();
     let policy = shared.controls.policy.load();
     let seat = match shared.clients.admit(client, &policy.config) {
@@ -64,7 +76,10 @@ fn admit<D: Door>(stream: TcpStream, client: SocketAddr, shared: &Arc<Shared<D>>
         Err(refusal) => {
             tracing::debug!(%client, reply = %refusal.reply, "refused");
             shared.refused(refusal.reason);
-            return turn_away(stream, &refusal);
+            // Over TLS it would be said to nobody: a handshake is what we have no room for.
+            return if opening == Opening::InTheClear {
+                turn_away(stream, &refusal)
+            };
         }
     };
     let _ = stream.set_nodelay(true);
@@ -73,7 +88,7 @@ fn admit<D: Door>(stream: TcpStream, client: SocketAddr, shared: &Arc<Shared<D>>
     let session = async move {
         open.inc();
         let aborting = shared.controls.aborting.clone();
-        aborting.run_until_cancelled(serve::serve(stream, client, shared)).await;
+        aborting.run_until_cancelled(serve::serve(stream, client, opening, shared)).await;
         open.dec();
         drop(seat);
     };

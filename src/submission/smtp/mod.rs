@@ -1,11 +1,12 @@
 //! The SMTP listener: an ESMTP server of our own (RFC 5321) with PIPELINING, SIZE, 8BITMIME, SMTPUTF8,
-//! ENHANCEDSTATUSCODES, CHUNKING, STARTTLS and DSN.
+//! ENHANCEDSTATUSCODES, CHUNKING, STARTTLS, AUTH, DSN, FUTURERELEASE, DELIVERBY and MT-PRIORITY; implicit TLS on
+//! addresses of its own (RFC 8314 §3.3).
 //!
 //! 1. [`listener`] accepts connections and turns away what is too many.
 //! 2. [`serve`] owns a connection: it reads into [`input`], lets the session take what it can, writes all replies that
 //!    are ready in one go, and waits.
-//! 3. [`session`] is the dialogue, without I/O. [`command`] and [`parameters`] read its lines, [`transaction`] gathers,
-//!    [`data`] finds the end of content, [`content`] checks and keeps it.
+//! 3. [`session`] is the dialogue, without I/O. [`command`], [`parameters`] and [`orders`] read its lines, [`sasl`] learns
+//!    who the client is, [`transaction`] gathers, [`data`] finds the end of content, [`content`] checks and keeps it.
 //! 4. A complete message goes to the [`Door`](super::Door), and the session reads on. [`replies`] keeps the order:
 //!    nothing is said before everything older has been.
 
@@ -15,10 +16,12 @@ mod data;
 mod input;
 mod limits;
 mod listener;
+mod orders;
 mod parameters;
 pub mod probe;
 mod refusal;
 mod replies;
+mod sasl;
 mod serve;
 mod session;
 #[cfg(test)]
@@ -33,12 +36,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::limits::{Clients, Memory};
 use self::refusal::Reason;
+use self::sasl::Authority;
+use crate::access::Principal;
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
 use crate::mail::Domain;
 use crate::telemetry::Metrics;
 
 pub(super) use self::listener::{accept, bind};
+pub(super) use self::serve::Opening;
 
 /// The `listener` label of metrics.
 const LISTENER: &str = "smtp";
@@ -86,6 +92,9 @@ impl Controls {
 pub(super) struct Shared<D> {
     hostname: Domain,
     door: Arc<D>,
+    authority: Arc<dyn Authority>,
+    /// Who submits from `trusted_networks` without AUTH.
+    network: Arc<Principal>,
     controls: Arc<Controls>,
     clients: Arc<Clients>,
     clock: Clock,
@@ -95,10 +104,11 @@ pub(super) struct Shared<D> {
 }
 
 impl<D> Shared<D> {
-    /// Sessions that speak as `hostname` and hand to `door`.
+    /// Sessions that speak as `hostname`, ask `authority` who their clients are, and hand to `door`.
     pub(super) fn new(
         hostname: Domain,
         door: Arc<D>,
+        authority: Arc<dyn Authority>,
         controls: Arc<Controls>,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -106,7 +116,8 @@ impl<D> Shared<D> {
         let accepted = metrics.messages_accepted.with_label_values(&[LISTENER]);
         let connections = metrics.connections.with_label_values(&["", "submission"]);
         let clients = Arc::new(Clients::default());
-        Shared { hostname, door, controls, clients, clock, metrics, accepted, connections }
+        let network = Principal::network();
+        Shared { hostname, door, authority, network, controls, clients, clock, metrics, accepted, connections }
     }
 
     fn refused(&self, reason: Reason) {

@@ -1,5 +1,7 @@
-//! The parameters of MAIL and RCPT (RFC 5321 §4.1.1.11): SIZE, BODY, SMTPUTF8 and those of DSN (RFC 3461).
+//! The parameters of MAIL and RCPT (RFC 5321 §4.1.1.11): SIZE, BODY, SMTPUTF8, AUTH, those of DSN (RFC 3461), and the
+//! [`Orders`].
 
+use super::orders::Orders;
 use super::refusal::{Reason, Refusal};
 use crate::mail::{Notify, Ret};
 
@@ -8,6 +10,9 @@ const ENVID_MAX: usize = 100;
 
 /// Longest ORCPT, in octets as given (RFC 3461 §4.2).
 const ORCPT_MAX: usize = 500;
+
+/// Longest AUTH, in octets as given: the mailbox may be all xtext.
+const AUTH_MAX: usize = 500;
 
 /// Behind the path of MAIL.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,7 +25,10 @@ pub(super) struct MailParameters {
     pub(super) ret: Option<Ret>,
     /// `ENVID`, as given.
     pub(super) envid: Option<Box<str>>,
+    /// When it is to be sent, and how urgent it is.
+    pub(super) orders: Orders,
     body: bool,
+    auth: bool,
 }
 
 /// Behind the path of RCPT.
@@ -65,7 +73,14 @@ impl MailParameters {
                 let envid = value.and_then(|v| xtext(v, ENVID_MAX));
                 let bad = || Refusal::argument("ENVID must be xtext of 1 to 100 octets (RFC 3461 4.4)");
                 once("ENVID", &mut found.envid, envid.ok_or_else(bad)?.into())?;
-            } else {
+            } else if is(b"AUTH") {
+                // Who wrote it, as far as the client is to be believed in that (RFC 4954 §5). We tell it to nobody, which
+                // is as if it were `<>`.
+                if value.and_then(|v| xtext(v, AUTH_MAX)).is_none() {
+                    return Err(Refusal::argument("AUTH must be <> or an address in xtext (RFC 4954 5)"));
+                }
+                flag("AUTH", &mut found.auth)?;
+            } else if !found.orders.take(name, value)? {
                 return Err(unknown(name));
             }
         }
@@ -224,7 +239,9 @@ mod tests {
             smtputf8: true,
             ret: Some(Ret::Hdrs),
             envid: Some("a+3Db".into()),
+            orders: Orders::default(),
             body: true,
+            auth: false,
         };
         assert_eq!(all, Ok(expected));
         assert_eq!(mail(" SIZE=99999999999999999999").map(|p| p.size), Ok(Some(u64::MAX)));
@@ -242,12 +259,17 @@ mod tests {
             ("ENVID=a+0Db", "501 5.5.4 ENVID must be xtext of 1 to 100 octets (RFC 3461 4.4)"),
             ("ENVID=a+3", "501 5.5.4 ENVID must be xtext of 1 to 100 octets (RFC 3461 4.4)"),
             ("ENVID=a+3db", "501 5.5.4 ENVID must be xtext of 1 to 100 octets (RFC 3461 4.4)"),
-            ("AUTH=<>", "555 5.5.4 parameter AUTH not recognised or not implemented"),
+            ("AUTH", "501 5.5.4 AUTH must be <> or an address in xtext (RFC 4954 5)"),
+            ("AUTH=a=b", "501 5.5.4 AUTH must be <> or an address in xtext (RFC 4954 5)"),
+            ("AUTH=<> AUTH=<>", "501 5.5.4 AUTH is there twice"),
+            ("HOLDFOR=x", "501 5.5.4 HOLDFOR must be 1 to 999999999 seconds"),
+            ("TRANSID=<a@b>", "555 5.5.4 parameter TRANSID not recognised or not implemented"),
             ("X\u{fc}", "555 5.5.4 parameter X\u{fc} not recognised or not implemented"),
         ] {
             assert_eq!(mail(bad), Err(why.to_owned()), "{bad}");
         }
         assert!(mail(&format!("ENVID={}", "x".repeat(101))).is_err());
+        assert!(mail("AUTH=<>").is_ok() && mail("AUTH=e+3Dmc2@example.com").is_ok());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::data::{DotReader, Progress};
 use super::input::Input;
 use super::limits::{Memory, MemoryShare};
 use super::replies::Replies;
+use super::sasl::example::Example;
 use super::session::{Next, Session};
 use super::{Controls, Policy, Shared};
 use crate::clock::Clock;
@@ -239,8 +240,9 @@ fn converse(input: &[u8], cut: usize) -> (Vec<u8>, Vec<Accepted>) {
         ..SmtpConfig::default()
     };
     let controls = Arc::new(Controls::new(Policy { config, tls: None }));
+    let authority = Arc::new(Example::default());
     let door = Arc::new(Shelf::default());
-    let shared = Shared::new(hostname(), door.clone(), controls, Arc::new(Metrics::new()), Clock);
+    let shared = Shared::new(hostname(), door.clone(), authority, controls, Arc::new(Metrics::new()), Clock);
     let mut session = Session::new(Arc::new(shared), [127, 0, 0, 1].into());
     let mut buffer = Input::default();
     let mut said = Vec::new();

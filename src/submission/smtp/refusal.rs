@@ -26,8 +26,10 @@ pub(super) enum Reason {
     Aftermath,
     /// An address that is none.
     Address,
-    /// A client outside `trusted_networks`.
+    /// A client outside `trusted_networks` that is not authenticated.
     Relay,
+    /// Credentials that are wrong, not complete, or not to be said in the clear.
+    Auth,
     /// Larger than `max_message_size`.
     Size,
     /// More than `recipients_max`.
@@ -67,6 +69,7 @@ impl Reason {
             Reason::Aftermath => "aftermath",
             Reason::Address => "address",
             Reason::Relay => "relay",
+            Reason::Auth => "auth",
             Reason::Size => "size",
             Reason::Recipients => "recipients",
             Reason::LineLength => "line_length",
@@ -88,7 +91,7 @@ impl Reason {
     /// find out: a recipient too many (RFC 5321 §4.5.3.1.10), a message too large or unfit.
     pub(super) fn is_clients_error(self) -> bool {
         match self {
-            Reason::Syntax | Reason::Sequence | Reason::Address | Reason::Relay => true,
+            Reason::Syntax | Reason::Sequence | Reason::Address | Reason::Relay | Reason::Auth => true,
             Reason::Aftermath
             | Reason::Size
             | Reason::Recipients

@@ -7,10 +7,20 @@ use std::task::{Context, Poll, ready};
 
 use super::super::rejection::Rejection;
 use super::limits::MemoryShare;
+use super::sasl::Verified;
+use crate::access::AccessError;
 use crate::mail::{MessageId, Receipt, Reply};
 
-/// The door's work on a message.
-pub(super) type Accepting = Pin<Box<dyn Future<Output = Answer> + Send>>;
+/// What a reply waits for.
+pub(super) type Waiting = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What came of it.
+pub(super) enum Outcome {
+    /// The door has spoken on a message.
+    Message(Answer),
+    /// Credentials are checked.
+    Check(Result<Verified, AccessError>),
+}
 
 /// What the door says to a message.
 pub(super) type Answer = Result<Receipt, Rejection>;
@@ -24,7 +34,8 @@ const READY_MAX: usize = 32 << 10;
 /// Longest line of a reply, in octets without CRLF (RFC 5321 §4.5.3.1.5).
 const LINE_MAX: usize = 510;
 
-/// The queue of replies: octets that can be written now, then messages in flight, each with what stands behind it.
+/// The queue of replies: octets that can be written now, then what is in flight (messages, and credentials being
+/// checked), each with what stands behind it.
 #[derive(Default)]
 pub(super) struct Replies {
     ready: Vec<u8>,
@@ -32,8 +43,9 @@ pub(super) struct Replies {
 }
 
 struct Pending {
-    accepting: Accepting,
-    ticket: Ticket,
+    waiting: Waiting,
+    /// Of a message.
+    ticket: Option<Ticket>,
     behind: Vec<u8>,
 }
 
@@ -85,8 +97,13 @@ impl Replies {
     }
 
     /// Queues the place of the reply to a message in flight.
-    pub(super) fn push_pending(&mut self, accepting: Accepting, ticket: Ticket) {
-        self.pending.push_back(Pending { accepting, ticket, behind: Vec::new() });
+    pub(super) fn push_pending(&mut self, waiting: Waiting, ticket: Ticket) {
+        self.pending.push_back(Pending { waiting, ticket: Some(ticket), behind: Vec::new() });
+    }
+
+    /// Queues the place of the reply to credentials being checked.
+    pub(super) fn push_check(&mut self, waiting: Waiting) {
+        self.pending.push_back(Pending { waiting, ticket: None, behind: Vec::new() });
     }
 
     fn tail(&mut self) -> &mut Vec<u8> {
@@ -98,7 +115,7 @@ impl Replies {
         &mut self.ready
     }
 
-    /// Whether a message is in flight.
+    /// Whether something is in flight.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -109,17 +126,18 @@ impl Replies {
         self.pending.len() >= PENDING_MAX || self.ready.len() >= READY_MAX || behind >= READY_MAX
     }
 
-    /// Waits for the oldest message in flight. Its reply is to be given with [`Replies::settle`]; until then it must not
-    /// be polled again.
-    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<Option<Answer>> {
+    /// Waits for the oldest in flight. Its reply is to be given with [`Replies::settle`]; until then it must not be
+    /// polled again.
+    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
         let Some(oldest) = self.pending.front_mut() else { return Poll::Ready(None) };
-        Poll::Ready(Some(ready!(oldest.accepting.as_mut().poll(context))))
+        Poll::Ready(Some(ready!(oldest.waiting.as_mut().poll(context))))
     }
 
-    /// Puts the reply to the oldest message in its place and lets go what stood behind it.
-    pub(super) fn settle(&mut self, reply: impl FnOnce(&Ticket) -> Reply) {
+    /// Puts the reply to the oldest in its place and lets go what stood behind it. `reply` is given the ticket, if the
+    /// oldest is a message.
+    pub(super) fn settle(&mut self, reply: impl FnOnce(Option<&Ticket>) -> Reply) {
         let Some(oldest) = self.pending.pop_front() else { return };
-        print(&reply(&oldest.ticket), &mut self.ready);
+        print(&reply(oldest.ticket.as_ref()), &mut self.ready);
         self.ready.extend_from_slice(&oldest.behind);
     }
 }
@@ -177,16 +195,17 @@ mod tests {
         replies.push_raw(b"1\r\n");
         let id = MessageId(2);
         let receipt = Receipt { id, messages: 1, accepted_at: crate::clock::Timestamp(1), replayed: false };
-        replies.push_pending(Box::pin(ready(Ok(receipt))), ticket(2));
+        replies.push_pending(Box::pin(ready(Outcome::Message(Ok(receipt)))), ticket(2));
         replies.push_raw(b"3\r\n");
         replies.push_pending(Box::pin(pending()), ticket(4));
         replies.push_raw(b"5\r\n");
         assert_eq!(replies.ready(), b"1\r\n");
         let mut context = Context::from_waker(Waker::noop());
-        assert_eq!(replies.poll_oldest(&mut context), Poll::Ready(Some(Ok(receipt))));
-        replies.settle(|ticket| Reply::ours(250, EnhancedCode(2, 0, 0), ticket.id.to_string()));
+        let outcome = replies.poll_oldest(&mut context);
+        assert!(matches!(outcome, Poll::Ready(Some(Outcome::Message(Ok(settled)))) if settled == receipt));
+        replies.settle(|ticket| Reply::ours(250, EnhancedCode(2, 0, 0), ticket.expect("a message").id.to_string()));
         assert_eq!(replies.ready(), b"1\r\n250 2.0.0 0000000000002\r\n3\r\n");
-        assert_eq!(replies.poll_oldest(&mut context), Poll::Pending);
+        assert!(replies.poll_oldest(&mut context).is_pending());
         assert!(replies.has_pending() && !replies.is_full());
         replies.push_raw(&[b'x'; READY_MAX]);
         assert!(replies.is_full());

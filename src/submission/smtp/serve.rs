@@ -28,24 +28,31 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 /// How long a client that is cut off may go on talking, so that our last words are not lost in a reset.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// How a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Opening {
+    /// With the banner; STARTTLS may follow.
+    InTheClear,
+    /// With a TLS handshake (RFC 8314 §3.3).
+    Tls,
+}
+
 /// Serves one client until it goes. `client` is its canonical address.
 ///
 /// # Cancel safety
 /// Dropped, the client hears nothing more, and messages in flight are as [`Door::accept`] says.
-pub(super) async fn serve<S, D>(mut io: S, client: IpAddr, shared: Arc<Shared<D>>)
+pub(super) async fn serve<S, D>(io: S, client: IpAddr, opening: Opening, shared: Arc<Shared<D>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     D: Door,
 {
     let mut talk = Talk::new(&shared, client);
-    let ending = match talk.greet(&mut io).await {
-        Ok(()) => talk.converse(&mut io).await,
-        Err(error) => Err(error),
+    let lost = match opening {
+        Opening::InTheClear => talk.in_the_clear(io).await,
+        Opening::Tls => talk.over_tls(io, true).await,
     };
-    match ending {
-        Ok(Ending::StartTls) => talk.over_tls(io).await,
-        Ok(ending) => part(&mut io, ending).await,
-        Err(error) => tracing::debug!(%error, "connection lost"),
+    if let Err(error) = lost {
+        tracing::debug!(%error, "connection lost");
     }
     // The client is gone, but what the door has begun it ends: half a hand-over helps nobody.
     while talk.session.replies().has_pending() {
@@ -84,6 +91,18 @@ impl<D: Door> Talk<D> {
             alarm: Box::pin(sleep(REST_AFTER)),
             last_heard: shared.clock.instant(),
             resting: false,
+        }
+    }
+
+    /// From the banner to the end, or to STARTTLS and from there on.
+    async fn in_the_clear<S: AsyncRead + AsyncWrite + Unpin>(&mut self, mut io: S) -> io::Result<()> {
+        self.greet(&mut io).await?;
+        match self.converse(&mut io).await? {
+            Ending::StartTls => self.over_tls(io, false).await,
+            ending => {
+                part(&mut io, ending).await;
+                Ok(())
+            }
         }
     }
 
@@ -179,30 +198,33 @@ impl<D: Door> Talk<D> {
         self.alarm.as_mut().reset((self.last_heard + again).max(now + Duration::from_millis(1)));
     }
 
-    /// Shakes hands and goes on over TLS.
-    async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: S) {
-        let Some(config) = self.session.tls_config() else { return };
+    /// Shakes hands and goes on over TLS, with the banner if it is still to be sent.
+    async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: S, banner: bool) -> io::Result<()> {
+        let Some(config) = self.session.tls_config() else { return Ok(()) };
         let patience = self.session.patience();
-        let handshake = TlsAcceptor::from(config).accept(io);
-        let mut io = match timeout(patience, handshake).await {
-            Ok(Ok(io)) => io,
-            Ok(Err(error)) => {
-                self.session.insecure();
-                return tracing::debug!(%error, "TLS handshake failed");
-            }
-            Err(_) => {
-                self.session.insecure();
-                return tracing::debug!("TLS handshake took too long");
-            }
-        };
-        self.session.secured();
+        let handshake = timeout(patience, TlsAcceptor::from(config).accept(io)).await;
+        let mut io = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).inspect_err(|error| {
+            self.session.insecure();
+            tracing::debug!(%error, "TLS handshake failed");
+        })?;
+        self.session.secured(binding(io.get_ref().1));
         self.input = Input::default();
         self.heard();
-        match self.converse(&mut io).await {
-            Ok(ending) => part(&mut io, ending).await,
-            Err(error) => tracing::debug!(%error, "connection lost"),
+        if banner {
+            self.greet(&mut io).await?;
         }
+        let ending = self.converse(&mut io).await?;
+        part(&mut io, ending).await;
+        Ok(())
     }
+}
+
+/// `tls-exporter` (RFC 9266 §4.2). Of TLS 1.2 it would need care about how the master secret was made, and clients that
+/// know SCRAM-PLUS know TLS 1.3.
+fn binding(tls: &rustls::ServerConnection) -> Option<Box<[u8; 32]>> {
+    let is_13 = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
+    let export = || tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok();
+    is_13.then(export).flatten().map(Box::new)
 }
 
 /// Closes our side, and waits a moment for the client to read why.

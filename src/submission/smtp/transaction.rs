@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::super::message::{self, Circumstances, MessageError};
+use super::super::options::Asked;
 use super::super::received::Received;
 use super::content::{Content, Whole};
 use super::limits::MemoryShare;
 use super::parameters::{MailParameters, RcptParameters};
+use crate::access::Principal;
 use crate::mail::{Envelope, EnvelopeAddress, Recipient, ReversePath};
 
 /// From here on equal recipients are found by a table instead of by looking at each.
@@ -19,10 +22,14 @@ const TABLE_FROM: usize = 16;
 /// What a transaction has gathered.
 #[derive(Debug)]
 pub(super) struct Transaction {
+    /// On whose behalf.
+    pub(super) principal: Arc<Principal>,
     /// The sender.
     pub(super) reverse_path: ReversePath,
     /// The parameters of MAIL.
     pub(super) parameters: MailParameters,
+    /// What they ask for, counted from then.
+    pub(super) asked: Asked,
     /// Who is to get it, each once.
     pub(super) recipients: Vec<Recipient>,
     /// A RCPT was refused.
@@ -35,6 +42,8 @@ pub(super) struct Transaction {
 /// A transaction that is complete, ready for the door.
 #[derive(Debug)]
 pub(super) struct Submitted {
+    /// On whose behalf.
+    pub(super) principal: Arc<Principal>,
     /// Everything but the content.
     pub(super) envelope: Envelope,
     /// The message as it goes out.
@@ -54,10 +63,17 @@ pub(super) struct Trace<'a> {
 
 impl Transaction {
     /// Begins with MAIL.
-    pub(super) fn new(reverse_path: ReversePath, parameters: MailParameters) -> Transaction {
+    pub(super) fn new(
+        principal: Arc<Principal>,
+        reverse_path: ReversePath,
+        parameters: MailParameters,
+        asked: Asked,
+    ) -> Transaction {
         Transaction {
+            principal,
             reverse_path,
             parameters,
+            asked,
             recipients: Vec::new(),
             recipient_refused: false,
             content: None,
@@ -106,6 +122,8 @@ impl Transaction {
             &Circumstances {
                 received,
                 reverse_path: &self.reverse_path,
+                recipients: &self.recipients,
+                asked: self.asked,
                 smtputf8,
                 eight_bit,
                 expire_after: trace.expire_after,
@@ -125,9 +143,9 @@ impl Transaction {
             ret: self.parameters.ret,
             envid: self.parameters.envid,
             tags: completed.tags,
-            key: None,
+            key: completed.key,
         };
-        Ok(Submitted { envelope, content: completed.content, memory })
+        Ok(Submitted { principal: self.principal, envelope, content: completed.content, memory })
     }
 }
 
@@ -143,7 +161,8 @@ mod tests {
 
     #[test]
     fn keeps_equal_recipients_once() {
-        let mut transaction = Transaction::new(ReversePath::Null, MailParameters::default());
+        let mut transaction =
+            Transaction::new(Principal::network(), ReversePath::Null, MailParameters::default(), Asked::default());
         let named = |n: usize| Recipient::new(format!("r{n}@b.example").parse().expect("an address"));
         for n in 0..100 {
             assert!(!transaction.has(&named(n)));

@@ -1,14 +1,18 @@
 //! What each command does.
 
+use std::sync::Arc;
+
 use super::super::super::door::Door;
 use super::super::super::received::HelloName;
 use super::super::command::{self, Command};
 use super::super::content::Fault;
 use super::super::input::Input;
+use super::super::orders;
 use super::super::parameters::MailParameters;
 use super::super::refusal::{Reason, Refusal};
 use super::super::transaction::{self, Transaction};
 use super::{Ending, Hello, Mode, Next, Session, State, Step};
+use crate::access::Principal;
 use crate::mail::{Recipient, Reply, ReversePath};
 
 /// Longest command line with its CRLF, in octets. RFC 5321 §4.5.3.1.4 asks for 512 and what extensions add.
@@ -26,7 +30,7 @@ impl<D: Door> Session<D> {
                 return Some(Next::Input);
             }
             input.consume(COMMAND_MAX);
-            self.mode = Mode::LongLine { skipped: COMMAND_MAX };
+            self.mode = Mode::LongLine { skipped: COMMAND_MAX, max: COMMAND_MAX };
             return None;
         };
         let behind = octets.len() > end + 1;
@@ -43,7 +47,8 @@ impl<D: Door> Session<D> {
         None
     }
 
-    pub(super) fn skip_line(&mut self, skipped: usize, input: &mut Input) -> Step {
+    /// Skips what is left of a line longer than `max`.
+    pub(super) fn skip_line(&mut self, skipped: usize, max: usize, input: &mut Input) -> Step {
         let octets = input.octets();
         let (taken, ended) = match memchr::memchr(b'\n', octets) {
             Some(end) => (end + 1, true),
@@ -51,8 +56,9 @@ impl<D: Door> Session<D> {
         };
         input.consume(taken);
         let refusal = || {
-            let text = format!("command line longer than {COMMAND_MAX} octets");
-            Refusal::new(Reason::Syntax, 500, (5, 5, 2), text)
+            // RFC 4954 §6 has a code of its own for responses of AUTH.
+            let (what, detail) = if max == COMMAND_MAX { ("command line", 2) } else { ("response", 6) };
+            Refusal::new(Reason::Syntax, 500, (5, 5, detail), format!("{what} longer than {max} octets"))
         };
         if ended {
             self.mode = Mode::Command;
@@ -67,7 +73,7 @@ impl<D: Door> Session<D> {
             self.refuse(refusal().fatal());
             return None;
         }
-        self.mode = Mode::LongLine { skipped };
+        self.mode = Mode::LongLine { skipped, max };
         Some(Next::Input)
     }
 
@@ -93,13 +99,14 @@ impl<D: Door> Session<D> {
             Command::Data => self.data().map_err(|refusal| if behind { refusal.out_of_turn() } else { refusal }),
             Command::Bdat { size, last } => self.bdat(size, last),
             Command::StartTls => self.start_tls(behind),
+            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Rset => {
                 self.state = State::Ready;
                 self.say("250 2.0.0 ok\r\n")
             }
             Command::Noop => self.say("250 2.0.0 ok\r\n"),
             Command::Help => {
-                self.say("214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY STARTTLS QUIT; see RFC 5321\r\n")
+                self.say("214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY STARTTLS AUTH QUIT; see RFC 5321\r\n")
             }
             // RFC 5321 §3.5.3: neither confirm nor deny.
             Command::Vrfy => self.say("252 2.0.0 send some mail, we will try\r\n"),
@@ -128,6 +135,11 @@ impl<D: Door> Session<D> {
             text.push_str("\nPIPELINING\nSIZE ");
             text.push_str(&size.to_string());
             text.push_str("\n8BITMIME\nSMTPUTF8\nENHANCEDSTATUSCODES\nCHUNKING\nDSN\n");
+            orders::announce(&mut text, self.shared.clock.timestamp());
+            if let Some(offer) = self.auth_offer() {
+                text.push_str(&offer);
+                text.push('\n');
+            }
             if self.policy.tls.is_some() && !self.tls {
                 text.push_str("STARTTLS\n");
             }
@@ -162,20 +174,35 @@ impl<D: Door> Session<D> {
         }
         // From here on a reload of the configuration counts.
         self.policy = self.shared.controls.policy.load_full();
+        let principal = self.principal()?;
         let config = &self.policy.config;
-        if !config.trusted_networks.iter().any(|network| network.contains(&self.client)) {
-            let text = format!("relaying denied: {} is not in trusted_networks", self.client);
-            return Err(Refusal::new(Reason::Relay, 550, (5, 7, 1), text));
-        }
         if eight_bit && !parameters.smtputf8 {
             return Err(Refusal::new(Reason::Address, 550, (5, 6, 7), "this address needs SMTPUTF8"));
         }
         if parameters.size.is_some_and(|size| size > config.max_message_size.0) {
             return Err(Fault::TooLarge { max: config.max_message_size.bytes() }.refusal());
         }
+        let asked = parameters.orders.asked(self.shared.clock.timestamp())?;
         self.shared.door.ready().map_err(|rejection| Refusal::door(rejection.reply))?;
-        self.state = State::Open(Box::new(Transaction::new(from, parameters)));
+        self.state = State::Open(Box::new(Transaction::new(principal, from, parameters, asked)));
         self.say("250 2.1.0 ok\r\n")
+    }
+
+    /// Who submits: whoever the client showed to be, else a trusted network.
+    fn principal(&self) -> Result<Arc<Principal>, Refusal> {
+        if let Some(principal) = &self.authenticated {
+            return Ok(Arc::clone(principal));
+        }
+        if self.policy.config.trusted_networks.iter().any(|network| network.contains(&self.client)) {
+            return Ok(Arc::clone(&self.shared.network));
+        }
+        if self.auth_is_possible() {
+            let first = if self.auth_offer().is_some() { "" } else { "; say STARTTLS first" };
+            let text = format!("authentication required{first}");
+            return Err(Refusal::new(Reason::Relay, 530, (5, 7, 0), text));
+        }
+        let text = format!("relaying denied: {} is not in trusted_networks", self.client);
+        Err(Refusal::new(Reason::Relay, 550, (5, 7, 1), text))
     }
 
     fn rcpt(&mut self, recipient: Recipient, eight_bit: bool) -> Result<(), Refusal> {

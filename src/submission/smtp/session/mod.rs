@@ -1,13 +1,15 @@
 //! The server's side of one dialogue, without I/O: octets in, replies out.
 //!
 //! [`Session::advance`] takes what it can from the input and says what it waits for. A message whose content is complete
-//! goes to the door at once and the session reads on; its reply keeps its place in the queue ([`Replies`]).
+//! goes to the door at once and the session reads on; its reply keeps its place in the queue ([`Replies`]). Credentials
+//! go to the authority, and the session waits for its word.
 //!
 //! ```text
 //!            EHLO             MAIL            RCPT…          DATA / BDAT          end of content
 //!   no name ──────> ready ──────────> open ─────────> open ──────────────> receiving ─────> ready, one more in flight
 //! ```
 
+mod auth;
 mod commands;
 mod receiving;
 
@@ -22,9 +24,11 @@ use super::super::rejection::Rejection;
 use super::data::DotReader;
 use super::input::Input;
 use super::refusal::{Reason, Refusal};
-use super::replies::{Answer, Replies};
+use super::replies::{Answer, Outcome, Replies};
+use super::sasl::Exchange;
 use super::transaction::Transaction;
 use super::{Policy, Shared};
+use crate::access::Principal;
 use crate::mail::{EnhancedCode, Reply};
 
 /// One dialogue.
@@ -33,6 +37,9 @@ pub(super) struct Session<D> {
     policy: Arc<Policy>,
     client: IpAddr,
     tls: bool,
+    /// `tls-exporter` of the TLS session (RFC 9266).
+    binding: Option<Box<[u8; 32]>>,
+    authenticated: Option<Arc<Principal>>,
     hello: Option<Hello>,
     state: State,
     mode: Mode,
@@ -63,8 +70,12 @@ enum State {
 enum Mode {
     /// A command.
     Command,
-    /// The rest of a command that is too long.
-    LongLine { skipped: usize },
+    /// The rest of a command or response that is longer than `max`.
+    LongLine { skipped: usize, max: usize },
+    /// A response of AUTH.
+    Auth(Box<Exchange>),
+    /// Nothing, until it is known whether credentials are right.
+    Checking,
     /// Content behind DATA.
     Data(DotReader),
     /// Content behind BDAT.
@@ -87,7 +98,7 @@ pub(super) enum Next {
     Input,
     /// Replies to be written.
     Write,
-    /// The oldest message in flight; no input is to be read before.
+    /// The oldest in flight; no input is to be read before.
     Settle,
     /// Nothing: once all replies are written, it ends.
     End(Ending),
@@ -116,6 +127,8 @@ impl<D: Door> Session<D> {
             policy,
             client,
             tls: false,
+            binding: None,
+            authenticated: None,
             hello: None,
             state: State::Ready,
             mode: Mode::Command,
@@ -140,8 +153,10 @@ impl<D: Door> Session<D> {
     }
 
     /// The handshake is done: all that was said in the clear is forgotten (RFC 3207 §4.2), but not what was counted.
-    pub(super) fn secured(&mut self) {
-        (self.tls, self.hello, self.state, self.ending) = (true, None, State::Ready, None);
+    /// `binding` is what the TLS session exports for SCRAM.
+    pub(super) fn secured(&mut self, binding: Option<Box<[u8; 32]>>) {
+        (self.tls, self.binding) = (true, binding);
+        (self.hello, self.authenticated, self.state, self.ending) = (None, None, State::Ready, None);
     }
 
     /// The handshake failed.
@@ -197,7 +212,9 @@ impl<D: Door> Session<D> {
             }
             let step = match self.mode {
                 Mode::Command => self.take_command(input),
-                Mode::LongLine { skipped } => self.skip_line(skipped, input),
+                Mode::LongLine { skipped, max } => self.skip_line(skipped, max, input),
+                Mode::Auth(_) => self.take_response(input),
+                Mode::Checking => return Next::Settle,
                 Mode::Data(_) => self.take_data(input),
                 Mode::Chunk(_) => self.take_chunk(input),
             };
@@ -207,12 +224,13 @@ impl<D: Door> Session<D> {
         }
     }
 
-    /// Waits until at least one message in flight is settled, and settles all that are.
+    /// Waits until at least one that is in flight is settled, and settles all that are.
     pub(super) fn poll_settle(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut settled = false;
         loop {
             match self.replies.poll_oldest(context) {
-                Poll::Ready(Some(result)) => self.settle(result),
+                Poll::Ready(Some(Outcome::Message(answer))) => self.settle(answer),
+                Poll::Ready(Some(Outcome::Check(checked))) => self.checked(checked),
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => return if settled { Poll::Ready(()) } else { Poll::Pending },
             }
@@ -223,10 +241,11 @@ impl<D: Door> Session<D> {
     fn settle(&mut self, answer: Answer) {
         let reply = match answer {
             Ok(receipt) => {
-                self.shared.accepted.inc();
                 // A client that gets mail through is not one that only tries (as Postfix counts).
                 self.errors = 0;
-                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, queued as {}", receipt.id))
+                let before = if receipt.replayed { " (accepted before)" } else { "" };
+                self.shared.accepted.inc_by(u64::from(!receipt.replayed));
+                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, queued as {}{before}", receipt.id))
             }
             Err(Rejection { reply, .. }) => {
                 self.count(Reason::Door);
@@ -240,7 +259,7 @@ impl<D: Door> Session<D> {
         };
         self.replies.settle(|ticket| {
             if reply.is_positive() {
-                ticket.log_accepted();
+                ticket.inspect(|ticket| ticket.log_accepted());
             }
             reply
         });
@@ -249,28 +268,34 @@ impl<D: Door> Session<D> {
     fn is_receiving(&self) -> bool {
         match &self.mode {
             Mode::Data(_) | Mode::Chunk(_) => true,
+            Mode::Auth(_) | Mode::Checking => false,
             Mode::Command | Mode::LongLine { .. } => {
                 matches!(&self.state, State::Open(transaction) if transaction.content.is_some())
             }
         }
     }
 
-    /// Refuses: reply, metric, log, and the count of errors, which may end the session instead.
+    /// Refuses: reply, and what [`Session::judge`] does.
     fn refuse(&mut self, refusal: Refusal) {
+        let reply = self.judge(refusal);
+        self.replies.push(&reply);
+    }
+
+    /// Metric, log, and the count of errors, which may end the session: then the reply is another.
+    fn judge(&mut self, refusal: Refusal) -> Reply {
         tracing::debug!(reply = %refusal.reply, reason = refusal.reason.as_str(), "refused");
         self.count(refusal.reason);
         self.errors += u32::from(refusal.reason.is_clients_error());
         if self.errors > self.policy.config.errors_max {
             self.count(Reason::Errors);
             let text = format!("too many errors: errors_max is {}, closing", self.policy.config.errors_max);
-            self.replies.push(&Reply::ours(421, EnhancedCode(4, 7, 0), text));
             self.ending = Some(Ending::CutOff);
-            return;
+            return Reply::ours(421, EnhancedCode(4, 7, 0), text);
         }
-        self.replies.push(&refusal.reply);
         if refusal.fatal {
             self.ending = Some(Ending::CutOff);
         }
+        refusal.reply
     }
 
     fn count(&self, reason: Reason) {

@@ -11,10 +11,9 @@ use super::super::data::{DotReader, Progress};
 use super::super::input::Input;
 use super::super::limits::MemoryShare;
 use super::super::refusal::{Reason, Refusal};
-use super::super::replies::{Record, Ticket};
+use super::super::replies::{Outcome, Record, Ticket};
 use super::super::transaction::{Trace, Transaction};
 use super::{Chunk, Mode, Next, Session, State, Step};
-use crate::access::Principal;
 use crate::mail::{EnhancedCode, Reply};
 
 impl<D: Door> Session<D> {
@@ -162,12 +161,17 @@ impl<D: Door> Session<D> {
         let Some(hello) = &self.hello else { return Err(Refusal::sequence("say EHLO first")) };
         let shared = &*self.shared;
         let id = shared.door.next_ids(1);
-        let protocol = Protocol { extended: hello.extended, tls: self.tls, smtputf8: transaction.parameters.smtputf8 };
+        let protocol = Protocol {
+            extended: hello.extended,
+            tls: self.tls,
+            auth: self.authenticated.is_some(),
+            smtputf8: transaction.parameters.smtputf8,
+        };
         let received = Received {
-            hello: &hello.name,
-            client: self.client,
+            hello: Some(&hello.name),
+            client: Some(self.client),
             by: &shared.hostname,
-            protocol,
+            protocol: protocol.name(),
             id,
             recipient: None,
             at: shared.clock.timestamp(),
@@ -183,10 +187,10 @@ impl<D: Door> Session<D> {
                 tls: protocol.tls,
             })
         });
-        let handover = Handover::one(Principal::network(), id, submitted.envelope, submitted.content);
+        let handover = Handover::one(submitted.principal, id, submitted.envelope, submitted.content);
         let accepting = shared.door.accept(handover);
         let ticket = Ticket::new(id, record, submitted.memory);
-        self.replies.push_pending(Box::pin(accepting), ticket);
+        self.replies.push_pending(Box::pin(async move { Outcome::Message(accepting.await) }), ticket);
         Ok(())
     }
 }

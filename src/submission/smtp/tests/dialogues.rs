@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! # a comment
-//! @ recipients_max 1          settings, before anything else
+//! @ recipients_max 1          settings, before anything else; `auth`: from here without TLS, as `user` with `pencil`
 //! C: NOOP                     the client sends a line; \r \n \0 \xFF \\ are octets, CRLF is added
 //! C| NO                       the same without CRLF
 //! C* 5 NOOP                   a line, this many times
@@ -28,8 +28,11 @@ use humantime_serde::re::humantime::parse_duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
 
-use super::super::serve::serve;
-use super::{CLIENT, Recorder, certificate, config, shared};
+use super::super::super::rejection::Rejection;
+use super::super::sasl::example::Example;
+use super::super::serve::{Opening, serve};
+use super::{CLIENT, Recorder, certificate, config, shared_with};
+use crate::access::{How, Principal};
 use crate::mail::{Envelope, Reply};
 
 #[tokio::test(start_paused = true)]
@@ -103,9 +106,12 @@ async fn run(script: &str) -> String {
         stage.send(&to_send).await;
     }
     stage.hear(&mut transcript).await;
-    for (_, envelope, content) in stage.door.taken.lock().expect("not poisoned").iter() {
-        describe(&mut transcript, envelope, content);
+    let principals = stage.door.principals.lock().expect("not poisoned");
+    let taken = stage.door.taken.lock().expect("not poisoned");
+    for ((_, envelope, content), principal) in taken.iter().zip(principals.iter()) {
+        describe(&mut transcript, principal, envelope, content);
     }
+    drop((principals, taken));
     transcript
 }
 
@@ -120,6 +126,7 @@ struct Stage {
 impl Stage {
     fn new(script: &str) -> Stage {
         let (mut config, mut door, mut tls, mut client) = (config(), Recorder::default(), None, CLIENT);
+        let mut authority = Example::default();
         let mut quiet = Duration::from_millis(10);
         for line in script.lines().filter_map(|line| line.strip_prefix("@ ")) {
             let (name, value) = line.split_once(' ').unwrap_or((line, ""));
@@ -136,17 +143,27 @@ impl Stage {
                 "idle_timeout" => config.idle_timeout = time(),
                 "tls" => tls = Some(certificate().0),
                 "quiet" => quiet = time(),
+                "auth" => config.auth_without_tls = vec!["192.0.2.0/24".parse().expect("a network")],
+                "auth_from" => config.auth_without_tls = vec![value.parse().expect("a network")],
+                "auth_delay" => (authority.delay, quiet) = (time(), time() * 2),
+                "auth_tired" => authority.tired = true,
                 "door_delay" => (door.delay, quiet) = (time(), time() * 2),
                 "door_not_ready" => door.not_ready = Some(reply(value)),
-                "door_refuses" => door.refusals.lock().expect("not poisoned").push_back(reply(value)),
+                "door_refuses" => {
+                    door.refusals.lock().expect("not poisoned").push_back(Rejection::from_queue(reply(value)))
+                }
+                "door_knows" => door.replays = true,
+                "door_knows_otherwise" => {
+                    door.refusals.lock().expect("not poisoned").push_back(Rejection::key_reused());
+                }
                 _ => panic!("unknown setting {line:?}"),
             }
         }
         let door = Arc::new(door);
-        let shared = shared(door.clone(), config, tls);
+        let shared = shared_with(door.clone(), authority, config, tls);
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let controls = shared.controls.clone();
-        tokio::spawn(serve(theirs, client, shared));
+        tokio::spawn(serve(theirs, client, Opening::InTheClear, shared));
         Stage { door, controls, client: ours, quiet, closed: false }
     }
 
@@ -177,7 +194,7 @@ impl Stage {
         }
         for line in heard.split_inclusive(|b| *b == b'\n') {
             match line.strip_suffix(b"\r\n") {
-                Some(line) => writeln!(transcript, "S: {}", escape(line)),
+                Some(line) => writeln!(transcript, "S: {}", without_day(&escape(line))),
                 None => writeln!(transcript, "S| {}", escape(line)),
             }
             .expect("a String takes all");
@@ -194,7 +211,7 @@ fn reply(text: &str) -> Reply {
     Reply::ours(part().parse().expect("a code"), part().parse().expect("a code"), part().to_owned())
 }
 
-fn describe(out: &mut String, envelope: &Envelope, content: &[u8]) {
+fn describe(out: &mut String, principal: &Principal, envelope: &Envelope, content: &[u8]) {
     let Envelope { reverse_path, recipients, stream, accepted_at, not_before, expires_at, .. } = envelope;
     write!(out, "D: <{reverse_path}> ->").expect("a String takes all");
     for recipient in recipients {
@@ -209,6 +226,12 @@ fn describe(out: &mut String, envelope: &Envelope, content: &[u8]) {
         }
     }
     let mut also = |text: String| write!(out, "; {text}").expect("a String takes all");
+    if let How::Credential(id) = &principal.how {
+        also(format!("credential={id}"));
+    }
+    if let Some(keyed) = &envelope.key {
+        also(format!("key={}", keyed.key));
+    }
     if envelope.smtputf8 {
         also("smtputf8".into());
     }
@@ -228,15 +251,28 @@ fn describe(out: &mut String, envelope: &Envelope, content: &[u8]) {
         also(format!("tags={:?}", envelope.tags));
     }
     if not_before > accepted_at {
-        also(format!("not before {:?}", not_before.since(*accepted_at)));
+        also(format!("not before {:?}", about(not_before.since(*accepted_at))));
     }
     if envelope.lifetime() != Duration::from_secs(4 * 86_400) {
-        also(format!("expires after {:?}", expires_at.since(*accepted_at)));
+        also(format!("expires after {:?}", about(expires_at.since(*accepted_at))));
     }
     out.push('\n');
     for line in content.split_inclusive(|b| *b == b'\n') {
         let line = escape(line.strip_suffix(b"\r\n").expect("content ends in CRLF"));
         writeln!(out, "D| {}", without_date(&line)).expect("a String takes all");
+    }
+}
+
+/// To the second: what MAIL asks for counts from MAIL on.
+fn about(time: Duration) -> Duration {
+    Duration::from_secs((time + Duration::from_millis(500)).as_secs())
+}
+
+/// Replaces the day that EHLO tells, a year ahead.
+fn without_day(line: &str) -> String {
+    match line.split_once("FUTURERELEASE 31536000 ") {
+        Some((mark, day)) if day.len() == 20 => format!("{mark}FUTURERELEASE 31536000 {{date}}"),
+        _ => line.to_owned(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod dialogues;
 mod properties;
 mod sockets;
+mod tls;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,7 +16,9 @@ use bytes::Bytes;
 
 use super::super::door::{Door, Handover};
 use super::super::rejection::Rejection;
+use super::sasl::example::Example;
 use super::{Controls, Policy, Shared};
+use crate::access::Principal;
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
 use crate::mail::{Envelope, MessageId, Receipt, Reply};
@@ -26,11 +29,15 @@ use crate::telemetry::Metrics;
 struct Recorder {
     ids: AtomicU64,
     taken: Mutex<Vec<(MessageId, Envelope, Bytes)>>,
+    /// Who handed over, each time.
+    principals: Mutex<Vec<Arc<Principal>>>,
     /// Time from the call to the answer.
     delay: Duration,
     not_ready: Option<Reply>,
     /// Answers to the first messages; later ones are taken.
-    refusals: Mutex<VecDeque<Reply>>,
+    refusals: Mutex<VecDeque<Rejection>>,
+    /// Says that it took them before.
+    replays: bool,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: Arc<AtomicUsize>,
 }
@@ -54,8 +61,9 @@ impl Door for Recorder {
         let refusal = self.refusals.lock().expect("not poisoned").pop_front();
         let first = &handover.messages[0];
         let (id, accepted_at) = (first.id, first.envelope.accepted_at);
-        let receipt = Receipt { id, messages: handover.messages.len() as u32, accepted_at, replayed: false };
+        let receipt = Receipt { id, messages: handover.messages.len() as u32, accepted_at, replayed: self.replays };
         if refusal.is_none() {
+            self.principals.lock().expect("not poisoned").push(handover.principal);
             let messages = handover.messages.into_iter().map(|m| (m.id, m.envelope, m.content));
             self.taken.lock().expect("not poisoned").extend(messages);
         }
@@ -67,7 +75,7 @@ impl Door for Recorder {
                 done.await;
             }
             in_flight.fetch_sub(1, Ordering::Relaxed);
-            refusal.map_or(Ok(receipt), |reply| Err(Rejection::from_queue(reply)))
+            refusal.map_or(Ok(receipt), Err)
         }
     }
 
@@ -83,9 +91,18 @@ fn config() -> SmtpConfig {
 }
 
 fn shared(door: Arc<Recorder>, config: SmtpConfig, tls: Option<Arc<rustls::ServerConfig>>) -> Arc<Shared<Recorder>> {
+    shared_with(door, Example::default(), config, tls)
+}
+
+fn shared_with(
+    door: Arc<Recorder>,
+    authority: Example,
+    config: SmtpConfig,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> Arc<Shared<Recorder>> {
     let controls = Arc::new(Controls::new(Policy { config, tls }));
     let hostname = "mta.example".parse().expect("a domain");
-    Arc::new(Shared::new(hostname, door, controls, Arc::new(Metrics::new()), Clock))
+    Arc::new(Shared::new(hostname, door, Arc::new(authority), controls, Arc::new(Metrics::new()), Clock))
 }
 
 /// A certificate for STARTTLS.

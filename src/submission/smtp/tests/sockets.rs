@@ -13,8 +13,10 @@ use tokio_rustls::TlsConnector;
 
 use super::super::super::{Submission, SubmissionError};
 use super::{Recorder, certificate};
+use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
+use crate::ledger::Ledger;
 use crate::telemetry::Metrics;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -29,10 +31,15 @@ struct House {
     metrics: Arc<Metrics>,
 }
 
+fn access() -> Arc<Access> {
+    Access::open(Arc::new(Ledger::default()), Arc::new(Metrics::new()), Clock).expect("an empty ledger")
+}
+
 fn open(config: SmtpConfig, door: Recorder, tls: Option<Arc<rustls::ServerConfig>>) -> House {
     let (door, metrics) = (Arc::new(door), Arc::new(Metrics::new()));
     let hostname = "mta.example".parse().expect("a domain");
-    let submission = Submission::start(config, hostname, tls, door.clone(), metrics.clone(), Clock).expect("free port");
+    let submission =
+        Submission::start(config, hostname, tls, door.clone(), access(), metrics.clone(), Clock).expect("free port");
     House { submission, door, metrics }
 }
 
@@ -120,7 +127,7 @@ async fn an_address_in_use_is_named() {
     let hostname = "mta.example".parse().expect("a domain");
     let config = SmtpConfig { listen: listen.clone(), ..config() };
     let door = Arc::new(Recorder::default());
-    let second = Submission::start(config, hostname, None, door, Arc::new(Metrics::new()), Clock);
+    let second = Submission::start(config, hostname, None, door, access(), Arc::new(Metrics::new()), Clock);
     let Err(error @ SubmissionError::Bind { .. }) = second else { panic!("bound twice") };
     assert_eq!(error.to_string(), format!("listen on {} (submission.smtp.listen)", listen[0]));
 }
@@ -196,7 +203,7 @@ async fn a_client_over_a_mapped_address_is_known_as_ipv4() {
     let door = Recorder::default();
     let config = SmtpConfig { listen, ..config() };
     let hostname = "mta.example".parse().expect("a domain");
-    let started = Submission::start(config, hostname, None, Arc::new(door), Arc::new(Metrics::new()), Clock);
+    let started = Submission::start(config, hostname, None, Arc::new(door), access(), Arc::new(Metrics::new()), Clock);
     // A machine without IPv6 has nothing to test.
     let Ok(submission) = started else { return };
     let port = submission.local_addrs()[0].port();
@@ -213,7 +220,10 @@ async fn a_reload_counts_from_the_next_mail_on() {
     let mut client = house.greeted().await;
     client.ask("EHLO app.example", "250 ").await;
     client.submit().await;
-    house.submission.reload(SmtpConfig { trusted_networks: Vec::new(), ..config() }, None);
+    let nobody = SmtpConfig { trusted_networks: Vec::new(), ..config() };
+    house.submission.reload(nobody.clone(), None);
+    client.ask("MAIL FROM:<a@b.example>", "530 5.7.0 authentication required\r\n").await;
+    house.submission.reload(SmtpConfig { auth_without_tls: Vec::new(), ..nobody }, None);
     client.ask("MAIL FROM:<a@b.example>", "550 5.7.1 ").await;
 }
 

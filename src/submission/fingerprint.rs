@@ -1,0 +1,267 @@
+//! What a submission said, in 128 bits, so that a key used again for something else is noticed.
+//!
+//! Client libraries make some things anew each time they send, and a repeated submission must not contradict itself for
+//! that. Left out are therefore:
+//!
+//! - the fields Date, Message-ID, Received and DKIM-Signature of the message's own header, and our own
+//!   X-Posthaste-Idempotency-Key; the other X-Posthaste- fields count;
+//! - the values of MIME boundaries, and the lines made of them (RFC 2046 §5.1.1): where parts begin and end still counts;
+//! - the order of recipients, and their repetition.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use memchr::{memchr, memmem};
+
+use crate::mail::{Fingerprint, Recipient, ReversePath};
+
+/// Most boundaries known at a time, and the longest; what lies beyond counts as text.
+const BOUNDARIES_MAX: usize = 32;
+const BOUNDARY_MAX: usize = 200;
+
+/// Fields of the message's own header that do not count.
+const LEFT_OUT: [&[u8]; 5] = [b"Date", b"Message-ID", b"Received", b"DKIM-Signature", b"X-Posthaste-Idempotency-Key"];
+
+/// The fingerprint of a submission: SHA-256 cut to 16 octets. `content` is as received, with lines that end in CRLF.
+pub fn fingerprint(reverse_path: &ReversePath, recipients: &[Recipient], content: &[u8]) -> Fingerprint {
+    fingerprint_with(reverse_path, recipients, &[], content)
+}
+
+/// The same where the client says more beside the content, piece by piece.
+pub fn fingerprint_with(
+    reverse_path: &ReversePath,
+    recipients: &[Recipient],
+    pieces: &[&[u8]],
+    content: &[u8],
+) -> Fingerprint {
+    let mut addresses: Vec<String> = recipients.iter().map(|recipient| recipient.address.to_string()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let mut reader = Reader { hash: Context::new(&SHA256), boundaries: Vec::new() };
+    // Addresses hold no control character, so NUL and LF keep the pieces apart.
+    reader.hash.update(reverse_path.to_string().as_bytes());
+    for address in &addresses {
+        reader.hash.update(b"\n");
+        reader.hash.update(address.as_bytes());
+    }
+    reader.hash.update(b"\0");
+    for piece in pieces {
+        reader.hash.update(&(piece.len() as u64).to_le_bytes());
+        reader.hash.update(piece);
+    }
+    reader.hash.update(&u64::MAX.to_le_bytes());
+    let body = reader.header(content, true);
+    reader.body(body);
+    let digest = reader.hash.finish();
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest.as_ref()[..16]);
+    Fingerprint(short)
+}
+
+/// Reads content once, from front to end.
+struct Reader<'a> {
+    hash: Context,
+    boundaries: Vec<&'a [u8]>,
+}
+
+/// Whether a header line counts, and how; its continuations are like it.
+#[derive(Clone, Copy, PartialEq)]
+enum Line {
+    Plain,
+    ContentType,
+    LeftOut,
+}
+
+impl<'a> Reader<'a> {
+    /// Takes the header at the start of `rest`, of the message itself if `own`, else of a part; returns what lies behind.
+    /// Ends at the first line that is no field, which may be the empty one.
+    fn header(&mut self, mut rest: &'a [u8], own: bool) -> &'a [u8] {
+        let mut kind = Line::Plain;
+        while !rest.is_empty() {
+            let (line, behind) = rest.split_at(memchr(b'\n', rest).map_or(rest.len(), |at| at + 1));
+            if !matches!(line[0], b' ' | b'\t') {
+                let Some(name) = name(line) else { break };
+                kind = match name {
+                    _ if name.eq_ignore_ascii_case(b"Content-Type") => Line::ContentType,
+                    _ if own && LEFT_OUT.iter().any(|out| out.eq_ignore_ascii_case(name)) => Line::LeftOut,
+                    _ => Line::Plain,
+                };
+            }
+            match kind {
+                Line::LeftOut => {}
+                Line::Plain => self.hash.update(line),
+                Line::ContentType => self.content_type(line),
+            }
+            rest = behind;
+        }
+        rest
+    }
+
+    /// A line of a Content-Type field: the value of `boundary=` is noted, not counted.
+    fn content_type(&mut self, line: &'a [u8]) {
+        let Some(value) = boundary_value(line) else { return self.hash.update(line) };
+        self.hash.update(&line[..value.start]);
+        self.hash.update(&line[value.end..]);
+        let boundary = &line[value];
+        if self.boundaries.len() < BOUNDARIES_MAX && (1..=BOUNDARY_MAX).contains(&boundary.len()) {
+            self.boundaries.push(boundary);
+        }
+    }
+
+    /// Takes what follows a header: text, and further parts where boundaries are known.
+    fn body(&mut self, mut rest: &'a [u8]) {
+        let mut at = 0;
+        // `at` is the start of a line.
+        while !self.boundaries.is_empty() {
+            if let Some((length, last)) = self.delimiter(&rest[at..]) {
+                self.hash.update(&rest[..at]);
+                self.hash.update(if last { b"\0end" } else { b"\0part" });
+                rest = &rest[at + length..];
+                if !last {
+                    rest = self.header(rest, false);
+                }
+                at = 0;
+                // What stands where a header ended is looked at, too: a part may be empty.
+                if self.delimiter(rest).is_some() {
+                    continue;
+                }
+            }
+            match memmem::find(&rest[at..], b"\n--") {
+                Some(found) => at += found + 1,
+                None => break,
+            }
+        }
+        self.hash.update(rest);
+    }
+
+    /// The length of the delimiter line at the start of `rest`, if there is one, and whether it is the last.
+    fn delimiter(&self, rest: &[u8]) -> Option<(usize, bool)> {
+        let text = rest.strip_prefix(b"--")?;
+        self.boundaries.iter().find_map(|boundary| {
+            let behind = text.strip_prefix(*boundary)?;
+            let (last, behind) = behind.strip_prefix(b"--").map_or((false, behind), |behind| (true, behind));
+            let padding = behind.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+            let behind = &behind[padding..];
+            let end = if behind.is_empty() { behind } else { behind.strip_prefix(b"\r\n")? };
+            Some((rest.len() - end.len(), last))
+        })
+    }
+}
+
+/// The field name a line begins with.
+fn name(line: &[u8]) -> Option<&[u8]> {
+    let name = line[..memchr(b':', line)?].trim_ascii_end();
+    (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name)
+}
+
+/// Where in a line the value of its `boundary` parameter stands, quotes excluded.
+fn boundary_value(line: &[u8]) -> Option<std::ops::Range<usize>> {
+    const NAME: &[u8] = b"boundary=";
+    let starts = |at: usize| at == 0 || matches!(line[at - 1], b';' | b' ' | b'\t');
+    let name = (0..line.len().saturating_sub(NAME.len()))
+        .find(|&at| starts(at) && line[at..at + NAME.len()].eq_ignore_ascii_case(NAME))?;
+    let start = name + NAME.len();
+    if line[start] == b'"' {
+        let length = memchr(b'"', &line[start + 1..])?;
+        return Some(start + 1..start + 1 + length);
+    }
+    let ends = |b: &u8| matches!(b, b';' | b' ' | b'\t' | b'\r' | b'\n');
+    let length = line[start..].iter().position(ends).unwrap_or(line.len() - start);
+    Some(start..start + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(sender: &str, recipients: &[&str], content: &str) -> Fingerprint {
+        let recipients: Vec<Recipient> =
+            recipients.iter().map(|r| Recipient::new(r.parse().expect("an address"))).collect();
+        fingerprint(&sender.parse().expect("a path"), &recipients, content.as_bytes())
+    }
+
+    fn content(content: &str) -> Fingerprint {
+        of("s@a.example", &["r@b.example"], content)
+    }
+
+    /// As a client library would build it, with what it makes anew.
+    fn multipart(date: &str, boundary: &str, text: &str) -> String {
+        format!(
+            "Date: {date}\r\nMessage-ID:\r\n <{boundary}@x>\r\nSubject: s\r\n\
+             Content-Type: multipart/mixed;\r\n\tBoundary=\"{boundary}\"; charset=utf-8\r\n\r\npreamble\r\n\
+             --{boundary}\r\nContent-Type: multipart/alternative; boundary=in-{boundary}\r\n\r\n\
+             --in-{boundary}\r\nContent-Type: text/plain\r\n\r\n{text}\r\n\
+             --in-{boundary}--\r\n\
+             --{boundary}  \r\n\r\nsecond\r\n--{boundary}--\r\n"
+        )
+    }
+
+    #[test]
+    fn what_is_made_anew_does_not_count() {
+        let first = multipart("Sun, 22 Nov 2026 12:00:00 +0000", "abc", "hello\r\n-- \r\nAnn");
+        let again = multipart("Sun, 22 Nov 2026 12:00:09 +0000", "xyz=_1", "hello\r\n-- \r\nAnn");
+        assert_eq!(content(&first), content(&again));
+        assert_eq!(
+            content("Received: a\r\n b\r\nDKIM-Signature: x;\r\n\tb=1\r\nTo: t\r\n\r\nb\r\n"),
+            content("To: t\r\nx-posthaste-idempotency-key: k\r\n\r\nb\r\n")
+        );
+        assert_eq!(of("", &["a@b", "c@d"], "x"), of("", &["c@d", "a@b", "a@b"], "x"));
+    }
+
+    #[test]
+    fn what_was_said_counts() {
+        let base = multipart("d", "abc", "hello");
+        let differing = [
+            multipart("d", "abc", "hullo"),
+            multipart("d", "abc", "hello\r\n--"),
+            multipart("d", "abc", "hello\r\n--other"),
+            multipart("d", "abc", "hello\r\n--abc\r\n\r\nmore"),
+            multipart("d", "abc", "hello\r\n--abc--"),
+            multipart("d", "abc", "hello\r\n--abcd"),
+            base.replace("preamble", "Preamble"),
+            base.replace("second", "Date: x\r\nsecond"),
+            base.replace("Subject: s", "Subject: t"),
+            base.replace("Subject: s", "Subject: s\r\nX-Posthaste-Class: bulk"),
+        ];
+        let mut seen = vec![content(&base)];
+        for message in &differing {
+            let print = content(message);
+            assert!(!seen.contains(&print), "{message}");
+            seen.push(print);
+        }
+        assert_ne!(of("a@b", &["c@d"], "x"), of("a@c", &["c@d"], "x"));
+        assert_ne!(of("a@b", &["c@d"], "x"), of("a@b", &["c@d", "e@f"], "x"));
+        assert_ne!(of("a@b", &["c@d"], "x"), of("", &["a@b", "c@d"], "x"));
+        let with = |pieces: &[&[u8]]| fingerprint_with(&ReversePath::Null, &[], pieces, b"x");
+        let pieces: [&[&[u8]]; 5] = [&[], &[b""], &[b"ab"], &[b"a", b"b"], &[b"b", b"a"]];
+        let prints: HashSet<Fingerprint> = pieces.into_iter().map(with).collect();
+        assert_eq!(prints.len(), pieces.len());
+    }
+
+    #[test]
+    fn a_date_in_the_text_counts() {
+        assert_ne!(content("A: b\r\n\r\nDate: x\r\n"), content("A: b\r\n\r\nDate: y\r\n"));
+        let part = |date: &str| {
+            format!("Content-Type: multipart/mixed; boundary=q\r\n\r\n--q\r\nDate: {date}\r\n\r\n--q--\r\n")
+        };
+        assert_ne!(content(&part("x")), content(&part("y")));
+    }
+
+    #[test]
+    fn hostile_content_is_read_in_linear_time() {
+        let header = "Content-Type: multipart/mixed; boundary=q\r\n\r\n";
+        for line in ["--q\r\n", "--q\r\na:\r\n", "--\r\n", "--q--", "--q\r\nContent-Type: x; boundary=q\r\n"] {
+            content(&format!("{header}{}", line.repeat(300_000)));
+        }
+        content(&"boundary=".repeat(100_000));
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_can_be_read(octets in "(Content-Type:|Date:|;| |boundary=|\"|q|--|\r\n){0,40}") {
+            prop_assert_eq!(content(&octets), content(&octets));
+        }
+    }
+}

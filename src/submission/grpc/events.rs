@@ -1,0 +1,327 @@
+//! `Events.Watch`: the event log, from a cursor on, through filters.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_stream::Stream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Code, Request, Response, Status};
+
+use super::translate::timestamp_of;
+use super::v1::events_server::Events;
+use super::v1::{self, WatchRequest, WatchResponse, event, watch_request};
+use super::{Desk, Shared, status, translate};
+use crate::events::{Batch, Cursor, EventLog, Start, Watch, WatchError};
+use crate::mail::Class;
+use crate::submission::rejection::{Rejection, Violation};
+
+/// Watchers at once. Each holds a block of the log in memory, and reads from disk what others do not.
+const WATCHERS_MAX: usize = 64;
+
+/// The Events service.
+pub(super) struct Watching<D> {
+    shared: Arc<Shared<D>>,
+    seats: Arc<Semaphore>,
+}
+
+impl<D: Desk> Watching<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>) -> Watching<D> {
+        Watching { shared, seats: Arc::new(Semaphore::new(WATCHERS_MAX)) }
+    }
+}
+
+#[tonic::async_trait]
+impl<D: Desk> Events for Watching<D> {
+    type WatchStream = Following;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Following>, Status> {
+        let caller = self.shared.caller(&request).await?;
+        let (start, mut filter) = read(request.into_inner()).map_err(|no| status::status(&no))?;
+        if let Some(own) = &caller.principal.tenant {
+            if filter.tenant.as_deref().is_some_and(|named| named != own.name) {
+                let why = format!("you may watch {:?} only", own.name);
+                return Err(status::status(&Rejection::forbidden("tenant", why)));
+            }
+            filter.tenant = Some(own.name.clone());
+        }
+        let full = |_| status::status(&Rejection::full(format!("{WATCHERS_MAX} clients are watching already")));
+        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
+        let log = Arc::clone(&self.shared.events);
+        let opened = tokio::task::spawn_blocking(move || EventLog::watch(&log, start)).await;
+        let watch = opened.map_err(|_| ended(WatchError::Closed))?.map_err(ended)?;
+        let closing = Box::pin(self.shared.closing.clone().cancelled_owned());
+        let sent = watch.cursor();
+        let next = Box::pin(next(watch));
+        Ok(Response::new(Following { filter, next: Some(next), ready: VecDeque::new(), sent, closing, _seat: seat }))
+    }
+}
+
+/// What is asked for.
+fn read(asked: WatchRequest) -> Result<(Start, Filter), Rejection> {
+    let mut violations = Vec::new();
+    let mut wrong = |field: String, why: String| violations.push(Violation { field: field.into(), why: why.into() });
+    let start = match (asked.cursor.as_str(), watch_request::Start::try_from(asked.start)) {
+        ("", Ok(watch_request::Start::Oldest)) => Start::Oldest,
+        ("", Ok(_)) => Start::Now,
+        (_, Err(_)) => {
+            wrong("start".into(), "must be NOW or OLDEST".into());
+            Start::Now
+        }
+        (cursor, Ok(_)) => cursor.parse().map_or_else(
+            |error: crate::events::CursorError| {
+                wrong("cursor".into(), error.to_string());
+                Start::Now
+            },
+            Start::After,
+        ),
+    };
+    let mut kinds = Vec::new();
+    for (place, number) in asked.kinds.iter().enumerate() {
+        match event::Kind::try_from(*number) {
+            Ok(event::Kind::Unspecified) | Err(_) => wrong(format!("kinds[{place}]"), "no such kind".into()),
+            Ok(kind) => kinds.push(kind),
+        }
+    }
+    let message_id = match asked.message_id.as_str() {
+        "" => None,
+        id => match translate::message_id(id) {
+            Ok(id) => Some(id.to_string()),
+            Err(no) => {
+                violations.extend(no.violations);
+                None
+            }
+        },
+    };
+    if !violations.is_empty() {
+        return Err(Rejection::violations(violations));
+    }
+    let said = |text: String| (!text.is_empty()).then_some(text);
+    Ok((start, Filter { tenant: said(asked.tenant), campaign: said(asked.campaign), message_id, kinds }))
+}
+
+/// Which events a client wants to see, and may.
+#[derive(Debug)]
+struct Filter {
+    tenant: Option<String>,
+    campaign: Option<String>,
+    message_id: Option<String>,
+    /// Empty: all.
+    kinds: Vec<event::Kind>,
+}
+
+impl Filter {
+    fn passes(&self, line: &Line<'_>) -> bool {
+        let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        is(&self.tenant, &line.tenant)
+            && is(&self.campaign, &line.campaign)
+            && is(&self.message_id, &line.message_id)
+            && (self.kinds.is_empty() || self.kinds.contains(&kind(&line.event)))
+    }
+}
+
+type Next = Pin<Box<dyn Future<Output = (Watch, Result<Batch, WatchError>)> + Send>>;
+
+async fn next(mut watch: Watch) -> (Watch, Result<Batch, WatchError>) {
+    let batch = watch.next().await;
+    (watch, batch)
+}
+
+/// The responses. Nothing is read while the client does not take them.
+pub struct Following {
+    filter: Filter,
+    next: Option<Next>,
+    ready: VecDeque<WatchResponse>,
+    /// The cursor the client has.
+    sent: Cursor,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl Following {
+    /// Makes responses of what passes, and a mark if nothing does.
+    fn take(&mut self, watch: &Watch, batch: Batch) -> Result<(), WatchError> {
+        for (cursor, line) in &batch.lines {
+            let line: Line<'_> = serde_json::from_slice(line)
+                .map_err(|error| WatchError::Read(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
+            if self.filter.passes(&line) {
+                let event = Some(line.into());
+                self.ready.push_back(WatchResponse { cursor: cursor.to_string(), event, caught_up: false });
+                self.sent = *cursor;
+            }
+        }
+        let seen = watch.cursor();
+        match self.ready.back_mut() {
+            Some(last) if self.sent == seen => last.caught_up = batch.caught_up,
+            _ => {
+                self.sent = seen;
+                let mark = WatchResponse { cursor: seen.to_string(), event: None, caught_up: batch.caught_up };
+                self.ready.push_back(mark);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stream for Following {
+    type Item = Result<WatchResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(response) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(response)));
+            }
+            let Some(next_batch) = &mut this.next else { return Poll::Ready(None) };
+            if this.closing.as_mut().poll(cx).is_ready() {
+                this.next = None;
+                return Poll::Ready(Some(Err(status::status(&Rejection::closing()))));
+            }
+            let (watch, batch) = ready!(next_batch.as_mut().poll(cx));
+            this.next = None;
+            if let Err(error) = batch.and_then(|batch| this.take(&watch, batch)) {
+                return Poll::Ready(Some(Err(ended(error))));
+            }
+            this.next = Some(Box::pin(next(watch)));
+        }
+    }
+}
+
+/// Why a stream of events ends.
+fn ended(error: WatchError) -> Status {
+    match error {
+        WatchError::Missed { oldest } => {
+            let metadata = HashMap::from([("oldest_cursor".to_owned(), oldest.to_string())]);
+            let text = "the event log does not reach back to this cursor: events were missed";
+            status::with_info(Code::OutOfRange, text, "MISSED", metadata)
+        }
+        WatchError::Closed => status::status(&Rejection::closing()),
+        WatchError::Read(why) => {
+            tracing::error!(error = %why, "the event log cannot be read");
+            status::status(&Rejection::trouble("the event log cannot be read"))
+        }
+    }
+}
+
+/// A line of the event log, as [`Event`](crate::events::Event) writes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Line<'a> {
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    message_id: Cow<'a, str>,
+    #[serde(borrow)]
+    recipient: Cow<'a, str>,
+    #[serde(borrow)]
+    sender: Cow<'a, str>,
+    #[serde(borrow)]
+    tenant: Cow<'a, str>,
+    #[serde(borrow)]
+    class: Cow<'a, str>,
+    #[serde(borrow)]
+    campaign: Cow<'a, str>,
+    tags: Vec<String>,
+    #[serde(borrow)]
+    accepted_at: Cow<'a, str>,
+    attempt: u32,
+    #[serde(borrow)]
+    next_attempt: Cow<'a, str>,
+    #[serde(borrow)]
+    site: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
+    #[serde(borrow)]
+    mx_host: Cow<'a, str>,
+    #[serde(borrow)]
+    mx_address: Cow<'a, str>,
+    tls: Option<Protection>,
+    code: u32,
+    #[serde(borrow)]
+    enhanced: Cow<'a, str>,
+    #[serde(borrow)]
+    reply: Cow<'a, str>,
+    #[serde(borrow)]
+    command: Cow<'a, str>,
+    #[serde(borrow)]
+    blame: Cow<'a, str>,
+    size: u64,
+    timings_ms: Stages,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Protection {
+    version: String,
+    cipher: String,
+    verified: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Stages {
+    queue: u64,
+    connect: u64,
+    tls: u64,
+    envelope: u64,
+    data: u64,
+    reply: u64,
+}
+
+fn kind(name: &str) -> event::Kind {
+    match name {
+        "delivered" => event::Kind::Delivered,
+        "deferred" => event::Kind::Deferred,
+        "bounced" => event::Kind::Bounced,
+        "expired" => event::Kind::Expired,
+        "suppressed" => event::Kind::Suppressed,
+        "cancelled" => event::Kind::Cancelled,
+        _ => event::Kind::Unspecified,
+    }
+}
+
+impl From<Line<'_>> for v1::Event {
+    fn from(line: Line<'_>) -> v1::Event {
+        let tls = |tls: Protection| v1::Tls { version: tls.version, cipher: tls.cipher, verified: tls.verified };
+        let Stages { queue, connect, tls: handshake, envelope, data, reply } = line.timings_ms;
+        v1::Event {
+            time: timestamp_of(&line.time),
+            kind: kind(&line.event).into(),
+            message_id: line.message_id.into(),
+            recipient: line.recipient.into(),
+            sender: line.sender.into(),
+            tenant: line.tenant.into(),
+            class: Class::parse(&line.class).map_or(v1::Class::Unspecified, translate::class).into(),
+            campaign: line.campaign.into(),
+            tags: line.tags,
+            accepted_at: timestamp_of(&line.accepted_at),
+            attempt: line.attempt,
+            next_attempt: timestamp_of(&line.next_attempt),
+            site: line.site.into(),
+            source: line.source.into(),
+            mx_host: line.mx_host.into(),
+            mx_address: line.mx_address.into(),
+            tls: line.tls.map(tls),
+            code: line.code,
+            enhanced_code: line.enhanced.into(),
+            reply: line.reply.into(),
+            command: line.command.into(),
+            blame: line.blame.into(),
+            size: line.size,
+            timings: Some(v1::Timings {
+                queue_ms: queue,
+                connect_ms: connect,
+                tls_ms: handshake,
+                envelope_ms: envelope,
+                data_ms: data,
+                reply_ms: reply,
+            }),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The calls of `posthaste.v1.Submission`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::reading::Reading;
+use super::stream::Submitting;
+use super::v1::{self, submission_server::Submission};
+use super::{Desk, Shared, status, translate};
+use crate::access::Principal;
+use crate::mail::Receipt;
+use crate::submission::rejection::Rejection;
+use crate::submission::request::{ApiCircumstances, ContentNames, prepare};
+use crate::submission::web::{Peer, principal};
+
+/// The Submission service.
+pub(super) struct Calls<D> {
+    shared: Arc<Shared<D>>,
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) principal: Arc<Principal>,
+    pub(super) peer: Arc<Peer>,
+}
+
+/// A message on its way to the disk.
+pub(super) type Committing = Pin<Box<dyn Future<Output = Result<Receipt, Rejection>> + Send>>;
+
+impl<D: Desk> Calls<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>) -> Calls<D> {
+        Calls { shared }
+    }
+
+    /// A rejection as the end of a call, counted.
+    fn refuse(&self, rejection: &Rejection) -> Status {
+        self.shared.refused(rejection);
+        status::status(rejection)
+    }
+}
+
+#[tonic::async_trait]
+impl<D: Desk> Submission for Calls<D> {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::Receipt>, Status> {
+        let caller = self.shared.caller(&request).await?;
+        // Holds the memory of what was read until the message is stored.
+        let _reading = request.extensions().get::<Arc<Reading>>().cloned();
+        let taken = match self.shared.take(&caller, request.into_inner()) {
+            Ok(taking) => taking.await,
+            Err(rejection) => Err(rejection),
+        };
+        match taken {
+            Ok(receipt) => {
+                self.shared.count(&receipt);
+                Ok(Response::new(translate::receipt(receipt)))
+            }
+            Err(rejection) => Err(self.refuse(&rejection)),
+        }
+    }
+
+    type SubmitStreamStream = Submitting<D>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<v1::SubmitRequest>>,
+    ) -> Result<Response<Submitting<D>>, Status> {
+        let caller = self.shared.caller(&request).await?;
+        let reading = request.extensions().get::<Arc<Reading>>().cloned();
+        Ok(Response::new(Submitting::new(Arc::clone(&self.shared), caller, request.into_inner(), reading)))
+    }
+
+    async fn get_message(&self, request: Request<v1::GetMessageRequest>) -> Result<Response<v1::Message>, Status> {
+        let caller = self.shared.caller(&request).await?;
+        let id = translate::message_id(&request.get_ref().message_id).map_err(|no| self.refuse(&no))?;
+        let found = self.shared.desk.status(&caller.principal, id).await;
+        // A look at what is not there is no submission refused.
+        found.map(|found| Response::new(translate::message(found))).map_err(|no| status::status(&no))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
+        let caller = self.shared.caller(&request).await?;
+        let what = translate::cancel(request.into_inner()).map_err(|no| self.refuse(&no))?;
+        let cancelled = self.shared.desk.cancel(&caller.principal, what).await.map_err(|no| status::status(&no))?;
+        let crate::submission::CancelReceipt { messages, recipients, in_flight } = cancelled;
+        Ok(Response::new(v1::CancelResponse { messages, recipients, in_flight }))
+    }
+}
+
+impl<D: Desk> Shared<D> {
+    /// Who makes this call.
+    pub(super) async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned().unwrap_or_default();
+        let authorization = match request.metadata().get("authorization").map(|value| value.to_str()) {
+            None => None,
+            Some(Ok(text)) => Some(text.to_owned()),
+            Some(Err(_)) => return Err(self.refuse(&Rejection::unauthenticated("the authorization is no text"))),
+        };
+        let config = self.policy.load_full();
+        let principal = principal(self.desk.access(), &config, &peer, authorization.as_deref()).await;
+        Ok(Caller { principal: principal.map_err(|no| self.refuse(&no))?, peer })
+    }
+
+    fn refuse(&self, rejection: &Rejection) -> Status {
+        self.refused(rejection);
+        status::status(rejection)
+    }
+
+    /// Checks a request and hands it over; what is returned resolves when it is durable. The work has begun by then.
+    pub(super) fn take(&self, caller: &Caller, asked: v1::SubmitRequest) -> Result<Committing, Rejection> {
+        self.desk.ready()?;
+        let config = self.policy.load();
+        let circumstances = ApiCircumstances {
+            principal: Arc::clone(&caller.principal),
+            client: caller.peer.address,
+            protocol: if caller.peer.tls { "gRPCS" } else { "gRPC" },
+            hostname: &self.hostname,
+            now: self.clock.timestamp(),
+            max_message_size: config.max_message_size.bytes(),
+            recipients_max: config.recipients_max,
+            memory_max: config.memory_max.bytes(),
+            names: ContentNames { raw: "raw", parts: "parts." },
+        };
+        let (request, mut violations) = translate::request(asked);
+        match prepare(&*self.desk, request, &circumstances) {
+            Ok(handover) if violations.is_empty() => Ok(Box::pin(self.desk.accept(handover))),
+            Ok(_) => Err(Rejection::violations(violations)),
+            Err(rejection) if violations.is_empty() => Err(rejection),
+            Err(mut rejection) => {
+                // All that is wrong, at once.
+                let content_missing = violations.iter().any(|violation| violation.field == "content");
+                rejection.violations.retain(|violation| !(content_missing && violation.field.starts_with("parts")));
+                violations.append(&mut rejection.violations);
+                Err(Rejection::violations(violations))
+            }
+        }
+    }
+
+    /// Counts what was accepted.
+    pub(super) fn count(&self, receipt: &Receipt) {
+        if !receipt.replayed {
+            self.accepted.inc_by(receipt.messages.into());
+        }
+    }
+}

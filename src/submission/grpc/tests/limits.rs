@@ -1,0 +1,154 @@
+//! Who may, how much, and when not.
+
+use std::time::Duration;
+
+use tokio_stream::StreamExt;
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::super::v1::submit_result::Result as Outcome;
+use super::{PATIENCE, World, check_status, raw, until, v1};
+use crate::config::ByteSize;
+use crate::submission::rejection::Rejection;
+
+#[tokio::test]
+async fn a_stranger_is_told_to_say_who_it_is() {
+    let world = World::start(|config| config.trusted_networks.clear()).await;
+    let status = world.client().submit(raw("a@them.test", 100)).await.unwrap_err();
+    assert_eq!(check_status(&status, Code::Unauthenticated).reason, "UNAUTHENTICATED");
+    let status = world.client().submit_stream(tokio_stream::iter([raw("a@them.test", 100)])).await.unwrap_err();
+    check_status(&status, Code::Unauthenticated);
+    let status = world.events_client().watch(v1::WatchRequest::default()).await.unwrap_err();
+    check_status(&status, Code::Unauthenticated);
+    assert!(world.book.stored().is_empty());
+    assert_eq!(world.refused("unauthenticated"), 3);
+    // The networks are those in force, also for connections that are open.
+    let mut config = world.config.clone();
+    config.trusted_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    world.grpc.reload(&config, None);
+    world.client().submit(raw("a@them.test", 100)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_names_the_tenant_and_a_wrong_one_is_refused_even_here() {
+    let world = World::start(|_| {}).await;
+    let tenant = crate::access::Tenant { name: "shop".into(), ..crate::access::Tenant::default() };
+    world.book.access().create(tenant).await.unwrap();
+    let issued = world.book.access().issue("shop", crate::access::NewCredential::default()).await.unwrap();
+    let with = |authorization: String| {
+        let mut request = Request::new(raw("a@them.test", 100));
+        request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+        request
+    };
+    world.client().submit(with(format!("Bearer {}", issued.token))).await.unwrap();
+    assert_eq!(world.book.stored()[0].principal.tenant.as_ref().unwrap().name, "shop");
+    for wrong in ["Bearer nonsense", "nonsense", "Basic !!!"] {
+        let status = world.client().submit(with(wrong.into())).await.unwrap_err();
+        check_status(&status, Code::Unauthenticated);
+    }
+    let mut asked = Request::new(v1::WatchRequest { tenant: "other".into(), ..v1::WatchRequest::default() });
+    asked.metadata_mut().insert("authorization", format!("Bearer {}", issued.token).parse().unwrap());
+    let status = world.events_client().watch(asked).await.unwrap_err();
+    assert_eq!(check_status(&status, Code::PermissionDenied).fields, ["tenant"]);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_to_be_tried_again() {
+    let world = World::start(|config| config.max_message_size = ByteSize(100_000)).await;
+    world.client().submit(raw("a@them.test", 90_000)).await.unwrap();
+    // A little, and more than would be read.
+    for size in [110_000, 8 << 20] {
+        let status = world.client().submit(raw("a@them.test", size)).await.unwrap_err();
+        assert_eq!(check_status(&status, Code::InvalidArgument).reason, "TOO_LARGE", "{size}");
+        let requests = [raw("a@them.test", 100), raw("a@them.test", size)];
+        let mut results = world.client().submit_stream(tokio_stream::iter(requests)).await.unwrap().into_inner();
+        assert!(matches!(results.next().await.unwrap().unwrap().result, Some(Outcome::Receipt(_))));
+        match results.next().await.unwrap() {
+            Ok(one) => assert!(matches!(one.result, Some(Outcome::Error(_)))),
+            Err(status) => assert_eq!(check_status(&status, Code::InvalidArgument).reason, "TOO_LARGE"),
+        }
+    }
+    // Compressed, it is small.
+    let mut client =
+        world.client().send_compressed(tonic::codec::CompressionEncoding::Gzip).max_decoding_message_size(usize::MAX);
+    client.submit(raw("a@them.test", 90_000)).await.unwrap();
+    let status = client.submit(raw("a@them.test", 64 << 20)).await.unwrap_err();
+    assert_eq!(check_status(&status, Code::InvalidArgument).reason, "TOO_LARGE");
+    assert_eq!(world.book.stored().len(), 4);
+    // Reloaded, there is room.
+    let mut config = world.config.clone();
+    config.max_message_size = ByteSize(20 << 20);
+    world.grpc.reload(&config, None);
+    world.client().submit(raw("a@them.test", 8 << 20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_waits_for_memory_and_goes_on() {
+    let world = World::start(|config| {
+        config.memory_max = ByteSize(1 << 20);
+        config.max_message_size = ByteSize(200_000);
+    })
+    .await;
+    world.book.allow(0);
+    let requests = tokio_stream::iter((0..100).map(|n| raw(&format!("u{n}@them.test"), 100_000)));
+    let mut results = world.client().submit_stream(requests).await.unwrap().into_inner();
+    until("memory in use", || world.book.begun() >= 8).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (begun, used) = (world.book.begun(), world.grpc.front.budget().used());
+    assert!(begun <= 12 && used <= 3 << 19, "{begun} begun, {used} octets");
+    world.book.allow(u64::MAX);
+    for n in 0..100 {
+        let one = tokio::time::timeout(PATIENCE, results.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(one.index, n);
+        assert!(matches!(one.result, Some(Outcome::Receipt(_))), "{one:?}");
+    }
+    assert!(results.next().await.is_none());
+    until("memory free", || world.grpc.front.budget().used() == 0).await;
+}
+
+#[tokio::test]
+async fn a_call_that_finds_no_memory_is_told_when_to_come_back() {
+    let world = World::start(|config| {
+        config.memory_max = ByteSize(300_000);
+        config.max_message_size = ByteSize(200_000);
+    })
+    .await;
+    world.book.allow(0);
+    let mut first = world.client();
+    let holding = tokio::spawn(async move { first.submit(raw("a@them.test", 190_000)).await });
+    until("one begun", || world.book.begun() == 1).await;
+    let status = world.client().submit(raw("b@them.test", 190_000)).await.unwrap_err();
+    let details = check_status(&status, Code::ResourceExhausted);
+    assert!(details.retry_after.is_some() && details.reason == "FULL", "{details:?}");
+    // What is small still goes in.
+    world.book.allow(u64::MAX);
+    world.client().submit(raw("c@them.test", 1000)).await.unwrap();
+    holding.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn health_follows_readiness() {
+    let world = World::start(|_| {}).await;
+    let mut client = HealthClient::new(world.channel.clone());
+    let ask = |service: &str| HealthCheckRequest { service: service.into() };
+    let mut watching = client.watch(ask("posthaste.v1.Submission")).await.unwrap().into_inner();
+    let next = watching.next().await.unwrap().unwrap();
+    assert_eq!(next.status(), ServingStatus::Serving);
+    world.book.refuse(Some(Rejection::full("the spool is read-only")));
+    for (service, expected) in [
+        ("", ServingStatus::NotServing),
+        ("posthaste.v1.Submission", ServingStatus::NotServing),
+        ("posthaste.v1.Events", ServingStatus::Serving),
+    ] {
+        assert_eq!(client.check(ask(service)).await.unwrap().into_inner().status(), expected, "{service}");
+    }
+    assert_eq!(client.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
+    let status = world.client().submit(raw("a@them.test", 100)).await.unwrap_err();
+    assert!(check_status(&status, Code::ResourceExhausted).retry_after.is_some());
+    assert_eq!(watching.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    world.book.refuse(None);
+    assert_eq!(watching.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(client.check(ask("")).await.unwrap().into_inner().status(), ServingStatus::Serving);
+}

@@ -1,0 +1,468 @@
+//! The JSON of a submission.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use super::{openapi, place};
+use crate::mail::{Notify, Ret};
+use crate::submission::rejection::{Rejection, Violation};
+use crate::submission::request::{Attachment, Mailbox, Parts, Request, RequestContent, When};
+
+/// Clients leave out the padding at the end as often as not.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A message to be sent: either `raw`, or built from `from`, `to`, `subject`, `text` and so on.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Submission, example = json!({
+    "from": "Shop <orders@shop.example>",
+    "to": ["Bob <bob@example.com>"],
+    "subject": "Your order",
+    "text": "Thank you!",
+    "campaign": "orders",
+    "idempotency_key": "order-4711",
+}))]
+pub(super) struct Submission {
+    /// Who sends. A client bound to a tenant may leave it out.
+    #[schema(min_length = 1, max_length = 128)]
+    tenant: Option<String>,
+    /// What the message belongs to.
+    #[schema(min_length = 1, max_length = 128)]
+    campaign: Option<String>,
+    /// Whether somebody waits for it. Default: `transactional`.
+    #[schema(schema_with = openapi::class)]
+    class: Option<String>,
+    /// Free words for the events; without commas.
+    #[schema(schema_with = openapi::tags)]
+    #[serde(default)]
+    tags: Vec<String>,
+    /// Not tried before: a time (RFC 3339) or a duration from now such as `2h`, at most a year ahead.
+    #[schema(example = "2h", max_length = 64)]
+    not_before: Option<String>,
+    /// Given up then: a time (RFC 3339) or a duration from now such as `2h`, at most a year ahead.
+    #[schema(example = "2026-11-23T12:00:00Z", max_length = 64)]
+    expires_at: Option<String>,
+    /// Your name for this submission. Sent again with the same key, it is not mailed again: you get the first receipt.
+    #[schema(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
+    /// The sender in the envelope, where reports go; empty: the null path. Default: the address of `from`.
+    #[schema(max_length = 512)]
+    sender: Option<String>,
+    /// The recipients in the envelope. Default: those of `to`, `cc` and `bcc`.
+    #[schema(schema_with = openapi::recipients)]
+    #[serde(default)]
+    recipients: Vec<String>,
+    /// Each recipient gets a message of its own, with only that recipient in To.
+    #[serde(default)]
+    personal: bool,
+    /// Which reports you want (RFC 3461 §4.1); empty: none. Default: of failures.
+    notify: Option<Vec<NotifyWord>>,
+    /// How much of the message a failure report returns (RFC 3461 §4.3).
+    ret: Option<RetWord>,
+    /// Your name for the envelope in reports (RFC 3461 §4.4).
+    #[schema(min_length = 1, max_length = 100, pattern = "^[ -~]+$")]
+    envid: Option<String>,
+    /// A whole message (RFC 5322), in base64; lines end in CRLF or LF.
+    #[schema(value_type = Option<String>, format = Byte)]
+    raw: Option<Octets>,
+    /// The author.
+    from: Option<Who>,
+    /// Where answers go.
+    #[schema(max_items = 100)]
+    #[serde(default)]
+    reply_to: Vec<Who>,
+    /// Shown as To.
+    #[serde(default)]
+    to: Vec<Who>,
+    /// Shown as Cc.
+    #[serde(default)]
+    cc: Vec<Who>,
+    /// Never shown.
+    #[serde(default)]
+    bcc: Vec<Who>,
+    /// The subject.
+    #[schema(max_length = 998)]
+    subject: Option<String>,
+    /// The text, as plain text.
+    text: Option<String>,
+    /// The text, as HTML.
+    html: Option<String>,
+    /// Further header fields by name. Not those that have a place of their own, and none of `Content-`, `Resent-`,
+    /// `X-Posthaste-`, `ARC-`, `Received`, `Return-Path`, `MIME-Version`, `DKIM-Signature`, `Date`.
+    #[schema(schema_with = openapi::headers)]
+    #[serde(default)]
+    headers: Fields,
+    /// Files.
+    #[schema(max_items = 100)]
+    #[serde(default)]
+    attachments: Vec<File>,
+}
+
+/// A report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = Notify)]
+enum NotifyWord {
+    Success,
+    Failure,
+    Delay,
+}
+
+/// The whole message, or its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = Return)]
+enum RetWord {
+    Full,
+    Headers,
+}
+
+/// A file that goes with a message.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Attachment, example = json!({"file_name": "a.txt", "content_type": "text/plain", "content": "aGVsbG8="}))]
+struct File {
+    /// What it is called at the receiver.
+    #[schema(min_length = 1, max_length = 255)]
+    file_name: Option<String>,
+    /// `type/subtype`, with parameters or without. Default: `application/octet-stream`.
+    #[schema(min_length = 3, max_length = 255, example = "image/png")]
+    content_type: Option<String>,
+    /// The octets, in base64.
+    #[schema(value_type = String, format = Byte)]
+    content: Octets,
+    /// By what name the HTML refers to it, as `cid:…`, without angle brackets.
+    #[schema(min_length = 1, max_length = 255, example = "logo@shop.example")]
+    content_id: Option<String>,
+    /// Shown within the text, not beside it.
+    #[serde(default)]
+    inline: bool,
+}
+
+/// `"Ann <ann@example.com>"`, `"ann@example.com"`, or `{"name": "Ann", "address": "ann@example.com"}`.
+#[derive(Debug)]
+struct Who(Mailbox);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    #[serde(default)]
+    name: Option<String>,
+    address: String,
+}
+
+/// Header fields, in order.
+#[derive(Debug, Default)]
+struct Fields(Vec<(String, String)>);
+
+/// Octets in base64.
+#[derive(Debug, Default)]
+struct Octets(Bytes);
+
+impl Submission {
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// It is no JSON, or a field is unknown, twice there, or not of its type; the field is named by its path.
+    pub(super) fn read(json: &[u8]) -> Result<Request, Rejection> {
+        let submission: Submission = serde_json::from_slice(json).map_err(|error| rejection(json, &error))?;
+        submission.request()
+    }
+
+    fn request(self) -> Result<Request, Rejection> {
+        let content = match self.raw.is_some() {
+            true => self.raw_alone()?,
+            false => RequestContent::Parts(Box::new(Parts {
+                from: self.from.map(|who| who.0),
+                reply_to: mailboxes(self.reply_to),
+                to: mailboxes(self.to),
+                cc: mailboxes(self.cc),
+                bcc: mailboxes(self.bcc),
+                subject: self.subject,
+                text: self.text,
+                html: self.html,
+                headers: self.headers.0,
+                attachments: self.attachments.into_iter().map(Attachment::from).collect(),
+            })),
+        };
+        let notify = self.notify.map(|words| Notify {
+            success: words.contains(&NotifyWord::Success),
+            failure: words.contains(&NotifyWord::Failure),
+            delay: words.contains(&NotifyWord::Delay),
+        });
+        let ret = self.ret.map(|word| match word {
+            RetWord::Full => Ret::Full,
+            RetWord::Headers => Ret::Hdrs,
+        });
+        Ok(Request {
+            tenant: self.tenant,
+            campaign: self.campaign,
+            class: self.class,
+            tags: self.tags,
+            not_before: self.not_before.map(When::Text),
+            expires_at: self.expires_at.map(When::Text),
+            idempotency_key: self.idempotency_key,
+            sender: self.sender,
+            recipients: self.recipients,
+            personal: self.personal,
+            notify,
+            ret,
+            envid: self.envid,
+            content,
+        })
+    }
+
+    /// The raw content, if nothing is there to be built beside it.
+    fn raw_alone(&self) -> Result<RequestContent, Rejection> {
+        let beside = [
+            ("from", self.from.is_some()),
+            ("reply_to", !self.reply_to.is_empty()),
+            ("to", !self.to.is_empty()),
+            ("cc", !self.cc.is_empty()),
+            ("bcc", !self.bcc.is_empty()),
+            ("subject", self.subject.is_some()),
+            ("text", self.text.is_some()),
+            ("html", self.html.is_some()),
+            ("headers", !self.headers.0.is_empty()),
+            ("attachments", !self.attachments.is_empty()),
+        ];
+        let violations: Vec<Violation> = beside
+            .into_iter()
+            .filter(|(_, there)| *there)
+            .map(|(field, _)| Violation {
+                field: field.into(),
+                why: "is of no use beside raw, which is sent as it is".into(),
+            })
+            .collect();
+        match &self.raw {
+            Some(raw) if violations.is_empty() => Ok(RequestContent::Raw(raw.0.clone())),
+            _ => Err(Rejection::violations(violations)),
+        }
+    }
+}
+
+/// What serde_json says, with the field to blame.
+fn rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
+    let path = place::path(json, error.line(), error.column());
+    let path = if path.is_empty() { Cow::Borrowed("body") } else { path.into() };
+    Rejection::invalid(path, error.to_string())
+}
+
+fn mailboxes(list: Vec<Who>) -> Vec<Mailbox> {
+    list.into_iter().map(|who| who.0).collect()
+}
+
+impl From<File> for Attachment {
+    fn from(file: File) -> Attachment {
+        let File { file_name, content_type, content, content_id, inline } = file;
+        Attachment { file_name, content_type, content: content.0, content_id, inline }
+    }
+}
+
+/// A mailbox as one types it: the address alone, or behind the name in angle brackets.
+fn mailbox(text: &str) -> Mailbox {
+    let text = text.trim();
+    let split = text.strip_suffix('>').and_then(|rest| rest.rsplit_once('<'));
+    let Some((name, address)) = split else { return Mailbox { name: None, address: text.into() } };
+    let name = name.trim();
+    let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let name = match quoted {
+        None => name.to_owned(),
+        Some(quoted) => {
+            let mut escaped = false;
+            let mut plain = |c: &char| {
+                escaped = *c == '\\' && !escaped;
+                !escaped
+            };
+            quoted.chars().filter(|c| plain(c)).collect()
+        }
+    };
+    Mailbox { name: Some(name), address: address.trim().into() }
+}
+
+impl<'de> Deserialize<'de> for Who {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Who, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Who;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, \"Name <address>\", or {\"name\", \"address\"}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Who, E> {
+                Ok(Who(mailbox(text)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Who, A::Error> {
+                let Named { name, address } = Named::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Who(Mailbox { name, address }))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("header fields by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields: Vec<(String, String)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    // Only so many are looked at: more are refused later.
+                    if fields.iter().take(1000).any(|(known, _)| *known == name) {
+                        return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Octets, D::Error> {
+        struct Decoded;
+
+        impl Visitor<'_> for Decoded {
+            type Value = Octets;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("base64")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Octets, E> {
+                let octets = BASE64.decode(text).map_err(|error| E::custom(format_args!("no base64: {error}")))?;
+                Ok(Octets(octets.into()))
+            }
+        }
+
+        deserializer.deserialize_str(Decoded)
+    }
+}
+
+impl utoipa::PartialSchema for Who {
+    fn schema() -> RefOr<Schema> {
+        openapi::mailbox()
+    }
+}
+
+impl ToSchema for Who {
+    fn name() -> Cow<'static, str> {
+        "Mailbox".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(json: &str, field: &str, why: &str) {
+        let rejection = Submission::read(json.as_bytes()).expect_err(json);
+        let [violation] = &rejection.violations[..] else { panic!("{rejection:?}") };
+        assert!(violation.field == field && violation.why.contains(why), "{json}: {violation}");
+    }
+
+    #[test]
+    fn reads_a_submission() {
+        let json = r#"{
+            "tenant": "t", "class": "bulk", "tags": ["a"], "not_before": "2h", "personal": true, "notify": ["failure"],
+            "ret": "headers", "from": {"name": "Ann", "address": "a@b"}, "to": ["\"Lee, \\\"Bob\\\"\" <c@d>", "e@f"],
+            "headers": {"X-B": "1", "X-A": "2"}, "subject": null,
+            "attachments": [{"content": "aGVsbG8", "inline": true}]
+        }"#;
+        let request = Submission::read(json.as_bytes()).expect("good");
+        assert_eq!(
+            (request.tenant.as_deref(), request.class.as_deref(), request.personal),
+            (Some("t"), Some("bulk"), true)
+        );
+        assert_eq!(request.notify, Some(Notify { failure: true, ..Notify::default() }));
+        assert_eq!((request.ret, request.not_before), (Some(Ret::Hdrs), Some(When::Text("2h".into()))));
+        let RequestContent::Parts(parts) = request.content else { panic!("parts") };
+        let named = |name: &str, address: &str| Mailbox { name: Some(name.into()), address: address.into() };
+        assert_eq!(parts.from, Some(named("Ann", "a@b")));
+        assert_eq!(parts.to, [named("Lee, \"Bob\"", "c@d"), Mailbox { name: None, address: "e@f".into() }]);
+        assert_eq!(parts.headers, [("X-B".into(), "1".into()), ("X-A".into(), "2".into())]);
+        assert_eq!((&parts.attachments[0].content[..], parts.attachments[0].inline), (&b"hello"[..], true));
+        let raw = Submission::read(br#"{"raw": "QTogYg=="}"#).expect("good").content;
+        assert!(matches!(raw, RequestContent::Raw(octets) if octets == "A: b"));
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        check_refused("", "body", "EOF");
+        check_refused("[]", "body", "");
+        check_refused("{} x", "body", "trailing");
+        check_refused(r#"{"from": "a@b",}"#, "body", "");
+        check_refused(
+            r#"{"subject": "a", "subjcet": "b"}"#,
+            "subjcet",
+            "unknown field `subjcet`, expected one of `tenant`",
+        );
+        check_refused(r#"{"subject": "a", "subject": "b"}"#, "subject", "duplicate field `subject`");
+        check_refused(r#"{"subject": 1}"#, "subject", "invalid type: integer `1`, expected a string");
+        check_refused(r#"{"personal": 1}"#, "personal", "expected a boolean");
+        check_refused(r#"{"personal": 1e999}"#, "personal", "number out of range");
+        check_refused(r#"{"to": "a@b"}"#, "to", "expected a sequence");
+        check_refused(r#"{"to": ["a@b", 1]}"#, "to[1]", "expected an address");
+        check_refused(r#"{"to": ["a@b", {"adress": "x"}]}"#, "to[1].adress", "unknown field `adress`");
+        check_refused(r#"{"to": [{"name": 1}]}"#, "to[0].name", "expected a string");
+        check_refused(r#"{"to": [{"name": "x"}]}"#, "to[0]", "missing field `address`");
+        check_refused(r#"{"headers": {"X-A": "1", "X-A": "2"}}"#, "headers.X-A", "duplicate field `X-A`");
+        check_refused(r#"{"headers": {"X-A": ["1"]}}"#, "headers.X-A", "expected a string");
+        check_refused(r#"{"attachments": [{"content": "*"}]}"#, "attachments[0].content", "no base64");
+        check_refused(
+            r#"{"attachments": [{"content": "aGVsbG8=", "inline": "yes"}]}"#,
+            "attachments[0].inline",
+            "boolean",
+        );
+        check_refused(r#"{"attachments": [{}]}"#, "attachments[0]", "missing field `content`");
+        check_refused(r#"{"notify": ["never"]}"#, "notify[0]", "unknown variant `never`");
+        check_refused("{\"subject\": \"\\ud800\"}", "subject", "surrogate");
+        check_refused("{\"subject\": \"a\nb\"}", "subject", "control character");
+        check_refused(&format!("{{\"from\": {}", "[".repeat(100_000)), "from", "");
+        check_refused(r#"{"raw": "QQ==", "subject": "s"}"#, "subject", "beside raw");
+        let octets = [b"{\"subject\": \"".as_slice(), b"\xff\"}"].concat();
+        assert_eq!(Submission::read(&octets).expect_err("no UTF-8").violations[0].field, "subject");
+    }
+
+    #[test]
+    fn reads_mailboxes_as_typed() {
+        for (text, name, address) in [
+            ("a@b", None, "a@b"),
+            (" Ann Lee <a@b> ", Some("Ann Lee"), "a@b"),
+            ("<a@b>", Some(""), "a@b"),
+            (r#""A \\ \"B\"" <a@b>"#, Some(r#"A \ "B""#), "a@b"),
+            ("A < B <a@b>", Some("A < B"), "a@b"),
+            ("a@b>", None, "a@b>"),
+        ] {
+            assert_eq!(mailbox(text), Mailbox { name: name.map(str::to_owned), address: address.into() }, "{text}");
+        }
+    }
+}

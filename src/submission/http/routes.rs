@@ -1,0 +1,431 @@
+//! The routes, one function for each operation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use super::answer::{BatchLine, Cancellation, MessageReport, SubmissionReceipt};
+use super::batch::Batch;
+use super::body::Submission;
+use super::openapi::{self, Problems};
+use super::problem::Problem;
+use super::query::{self, Orders};
+use super::{LISTENER, Shared};
+use crate::access::Principal;
+use crate::mail::MessageId;
+use crate::submission::door::Door;
+use crate::submission::rejection::{Rejection, Violation};
+use crate::submission::request::{Request, RequestContent};
+use crate::submission::steer::Cancel;
+use crate::submission::web::{self, Peer};
+
+/// A body of which nothing comes for so long is given up.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// A submission takes about so many times its body in memory: decoded, built, and completed.
+const COPIES: usize = 2;
+
+/// What every answer may be.
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+
+/// All routes.
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/messages", post(submit).delete(cancel_many))
+        .route("/v1/messages:batch", post(batch))
+        .route("/v1/messages/{id}", get(message).delete(cancel))
+        .route("/v1/openapi.json", get(document))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(shared)
+}
+
+/// Why a request is answered with a problem.
+enum Refusal {
+    Rejected(Rejection),
+    /// HTTP knows it, SMTP does not.
+    Plain(Problem),
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Refusal {
+        Refusal::Rejected(rejection)
+    }
+}
+
+impl Shared {
+    /// Counts a refusal and makes it an answer.
+    fn refuse(&self, refusal: Refusal) -> Response {
+        match refusal {
+            Refusal::Rejected(rejection) => {
+                self.refused(&rejection);
+                Problem::from(&rejection).into_response()
+            }
+            Refusal::Plain(problem) => {
+                self.metrics.submissions_refused.with_label_values(&[LISTENER, "http"]).inc();
+                problem.into_response()
+            }
+        }
+    }
+
+    fn answer(&self, result: Result<Response, Refusal>) -> Response {
+        result.unwrap_or_else(|refusal| self.refuse(refusal))
+    }
+
+    /// Who asks.
+    async fn principal(&self, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Principal>, Rejection> {
+        let authorization = headers.get(AUTHORIZATION).map(HeaderValue::to_str).transpose();
+        let authorization =
+            authorization.map_err(|_| Rejection::unauthenticated("the Authorization field is not readable"))?;
+        let policy = self.policy.load_full();
+        web::principal(self.gate.access(), &policy, peer, authorization).await
+    }
+}
+
+/// Submit a message.
+///
+/// As JSON, or as a whole message (`message/rfc822`) with its orders as query parameters. The answer comes when the
+/// message is on disk; a submission repeated with its idempotency key gets the receipt of the first.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    operation_id = "submitMessage",
+    tag = "messages",
+    params(
+        Orders,
+        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this submission, with or without quotes.",
+            max_length = 300, example = "order-4711"),
+    ),
+    request_body(content((Submission = "application/json"), (String = "message/rfc822"))),
+    responses(
+        (status = 201, description = "On disk.", body = SubmissionReceipt, content_type = "application/json",
+            headers(("Location" = String, description = "Where to ask what becomes of it."))),
+        (status = 200, description = "It had been accepted before; nothing was done now.", body = SubmissionReceipt,
+            content_type = "application/json"),
+        Problems,
+    ),
+)]
+async fn submit(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let result = submit_one(&shared, &peer, query.map(|query| query.0).ok(), &headers, body).await;
+    shared.answer(result)
+}
+
+async fn submit_one(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    query: Option<Vec<(String, String)>>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let principal = shared.principal(peer, headers).await?;
+    acceptable(headers, JSON)?;
+    let kind = kind(headers, &[JSON, "message/rfc822"])?;
+    let query = query.ok_or_else(|| Rejection::invalid("query", "is not well-formed"))?;
+    shared.gate.ready()?;
+    let max = if kind == JSON { shared.json_max() } else { shared.policy.load().max_message_size.bytes() };
+    let (octets, memory) = web::read_body(body, &shared.budget, max, IDLE_MAX).await?;
+    memory.take(octets.len() * COPIES).await?;
+    let mut request = if kind == JSON {
+        if let Some((name, _)) = query.first() {
+            return Err(Rejection::invalid(query::clean(name), "no query parameters beside JSON; say it there").into());
+        }
+        Submission::read(&octets)?
+    } else {
+        Request { content: RequestContent::Raw(octets), ..query::orders(query)? }
+    };
+    key_once(&mut request, query::idempotency_key(headers)?)?;
+    let handover = shared.prepare(request, &principal, peer)?;
+    let receipt = SubmissionReceipt::from(shared.accept(handover).await?);
+    drop(memory);
+    let status = if receipt.replayed { StatusCode::OK } else { StatusCode::CREATED };
+    let location = format!("/v1/messages/{}", receipt.id);
+    Ok((status, [(LOCATION, location)], Json(receipt)).into_response())
+}
+
+/// A key may stand in the header or in the body, or the same in both.
+fn key_once(request: &mut Request, header: Option<String>) -> Result<(), Rejection> {
+    match (&request.idempotency_key, header) {
+        (Some(body), Some(header)) if *body != header => {
+            Err(Rejection::invalid("idempotency_key", "is not that of the field Idempotency-Key; say it once"))
+        }
+        (_, None) => Ok(()),
+        (_, header) => {
+            request.idempotency_key = header;
+            Ok(())
+        }
+    }
+}
+
+/// Submit many messages.
+///
+/// One JSON object a line, as for a single message; each gets its answer as a line, in order, as soon as it is on disk, while
+/// further lines may still be on their way. A line that is refused does not keep the others. Read the answers while you
+/// send: we stop reading when too many wait for you.
+#[utoipa::path(
+    post,
+    path = "/v1/messages:batch",
+    operation_id = "submitBatch",
+    tag = "messages",
+    request_body(content((Submission = "application/x-ndjson"))),
+    responses(
+        (status = 200, description = "An answer for each line that is not empty.", body = BatchLine,
+            content_type = "application/x-ndjson"),
+        Problems,
+    ),
+)]
+async fn batch(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let result = async {
+        let principal = shared.principal(&peer, &headers).await?;
+        acceptable(&headers, NDJSON)?;
+        kind(&headers, &[NDJSON, "application/ndjson", "application/jsonl"])?;
+        no_query(&uri)?;
+        if headers.contains_key(query::IDEMPOTENCY_KEY) {
+            return Err(Rejection::invalid("Idempotency-Key", "each line has a key of its own").into());
+        }
+        shared.gate.ready()?;
+        let answers = Batch::new(&shared, principal, peer, body);
+        Ok(([(CONTENT_TYPE, NDJSON)], Body::new(answers)).into_response())
+    };
+    let result = result.await;
+    shared.answer(result)
+}
+
+/// Ask what became of a message.
+///
+/// Finished messages are known for as long as the event log keeps them.
+#[utoipa::path(
+    get,
+    path = "/v1/messages/{id}",
+    operation_id = "getMessage",
+    tag = "messages",
+    params(("id" = String, Path, description = "The message.", pattern = "^[0-9A-HJKMNP-TV-Z]{13}$", example = "1D1JZ3G000001")),
+    responses(
+        (status = 200, description = "What is known of it.", body = MessageReport, content_type = "application/json"),
+        Problems,
+    ),
+)]
+async fn message(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let result = async {
+        let principal = shared.principal(&peer, &headers).await?;
+        acceptable(&headers, JSON)?;
+        no_query(&uri)?;
+        let status = shared.gate.status(&principal, message_id(&id)?).await?;
+        Ok(Json(MessageReport::from(status)).into_response())
+    };
+    let result = result.await;
+    shared.answer(result)
+}
+
+/// Take a message back.
+///
+/// What is not being sent right now never will be.
+#[utoipa::path(
+    delete,
+    path = "/v1/messages/{id}",
+    operation_id = "cancelMessage",
+    tag = "messages",
+    params(("id" = String, Path, description = "The message.", pattern = "^[0-9A-HJKMNP-TV-Z]{13}$", example = "1D1JZ3G000001")),
+    responses(
+        (status = 200, description = "What was taken back, durably.", body = Cancellation,
+            content_type = "application/json"),
+        Problems,
+    ),
+)]
+async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let result = async {
+        let principal = shared.principal(&peer, &headers).await?;
+        acceptable(&headers, JSON)?;
+        no_query(&uri)?;
+        let receipt = shared.gate.cancel(&principal, Cancel::Message(message_id(&id)?)).await?;
+        Ok(Json(Cancellation::from(receipt)).into_response())
+    };
+    let result = result.await;
+    shared.answer(result)
+}
+
+/// Take many messages back.
+///
+/// Those of one submission, by its idempotency key, or all that wait of a campaign.
+#[utoipa::path(
+    delete,
+    path = "/v1/messages",
+    operation_id = "cancelMessages",
+    tag = "messages",
+    params(
+        ("campaign" = Option<String>, Query, description = "All waiting messages of this campaign.", min_length = 1,
+            max_length = 128),
+        ("idempotency_key" = Option<String>, Query, description = "The messages of the submission with this key.",
+            min_length = 1, max_length = 255, pattern = "^[!-~]+$"),
+        ("tenant" = Option<String>, Query, description = "Whose; for clients that may name any.", min_length = 1,
+            max_length = 128),
+    ),
+    responses(
+        (status = 200, description = "What was taken back, durably.", body = Cancellation,
+            content_type = "application/json"),
+        Problems,
+    ),
+)]
+async fn cancel_many(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let result = async {
+        let principal = shared.principal(&peer, &headers).await?;
+        acceptable(&headers, JSON)?;
+        let query = query.map_err(|_| Rejection::invalid("query", "is not well-formed"))?;
+        let receipt = shared.gate.cancel(&principal, what_to_cancel(query.0)?).await?;
+        Ok(Json(Cancellation::from(receipt)).into_response())
+    };
+    let result = result.await;
+    shared.answer(result)
+}
+
+/// Reads the parameters of [`cancel_many`].
+fn what_to_cancel(pairs: Vec<(String, String)>) -> Result<Cancel, Rejection> {
+    let (mut campaign, mut key, mut tenant) = (None, None, None);
+    let mut violations = Vec::new();
+    for (name, value) in pairs {
+        let slot = match name.as_str() {
+            "campaign" => &mut campaign,
+            "idempotency_key" => &mut key,
+            "tenant" => &mut tenant,
+            _ => {
+                let why = "no such parameter in this version".into();
+                violations.push(Violation { field: query::clean(&name).into(), why });
+                continue;
+            }
+        };
+        if value.is_empty() || slot.replace(value).is_some() {
+            violations
+                .push(Violation { field: query::clean(&name).into(), why: "must be given once, not empty".into() });
+        }
+    }
+    if !violations.is_empty() {
+        return Err(Rejection::violations(violations));
+    }
+    let tenant = tenant.map(Into::into);
+    match (campaign, key) {
+        (Some(campaign), None) => Ok(Cancel::Campaign { tenant, campaign: campaign.into() }),
+        (None, Some(key)) => {
+            let key = key.parse();
+            let key = key.map_err(|error: crate::mail::IdempotencyKeyError| {
+                Rejection::invalid("idempotency_key", error.to_string())
+            })?;
+            Ok(Cancel::Key { tenant, key })
+        }
+        _ => Err(Rejection::invalid("campaign", "give campaign or idempotency_key, one of them")),
+    }
+}
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    operation_id = "getDocument",
+    tag = "document",
+    security(()),
+    responses((status = 200, description = "OpenAPI 3.1.", content_type = "application/json")),
+)]
+async fn document() -> Response {
+    ([(CONTENT_TYPE, JSON)], openapi::json()).into_response()
+}
+
+async fn not_found(State(shared): State<Arc<Shared>>) -> Response {
+    let (kind, title) = ("not-found", "There is no such thing");
+    let why = "no such path; /v1/openapi.json tells which there are";
+    shared.refuse(Refusal::Plain(Problem::plain(StatusCode::NOT_FOUND, kind, title, why)))
+}
+
+async fn method_not_allowed(State(shared): State<Arc<Shared>>, method: Method) -> Response {
+    let (kind, title) = ("method-not-allowed", "This cannot be done there");
+    let why = format!("{method} is not what this path is for; the field Allow tells what is");
+    shared.refuse(Refusal::Plain(Problem::plain(StatusCode::METHOD_NOT_ALLOWED, kind, title, why)))
+}
+
+/// No message has another id, so there is none.
+fn message_id(text: &str) -> Result<MessageId, Rejection> {
+    text.parse().map_err(|error: crate::mail::MessageIdError| Rejection::not_found(query::clean(&error.to_string())))
+}
+
+fn no_query(uri: &Uri) -> Result<(), Rejection> {
+    match uri.query() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(Rejection::invalid("query", "takes no parameters")),
+    }
+}
+
+/// Which of `known` the body is.
+fn kind(headers: &HeaderMap, known: &[&'static str]) -> Result<&'static str, Refusal> {
+    let said = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = said.split(';').next().unwrap_or_default().trim();
+    if let Some(kind) = known.iter().find(|kind| kind.eq_ignore_ascii_case(essence)) {
+        return Ok(kind);
+    }
+    let why = format!("the Content-Type must be {}", known.join(" or "));
+    let (kind, title) = ("unsupported-media-type", "The body is of a kind we do not read");
+    Err(Refusal::Plain(Problem::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, title, why)))
+}
+
+/// Whether the client takes what we answer with (RFC 9110 §12.5.1).
+fn acceptable(headers: &HeaderMap, offered: &str) -> Result<(), Refusal> {
+    let mut said = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    if said.peek().is_none() {
+        return Ok(());
+    }
+    // The most specific range that fits decides.
+    let mut best: Option<(usize, bool)> = None;
+    for range in said.flat_map(|value| value.split(',')) {
+        let mut pieces = range.split(';').map(str::trim);
+        let kind = pieces.next().unwrap_or_default().to_ascii_lowercase();
+        let specific = match kind.as_str() {
+            "*/*" => 0,
+            "application/*" => 1,
+            _ if kind == offered => 2,
+            _ => continue,
+        };
+        let refused = pieces.any(|piece| piece.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0)));
+        if best.is_none_or(|(known, _)| known <= specific) {
+            best = Some((specific, !refused));
+        }
+    }
+    if best.is_some_and(|(_, welcome)| welcome) {
+        return Ok(());
+    }
+    let why = format!("the answer is {offered}, which the field Accept does not allow");
+    let (kind, title) = ("not-acceptable", "We have no answer of the kind asked for");
+    Err(Refusal::Plain(Problem::plain(StatusCode::NOT_ACCEPTABLE, kind, title, why)))
+}

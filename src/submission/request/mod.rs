@@ -1,0 +1,381 @@
+//! What an API request asks, whatever protocol it came by, and how it becomes messages for the door.
+//!
+//! The promise: either every field was understood and obeyed, or all that are wrong are named at once and nothing is kept.
+//!
+//! 1. A door (`http`, `grpc`) fills in a [`Request`] with the texts as they came.
+//! 2. [`prepare`] reads the envelope (`envelope.rs`): addresses, times, words, by the same rules as the `X-Posthaste-`
+//!    fields of SMTP ([`options`](super::options)).
+//! 3. The content is either checked as SMTP would check it (`raw.rs`) or built from parts (`parts.rs`), and completed by
+//!    [`message`](super::message).
+//! 4. The result is one message with all recipients, or, for a personal request, one for each, with ids that follow one
+//!    another; they stand or fall together.
+
+mod content_type;
+mod envelope;
+mod parts;
+mod raw;
+mod said;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use self::envelope::Envelope;
+use self::parts::Built;
+use super::door::{Door, Handover, NewMessage};
+use super::message::{self, Circumstances, HEADROOM, MessageError};
+use super::options::{Asked, PREFIX};
+use super::received::Received;
+use super::rejection::{Rejection, Violation};
+use crate::access::Principal;
+use crate::clock::Timestamp;
+use crate::mail::{self, Domain, EnvelopeAddress, Keyed, MessageId, Notify, Recipient, Ret, header};
+
+/// What a client asks. Nothing is checked yet; empty means: not said.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Who sends. A client bound to a tenant may leave it out.
+    pub tenant: Option<String>,
+    /// What the messages belong to.
+    pub campaign: Option<String>,
+    /// `transactional` or `bulk`.
+    pub class: Option<String>,
+    /// Free words for the events.
+    pub tags: Vec<String>,
+    /// Not tried before.
+    pub not_before: Option<When>,
+    /// Given up then.
+    pub expires_at: Option<When>,
+    /// The client's name for this submission.
+    pub idempotency_key: Option<String>,
+    /// The sender in the envelope, where reports go; `Some("")` is the null path. Default: the address of From.
+    pub sender: Option<String>,
+    /// The recipients in the envelope. Default with parts: those of To, Cc and Bcc.
+    pub recipients: Vec<String>,
+    /// Each recipient gets a message of its own; with parts, To shows only that recipient.
+    pub personal: bool,
+    /// Which reports the sender wants (RFC 3461 §4.1), for every recipient.
+    pub notify: Option<Notify>,
+    /// How much of the message a failure report returns (RFC 3461 §4.3).
+    pub ret: Option<Ret>,
+    /// The client's name for the envelope in reports (RFC 3461 §4.4), not encoded.
+    pub envid: Option<String>,
+    /// What is to be sent.
+    pub content: RequestContent,
+}
+
+/// A point in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    /// RFC 3339, or a duration from now such as `2h`.
+    Text(String),
+    /// Already read.
+    At(Timestamp),
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone)]
+pub enum RequestContent {
+    /// A whole message (RFC 5322), its lines ending in CRLF or LF.
+    Raw(Bytes),
+    /// A message to be built.
+    Parts(Box<Parts>),
+}
+
+impl Default for RequestContent {
+    fn default() -> RequestContent {
+        RequestContent::Parts(Box::default())
+    }
+}
+
+/// What a message is built from.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// The author; must be there.
+    pub from: Option<Mailbox>,
+    /// Where answers go.
+    pub reply_to: Vec<Mailbox>,
+    /// Shown as To.
+    pub to: Vec<Mailbox>,
+    /// Shown as Cc.
+    pub cc: Vec<Mailbox>,
+    /// Never shown.
+    pub bcc: Vec<Mailbox>,
+    /// The subject.
+    pub subject: Option<String>,
+    /// The text, as plain text.
+    pub text: Option<String>,
+    /// The text, as HTML.
+    pub html: Option<String>,
+    /// Further header fields, by name and value.
+    pub headers: Vec<(String, String)>,
+    /// Files.
+    pub attachments: Vec<Attachment>,
+}
+
+/// An address with the name of whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mailbox {
+    /// The name shown.
+    pub name: Option<String>,
+    /// `local@domain`.
+    pub address: String,
+}
+
+/// A file that goes with a message.
+#[derive(Debug, Clone, Default)]
+pub struct Attachment {
+    /// What it is called at the receiver.
+    pub file_name: Option<String>,
+    /// `type/subtype`, parameters allowed. Default: `application/octet-stream`.
+    pub content_type: Option<String>,
+    /// The octets.
+    pub content: Bytes,
+    /// By what name the HTML refers to it, as `cid:…`, without angle brackets.
+    pub content_id: Option<String>,
+    /// Shown within the text, not beside it.
+    pub inline: bool,
+}
+
+/// What a door knows of a request beside what it says.
+#[derive(Debug, Clone)]
+pub struct ApiCircumstances<'a> {
+    /// On whose behalf.
+    pub principal: Arc<Principal>,
+    /// Where it came from; `None`: from this machine, over a Unix socket.
+    pub client: Option<IpAddr>,
+    /// The `with` word of the trace field: `HTTP`, `HTTPS`, `gRPC`.
+    pub protocol: &'static str,
+    /// Us.
+    pub hostname: &'a Domain,
+    /// When it came.
+    pub now: Timestamp,
+    /// Largest message, in octets, header included.
+    pub max_message_size: usize,
+    /// Most recipients.
+    pub recipients_max: usize,
+    /// The copies of a personal request take at most this many octets together.
+    pub memory_max: usize,
+    /// What the door calls the fields of [`RequestContent`].
+    pub names: ContentNames,
+}
+
+/// How violations name content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentNames {
+    /// A whole message: `raw`.
+    pub raw: &'static str,
+    /// What stands in front of the fields of [`Parts`]: empty, or `parts.`.
+    pub parts: &'static str,
+}
+
+/// Most wrong fields named in one answer.
+const VIOLATIONS_MAX: usize = 50;
+
+/// Makes a request into what the door takes: checks it, builds its content, gives it ids.
+///
+/// # Errors
+/// The request cannot be obeyed. Every field that is wrong is named, as `to[3]` and with a remedy.
+pub fn prepare<D: Door>(
+    door: &D,
+    request: Request,
+    circumstances: &ApiCircumstances<'_>,
+) -> Result<Handover, Rejection> {
+    let mut violations = Violations::default();
+    let content = Content::read(&request.content, circumstances, &mut violations)?;
+    let expire_after = door.expire_after();
+    let envelope = Envelope::read(&request, content.raw(), expire_after, circumstances, &mut violations);
+    said_twice(&request, content.raw(), circumstances.names.raw, &mut violations);
+    if !violations.0.is_empty() {
+        return Err(Rejection::violations(violations.0));
+    }
+    let copies = if request.personal { envelope.recipients.len() } else { 1 };
+    room_for(copies, content.octets(), circumstances)?;
+
+    let fingerprint = envelope.key.is_some().then(|| said::print(&request, &envelope, content.raw()));
+    let first = door.next_ids(copies as u32);
+    let making = Making { request: &request, envelope: &envelope, content: &content, expire_after, circumstances };
+    let mut messages: SmallVec<[NewMessage; 1]> = SmallVec::with_capacity(copies);
+    for copy in 0..copies {
+        let only = request.personal.then(|| &envelope.recipients[copy]);
+        messages.push(making.message(MessageId(first.0 + copy as u64), only)?);
+    }
+    if let (Some(key), Some(fingerprint)) = (envelope.key, fingerprint) {
+        let keyed = Keyed { key, fingerprint, messages: copies as u32 };
+        messages[0].envelope.key = Some(Box::new(keyed));
+    }
+    Ok(Handover { principal: Arc::clone(&circumstances.principal), messages })
+}
+
+/// The content of a request, checked.
+enum Content {
+    /// Behind headroom.
+    Raw(Vec<u8>),
+    Built(Built),
+}
+
+impl Content {
+    fn read(
+        content: &RequestContent,
+        circumstances: &ApiCircumstances<'_>,
+        violations: &mut Violations,
+    ) -> Result<Content, Rejection> {
+        match content {
+            RequestContent::Raw(raw) => {
+                size_allowed(raw.len(), circumstances)?;
+                let read = raw::read(raw).unwrap_or_else(|error| {
+                    violations.add(circumstances.names.raw, error.to_string());
+                    vec![0; HEADROOM]
+                });
+                Ok(Content::Raw(read))
+            }
+            RequestContent::Parts(parts) => {
+                Ok(Content::Built(Built::read(parts, circumstances.names.parts, violations)))
+            }
+        }
+    }
+
+    /// The octets of a raw message.
+    fn raw(&self) -> &[u8] {
+        match self {
+            Content::Raw(buffer) => &buffer[HEADROOM..],
+            Content::Built(_) => &[],
+        }
+    }
+
+    /// About what each copy takes.
+    fn octets(&self) -> usize {
+        match self {
+            Content::Raw(buffer) => buffer.len(),
+            Content::Built(built) => HEADROOM + built.octets(),
+        }
+    }
+
+    /// A copy of its own behind headroom, and whether an address in its header needs SMTPUTF8.
+    fn copy(&self, only: Option<&EnvelopeAddress>) -> (Vec<u8>, bool) {
+        match self {
+            Content::Raw(buffer) => (buffer.clone(), false),
+            Content::Built(built) => built.message(only),
+        }
+    }
+}
+
+/// What all copies of a request share.
+struct Making<'a> {
+    request: &'a Request,
+    envelope: &'a Envelope,
+    content: &'a Content,
+    expire_after: Duration,
+    circumstances: &'a ApiCircumstances<'a>,
+}
+
+impl Making<'_> {
+    /// One message, for all recipients or `only` for one.
+    fn message(&self, id: MessageId, only: Option<&Recipient>) -> Result<NewMessage, Rejection> {
+        let Making { request, envelope, circumstances, .. } = *self;
+        let recipients = only.map_or(envelope.recipients.as_slice(), std::slice::from_ref);
+        let (buffer, header_needs) = self.content.copy(only.map(|recipient| &recipient.address));
+        size_allowed(buffer.len() - HEADROOM, circumstances)?;
+        let needs = |address: &EnvelopeAddress| address.needs_smtputf8();
+        let smtputf8 = header_needs
+            || envelope.reverse_path.address().is_some_and(needs)
+            || recipients.iter().any(|recipient| needs(&recipient.address));
+        let eight_bit = !buffer.is_ascii();
+        let received = Received {
+            hello: None,
+            client: circumstances.client,
+            by: circumstances.hostname,
+            protocol: circumstances.protocol,
+            id,
+            recipient: if let [only] = recipients { Some(&only.address) } else { None },
+            at: circumstances.now,
+        };
+        let reverse_path = &envelope.reverse_path;
+        let expire_after = self.expire_after;
+        let asked = Asked::default();
+        let known = Circumstances { received, reverse_path, recipients, asked, smtputf8, eight_bit, expire_after };
+        let completed = message::complete_with(buffer, &known, envelope.options.clone())
+            .map_err(|error| refused(&error, circumstances.names.raw))?;
+        let envelope = mail::Envelope {
+            reverse_path: envelope.reverse_path.clone(),
+            recipients: recipients.to_vec(),
+            stream: completed.stream,
+            accepted_at: circumstances.now,
+            not_before: completed.not_before,
+            expires_at: completed.expires_at,
+            smtputf8,
+            eight_bit,
+            ret: request.ret,
+            envid: envelope.envid.clone(),
+            tags: completed.tags,
+            key: None,
+        };
+        Ok(NewMessage { id, envelope, content: completed.content })
+    }
+}
+
+/// Names each order that is given by the request and by its content.
+fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Violations) {
+    let given = [
+        ("tenant", "Tenant", request.tenant.is_some()),
+        ("campaign", "Campaign", request.campaign.is_some()),
+        ("class", "Class", request.class.is_some()),
+        ("tags", "Tags", !request.tags.is_empty()),
+        ("not_before", "Not-Before", request.not_before.is_some()),
+        ("expires_at", "Expires", request.expires_at.is_some()),
+        ("idempotency_key", "Idempotency-Key", request.idempotency_key.is_some()),
+    ];
+    let section = &content[..header::section_len(content)];
+    for (field, name, _) in given.into_iter().filter(|(_, _, given)| *given) {
+        let name = format!("{PREFIX}{name}");
+        if header::fields(section).any(|field| field.is(&name)) {
+            violations.add(field, format!("is given by {name} in {raw}, too; say it once"));
+        }
+    }
+    let key = format!("{PREFIX}Idempotency-Key");
+    if request.idempotency_key.is_none() && header::fields(section).any(|field| field.is(&key)) {
+        violations.add(raw.to_owned(), format!("{key}: say it as idempotency_key"));
+    }
+}
+
+fn size_allowed(octets: usize, circumstances: &ApiCircumstances<'_>) -> Result<(), Rejection> {
+    let max = circumstances.max_message_size;
+    if octets <= max { Ok(()) } else { Err(Rejection::too_large(format!("message larger than {max} octets"))) }
+}
+
+/// Whether so many copies may be in memory at once.
+fn room_for(copies: usize, octets: usize, circumstances: &ApiCircumstances<'_>) -> Result<(), Rejection> {
+    let max = circumstances.memory_max;
+    match copies.checked_mul(octets) {
+        Some(sum) if copies == 1 || sum <= max => Ok(()),
+        _ => Err(Rejection::too_large(format!(
+            "{copies} personal copies of {octets} octets take more than memory_max ({max}); name fewer recipients"
+        ))),
+    }
+}
+
+/// A message not fit to be sent, as the request's fault.
+fn refused(error: &MessageError, raw: &'static str) -> Rejection {
+    match error {
+        MessageError::TooLong => Rejection::too_large(error.to_string()),
+        _ => Rejection::invalid(raw, error.to_string()),
+    }
+}
+
+/// Gathers what is wrong.
+#[derive(Debug, Default)]
+struct Violations(Vec<Violation>);
+
+impl Violations {
+    fn add(&mut self, field: impl Into<Cow<'static, str>>, why: impl Into<Cow<'static, str>>) {
+        if self.0.len() < VIOLATIONS_MAX {
+            self.0.push(Violation { field: field.into(), why: why.into() });
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The fingerprint of a request: what it said, whatever is built of it. Another version that encodes differently must not
+//! contradict the keys of this one, so each field counts as it came.
+
+use super::super::fingerprint::fingerprint_with;
+use super::envelope::Envelope;
+use super::{Attachment, Mailbox, Parts, Request, RequestContent, When};
+use crate::mail::{Fingerprint, Notify, Ret};
+
+/// The fingerprint of `request`, whose envelope was read; `content` is the content of a raw one, in lines.
+pub(super) fn print(request: &Request, envelope: &Envelope, content: &[u8]) -> Fingerprint {
+    let mut orders = Said::default();
+    orders.request(request);
+    let mut large: Vec<&[u8]> = Vec::new();
+    if let RequestContent::Parts(parts) = &request.content {
+        orders.parts(parts);
+        large.extend([&parts.text, &parts.html].into_iter().flatten().map(String::as_bytes));
+        large.extend(parts.attachments.iter().map(|attachment| &attachment.content[..]));
+    }
+    let mut pieces: Vec<&[u8]> = vec![&orders.0];
+    pieces.extend(large);
+    fingerprint_with(&envelope.reverse_path, &envelope.recipients, &pieces, content)
+}
+
+/// Small fields, each with its length.
+#[derive(Default)]
+struct Said(Vec<u8>);
+
+impl Said {
+    fn text(&mut self, text: Option<&str>) {
+        let length = text.map_or(u64::MAX, |text| text.len() as u64);
+        self.0.extend_from_slice(&length.to_le_bytes());
+        self.0.extend_from_slice(text.unwrap_or_default().as_bytes());
+    }
+
+    fn number(&mut self, number: usize) {
+        self.0.extend_from_slice(&(number as u64).to_le_bytes());
+    }
+
+    fn mailboxes<'a>(&mut self, list: impl ExactSizeIterator<Item = &'a Mailbox>) {
+        self.number(list.len());
+        for Mailbox { name, address } in list {
+            self.text(name.as_deref());
+            self.text(Some(address));
+        }
+    }
+
+    fn request(&mut self, request: &Request) {
+        // Sender and recipients count as read, the content by itself, the key not at all.
+        let Request { tenant, campaign, class, tags, not_before, expires_at, personal, notify, ret, envid, .. } =
+            request;
+        let class = class.as_deref().map(str::to_ascii_lowercase);
+        for word in [tenant, campaign, &class, envid] {
+            self.text(word.as_deref());
+        }
+        self.number(tags.len());
+        tags.iter().for_each(|tag| self.text(Some(tag)));
+        for when in [not_before, expires_at] {
+            match when {
+                None => self.text(None),
+                Some(When::Text(text)) => self.text(Some(text)),
+                Some(When::At(time)) => self.text(Some(&time.to_string())),
+            }
+        }
+        let notify = notify.map_or(8, |Notify { success, failure, delay }| {
+            usize::from(success) | usize::from(failure) << 1 | usize::from(delay) << 2
+        });
+        let ret = match ret {
+            None => 0,
+            Some(Ret::Full) => 1,
+            Some(Ret::Hdrs) => 2,
+        };
+        [usize::from(*personal), notify, ret].into_iter().for_each(|number| self.number(number));
+    }
+
+    fn parts(&mut self, parts: &Parts) {
+        let Parts { from, reply_to, to, cc, bcc: _, subject, text, html, headers, attachments } = parts;
+        self.mailboxes(from.iter().collect::<Vec<_>>().into_iter());
+        [reply_to, to, cc].into_iter().for_each(|list| self.mailboxes(list.iter()));
+        self.text(subject.as_deref());
+        [text, html].into_iter().for_each(|text| self.number(usize::from(text.is_some())));
+        for (name, value) in headers {
+            // Made anew by many clients each time they send.
+            if !name.eq_ignore_ascii_case("Message-ID") {
+                self.text(Some(name));
+                self.text(Some(value));
+            }
+        }
+        self.number(attachments.len());
+        for Attachment { file_name, content_type, content: _, content_id, inline } in attachments {
+            [file_name, content_type, content_id].into_iter().for_each(|text| self.text(text.as_deref()));
+            self.number(usize::from(*inline));
+        }
+    }
+}

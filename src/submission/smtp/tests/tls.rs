@@ -1,0 +1,176 @@
+//! Sessions over TLS, without sockets: from the first octet on, after STARTTLS, and SCRAM bound to them.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::{hmac, pbkdf2};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::super::serve::{Opening, serve};
+use super::{CLIENT, Recorder, certificate, config, shared};
+use crate::config::SmtpConfig;
+
+/// A session with a client that is trusted in nothing.
+fn begin(opening: Opening) -> (Arc<Recorder>, DuplexStream, CertificateDer<'static>) {
+    let (tls, cert) = certificate();
+    let door = Arc::new(Recorder::default());
+    let config = SmtpConfig { trusted_networks: Vec::new(), ..config() };
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    tokio::spawn(serve(theirs, CLIENT, opening, shared(door.clone(), config, Some(tls))));
+    (door, ours, cert)
+}
+
+async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(io: S, cert: CertificateDer<'static>) -> TlsStream<S> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("mta.example").expect("a name");
+    TlsConnector::from(Arc::new(config)).connect(name, io).await.expect("handshake")
+}
+
+struct Client<S>(BufReader<S>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    fn new(io: S) -> Client<S> {
+        Client(BufReader::new(io))
+    }
+
+    /// The next reply, all its lines.
+    async fn hear(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            let start = reply.len();
+            assert!(self.0.read_line(&mut reply).await.expect("open") > 0, "closed after {reply:?}");
+            if reply.as_bytes()[start + 3] == b' ' {
+                return reply.trim_end().to_owned();
+            }
+        }
+    }
+
+    async fn ask(&mut self, line: &str) -> String {
+        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).await.expect("open");
+        self.hear().await
+    }
+
+    async fn submit(&mut self) {
+        for (line, expected) in [
+            ("MAIL FROM:<a@b.example>", "250 2.1.0 ok"),
+            ("RCPT TO:<c@d.example>", "250 2.1.5 ok"),
+            ("DATA", "354 go ahead, end with CRLF.CRLF"),
+            ("From: x\r\n\r\nbody\r\n.", "250 2.0.0 ok, queued as 0000000000001"),
+        ] {
+            assert_eq!(self.ask(line).await, expected);
+        }
+    }
+}
+
+fn said(door: &Recorder, words: &str) -> bool {
+    memchr::memmem::find(&door.contents()[0], words.as_bytes()).is_some()
+}
+
+#[tokio::test]
+async fn tls_from_the_first_octet_on() {
+    let (door, io, cert) = begin(Opening::Tls);
+    let mut client = Client::new(shake_hands(io, cert).await);
+    assert_eq!(client.hear().await, "220 mta.example ESMTP posthaste");
+    let offers = client.ask("EHLO app.example").await;
+    assert!(!offers.contains("STARTTLS"), "{offers}");
+    assert!(offers.contains("250-AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n"), "{offers}");
+    assert_eq!(client.ask("MAIL FROM:<a@b.example>").await, "530 5.7.0 authentication required");
+    assert_eq!(client.ask("AUTH PLAIN AHVzZXIAcGVuY2ls").await, "235 2.7.0 you are authenticated");
+    client.submit().await;
+    assert!(said(&door, "with ESMTPSA\r\n"));
+}
+
+#[tokio::test]
+async fn auth_is_for_after_starttls() {
+    let (door, io, cert) = begin(Opening::InTheClear);
+    let mut clear = Client::new(io);
+    clear.hear().await;
+    let offers = clear.ask("EHLO app.example").await;
+    assert!(offers.contains("STARTTLS") && !offers.contains("AUTH"), "{offers}");
+    assert_eq!(clear.ask("MAIL FROM:<a@b.example>").await, "530 5.7.0 authentication required; say STARTTLS first");
+    assert_eq!(clear.ask("STARTTLS").await, "220 2.0.0 go ahead");
+    let mut client = Client::new(shake_hands(clear.0.into_inner(), cert).await);
+    assert_eq!(client.ask("AUTH PLAIN AHVzZXIAcGVuY2ls").await, "503 5.5.1 say EHLO first");
+    client.ask("EHLO app.example").await;
+    assert_eq!(client.ask("AUTH LOGIN dXNlcg==").await, "334 UGFzc3dvcmQ6");
+    assert_eq!(client.ask("cGVuY2ls").await, "235 2.7.0 you are authenticated");
+    client.submit().await;
+    assert!(said(&door, "with ESMTPSA\r\n"));
+}
+
+#[tokio::test]
+async fn scram_is_bound_to_the_tls_session() {
+    for (flag, plus, honest, expected) in [
+        ("p=tls-exporter", "-PLUS", true, "235 2.7.0 you are authenticated"),
+        ("p=tls-exporter", "-PLUS", false, "535 5.7.8 the channel bindings do not match"),
+        ("n", "", true, "235 2.7.0 you are authenticated"),
+        ("y", "", true, "535 5.7.8 this server does support channel binding"),
+        ("n", "-PLUS", true, "535 5.7.8 this channel binding is not supported here; tls-exporter is, with -PLUS"),
+        (
+            "p=tls-unique",
+            "-PLUS",
+            true,
+            "535 5.7.8 this channel binding is not supported here; tls-exporter is, with -PLUS",
+        ),
+    ] {
+        let (_door, io, cert) = begin(Opening::Tls);
+        let tls = shake_hands(io, cert).await;
+        let exported =
+            tls.get_ref().1.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).expect("TLS 1.3");
+        let mut client = Client::new(tls);
+        client.hear().await;
+        client.ask("EHLO app.example").await;
+        let binding = match (plus, honest) {
+            ("", _) => Vec::new(),
+            (_, true) => exported.to_vec(),
+            (_, false) => vec![0; 32],
+        };
+        let got = scram(&mut client, flag, plus, &binding).await;
+        assert_eq!(got, expected, "{flag} {plus}");
+    }
+}
+
+/// A client of SCRAM (RFC 5802 §3); the last reply.
+async fn scram<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut Client<S>,
+    flag: &str,
+    plus: &str,
+    binding: &[u8],
+) -> String {
+    let (header, bare) = (format!("{flag},,"), "n=user,r=abc");
+    let first = BASE64_STANDARD.encode(format!("{header}{bare}"));
+    let challenge = client.ask(&format!("AUTH SCRAM-SHA-256{plus} {first}")).await;
+    let Some(challenge) = challenge.strip_prefix("334 ") else { return challenge };
+    let challenge = String::from_utf8(BASE64_STANDARD.decode(challenge).expect("base64")).expect("text");
+    let (nonce, rest) = challenge.strip_prefix("r=").and_then(|c| c.split_once(",s=")).expect("a challenge");
+    let (salt, iterations) = rest.split_once(",i=").expect("a challenge");
+    let mut salted = [0; 32];
+    let (salt, iterations) = (BASE64_STANDARD.decode(salt).expect("base64"), iterations.parse().expect("a number"));
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, b"pencil", &mut salted);
+    let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+    let client_key = sign(&salted, b"Client Key");
+    let bound = BASE64_STANDARD.encode([header.as_bytes(), binding].concat());
+    let without_proof = format!("c={bound},r={nonce}");
+    let auth_message = format!("{bare},{challenge},{without_proof}");
+    let signature = sign(digest(&SHA256, client_key.as_ref()).as_ref(), auth_message.as_bytes());
+    let proof: Vec<u8> = client_key.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
+    let last = BASE64_STANDARD.encode(format!("{without_proof},p={}", BASE64_STANDARD.encode(proof)));
+    let reply = client.ask(&last).await;
+    let Some(words) = reply.strip_prefix("334 ") else { return reply };
+    let server = sign(sign(&salted, b"Server Key").as_ref(), auth_message.as_bytes());
+    let expected = format!("v={}", BASE64_STANDARD.encode(server));
+    assert_eq!(BASE64_STANDARD.decode(words).expect("base64"), expected.as_bytes());
+    client.ask("").await
+}

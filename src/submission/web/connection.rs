@@ -1,0 +1,184 @@
+//! One connection: HTTP/1.1 or HTTP/2, whichever the client speaks.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Peer;
+use super::accept::Shared;
+
+/// A client that has not said what it speaks, or not all of a request's header, by then is cut off.
+const HEADER_MAX: Duration = Duration::from_secs(30);
+
+/// Octets by which a client has shown what it speaks: the preface of HTTP/2 (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+
+/// Silent HTTP/2 connections are pinged this often, and closed when no answer comes in time. Clients may keep an idle
+/// connection as long as they like.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Requests at once on one connection.
+const STREAMS_MAX: u32 = 256;
+
+/// The HTTP/2 window of a connection, and of each request on it: what the client may send before we have read it. Wide
+/// enough for hundreds of messages in flight; with many connections they get less, and at least what HTTP/2 begins with.
+const WINDOW_MAX: usize = 4 << 20;
+const WINDOW_MIN: usize = 64 << 10;
+
+/// Octets of one HTTP/2 frame: several messages of usual size fit into one.
+const FRAME_MAX: u32 = 64 << 10;
+
+/// Octets of a response that wait for the client to take them, for each request.
+const UNSENT_MAX: usize = 256 << 10;
+
+/// Serves a client until it goes, or until the shutdown has let it finish.
+///
+/// # Cancel safety
+/// Dropped, requests under way get no answer.
+pub(super) async fn serve<S>(stream: S, peer: Peer, shared: &Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let controls = &shared.controls;
+    let windows = controls.windows.share();
+    let mut window = (controls.windows.free() / 8).clamp(WINDOW_MIN, WINDOW_MAX);
+    if !windows.try_take(window) {
+        window = WINDOW_MIN;
+    }
+    let heard = Arc::new(AtomicUsize::new(0));
+    let io = TokioIo::new(Heard { stream, octets: Arc::clone(&heard) });
+    let router = TowerToHyperService::new(shared.router.clone());
+    let service = Requests { router, peer: Arc::new(peer) };
+    let builder = builder(window as u32, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut deadline = pin!(tokio::time::sleep(HEADER_MAX));
+    let (mut checked, mut told) = (false, false);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = poll_fn(|context| connection.as_mut().poll(context)) => break ended,
+            () = controls.closing.cancelled(), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut deadline, if !checked => {
+                checked = true;
+                if heard.load(Ordering::Relaxed) < PREFACE {
+                    return tracing::debug!("a connection without a request");
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection lost");
+    }
+}
+
+fn builder(window: u32, executor: Tracked) -> auto::Builder<Tracked> {
+    let mut builder = auto::Builder::new(executor);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
+        .max_frame_size(FRAME_MAX)
+        .max_send_buf_size(UNSENT_MAX);
+    builder
+}
+
+/// Hands requests to the router and says whose they are.
+struct Requests {
+    router: TowerToHyperService<Router>,
+    peer: Arc<Peer>,
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        self.router.call(request)
+    }
+}
+
+/// Spawns the tasks of HTTP/2 requests where the shutdown waits for them.
+#[derive(Debug, Clone)]
+struct Tracked {
+    tasks: TaskTracker,
+    aborting: CancellationToken,
+}
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.tasks.spawn(self.aborting.clone().run_until_cancelled_owned(task));
+    }
+}
+
+/// A stream that counts what came, up to what matters.
+struct Heard<S> {
+    stream: S,
+    octets: Arc<AtomicUsize>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let count = self.octets.load(Ordering::Relaxed);
+        if count < PREFACE {
+            self.octets.store(count + buffer.filled().len() - before, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, octets)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

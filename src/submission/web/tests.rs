@@ -1,0 +1,1 @@
+//! Real connections to a router that says who asked.
