@@ -12,7 +12,8 @@
 //! harm.
 //!
 //! Runs rather than sled, which the rest of the ledger uses: ten million keys in sled 0.34 took 15.5 µs of CPU each, 1.7 GB of
-//! disk, 426 MB of memory with a cache of 32 MB, and 8 s to open; here they take less than a microsecond, 0.5 GB and 40 MB.
+//! disk, 426 MB of memory with a cache of 32 MB, and 8 s to open; here they take 3.7 µs on all
+//! threads together, 484 MB, 137 MB at most while runs are merged, and 51 ms (`ten_million_keys` in the tests).
 
 mod filter;
 mod run;
