@@ -5,13 +5,14 @@
 //! | `put` | record in the log, synced; in memory, where `get` looks first; `put` resolves |
 //! | apply | the index's thread hands facts to the index, which syncs; only then they leave memory |
 //! | start | the index says how far it has come, and gets what the log has behind that |
-//! | the index fails, panics, will not open or knows more than the log | moved aside, and made anew from the log |
+//! | the index fails, panics, will not open or knows more than the log | moved aside, and made anew from the log; in memory if the disk is full |
 //! | compaction | from the oldest segment on: facts that still count are written again, then the segment goes |
 //!
 //! Removals need no care: they are dropped with their segment, and by then all older ones are gone.
 
-mod index;
 #[cfg(test)]
+mod faulty;
+mod index;
 mod memory;
 mod sled;
 
@@ -28,10 +29,11 @@ use super::codec::{CodecError, Fact, read_facts, write_facts};
 use super::{LedgerError, Table, log_options};
 use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, Position, Replayed, SegmentId};
 use crate::telemetry::Metrics;
+#[cfg(test)]
+pub(super) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
 use index::{Applied, Entry, Index, IndexError};
-#[cfg(test)]
-pub(super) use memory::MemoryIndexes;
+use memory::MemoryIndex;
 pub(super) use sled::SledIndexes;
 
 const FACTS: u8 = 1;
@@ -123,7 +125,12 @@ impl Facts {
         let (log, _) = opened.map_err(|error| LedgerError::new(&error))?;
         state.records.values().flatten().for_each(|location| log.retain(*location));
         let disk = Disk { log, dir: dir.to_owned(), files, indexes, metrics };
-        let (index, applied) = disk.open_index(last).map_err(|error| LedgerError::new(&error))?;
+        let opened = disk.open_index(last).or_else(|error| {
+            // A full disk, say: mail must be taken from the queue all the same. Today's tables are small.
+            tracing::error!(%error, "no index of the ledger can be made on disk; it is held in memory until the next start");
+            disk.catch_up(Arc::new(MemoryIndex::default()), None, None)
+        });
+        let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
         (state.index, state.applied) = (Some(index), applied);
         let facts = Facts { state: Mutex::new(state), wake: Condvar::new(), disk: Some(disk) };
         facts.publish();
