@@ -4,17 +4,17 @@
 //! certificate, or by its user on this machine. The gate then asks [`Access::authorise`] whether that principal may submit
 //! this message, and [`Access::charge`] whether its tenant's quotas have room.
 //!
-//! Tenants and their credentials are kept in the ledger; secrets only as hashes. They are cached as a whole ([`directory`])
-//! and change while we run ([`edit`]).
+//! Tenants and their credentials are kept in the ledger; secrets only as hashes. They are cached as a whole (`directory`)
+//! and change while we run (`edit`).
 //!
 //! | a client shows | it is checked by |
 //! |---|---|
-//! | a [`token`], as such or as a password | [`verifier`]: argon2id, then a cache |
-//! | a proof of the same token | [`scram`] |
+//! | a `token`, as such or as a password | `verifier`: argon2id, then a cache |
+//! | a proof of the same token | `scram` |
 //! | a certificate | its issuer (the listener does that), and its names |
 //!
-//! Whoever shows the wrong thing is counted and answered late ([`guard`]). Then [`rules`] holds a message against what
-//! the tenant may, [`author`] reading its From, and [`meter`] counts recipients, per hour and day in a [`window`].
+//! Whoever shows the wrong thing is counted and answered late (`guard`). Then `rules` holds a message against what
+//! the tenant may, `author` reading its From, and `meter` counts recipients, per hour and day in a `window`.
 //!
 //! Trusted clients (networks and local users) belong to no tenant and may name any. Naming a registered one they draw
 //! on its quotas, and are refused if it is disabled; what it may write binds only clients that showed its credentials.

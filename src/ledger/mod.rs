@@ -4,8 +4,8 @@
 //!
 //! | folder | holds | lost or damaged |
 //! |---|---|---|
-//! | `receipts/` | a log of receipts, in batches and sorted runs ([`receipts`]) | what stood there is forgotten; the spool tells again what its own log still has |
-//! | `facts/` | a log of small values by table and key ([`facts`]) | what stood there is forgotten |
+//! | `receipts/` | a log of receipts, in batches and sorted runs (`receipts`) | what stood there is forgotten; the spool tells again what its own log still has |
+//! | `facts/` | a log of small values by table and key (`facts`) | what stood there is forgotten |
 //! | `index/` | sled: the facts that count | moved to `index.aside` and made anew from `facts/` |
 //!
 //! A receipt is durable with its message: the key stands in the `MESSAGE` record, and the spool keeps that record's segment until

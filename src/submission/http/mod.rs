@@ -5,7 +5,7 @@
 //!
 //! 1. `routes.rs` learns who asks ([`principal`](super::web::principal)) and answers each request.
 //! 2. `body.rs` is the JSON of a submission, `query.rs` the same orders as query parameters beside a whole message; both
-//!    become a [`Request`](super::request::Request). `place.rs` finds the field that JSON stumbles over.
+//!    become a `Request`. `place.rs` finds the field that JSON stumbles over.
 //! 3. `batch.rs` is the pipeline of `POST /v1/messages:batch`: it reads as long as memory and count allow, and answers as
 //!    commits come, in order. It runs in the task that writes the response: no task and no channel per message.
 //! 4. `answer.rs` is what clients get, `problem.rs` how they hear no.

@@ -6,7 +6,7 @@
 //! 2. [`prepare`] reads the envelope (`envelope.rs`): addresses, times, words, by the same rules as the `X-Posthaste-`
 //!    fields of SMTP ([`options`](super::options)).
 //! 3. The content is either checked as SMTP would check it (`raw.rs`) or built from parts (`parts.rs`), and completed by
-//!    [`message`](super::message).
+//!    [`message`].
 //! 4. The result is one message with all recipients, or, for a personal request, one for each, with ids that follow one
 //!    another; they stand or fall together.
 

@@ -1,7 +1,7 @@
 //! The listener that gRPC and HTTP share: connections in, requests out to a router.
 //!
-//! 1. [`accept`] takes connections from TCP and Unix sockets, up to `connections_max`, and shakes hands where there is TLS.
-//! 2. [`connection`] serves HTTP/1.1 and HTTP/2 on each. Every request carries who is at the other end, as an extension of
+//! 1. `accept` takes connections from TCP and Unix sockets, up to `connections_max`, and shakes hands where there is TLS.
+//! 2. `connection` serves HTTP/1.1 and HTTP/2 on each. Every request carries who is at the other end, as an extension of
 //!    type `Arc<Peer>`.
 //! 3. The service asks [`principal`] who that is to us, and takes the memory for what it reads from a [`Budget`].
 //!
