@@ -95,6 +95,28 @@ def certificate(directory, name):
     return cert, key
 
 
+def authority(directory):
+    """An authority for client certificates: its certificate, and `issue(name)` for one's chain and key."""
+
+    def openssl(*words):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+    root, root_key = directory / "authority.pem", directory / "authority.key"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=authority", "-keyout", root_key, "-out", root)
+
+    def issue(name):
+        cert, key, asked = (directory / f"{name}.{end}" for end in ("pem", "key", "csr"))
+        extensions = directory / f"{name}.ext"
+        extensions.write_text(f"subjectAltName=DNS:{name}\nbasicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n")
+        openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", key, "-out", asked)
+        openssl("x509", "-req", "-in", asked, "-CA", root, "-CAkey", root_key, "-days", "2", "-extfile", extensions,
+                "-set_serial", str(time.time_ns()), "-out", cert)
+        return cert, key
+
+    return root, issue
+
+
 class Process:
     """A program in the background, with its output in a file; stopped by its own process id."""
 
