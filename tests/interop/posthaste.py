@@ -14,7 +14,7 @@ import urllib.request
 from peers import Process, free_port, listens, wait_until
 
 BINARY = os.environ["POSTHASTE"]
-TERMINAL = ("delivered", "bounced", "expired")
+TERMINAL = ("delivered", "bounced", "expired", "suppressed", "cancelled")
 
 
 def toml(table, prefix=""):

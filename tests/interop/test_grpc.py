@@ -85,7 +85,7 @@ def test_parts_become_mail(door):
     assert message["Cc"].addresses[0].display_name == "Bjørn, Jr."
     assert message["Reply-To"] == "help@shop.test" and message["List-Unsubscribe"] == "<https://shop.test/u>"
     assert message["Message-ID"] and message["Date"]
-    assert message.get_body(("plain",)).get_content() == "Grüße\n"
+    assert message.get_body(("plain",)).get_content().strip() == "Grüße"
     assert "Grüße" in message.get_body(("html",)).get_content()
     files = {part.get_filename(): part for part in message.walk() if part.get_filename()}
     assert files["Zoë.pdf"].get_content() == b"\0pdf\r\n.\r\n" * 300
@@ -161,15 +161,16 @@ def test_stream_is_a_dialogue(door):
 
 
 @pytest.mark.parametrize(("fields", "field"), [
-    ({}, "content"),
-    ({"raw": b""}, "raw"),
-    ({"raw": b"Subject: x\r\n\r\nx"}, "recipients"),
-    ({"raw": b"Subject: x\r\n\r\nx", "recipients": ["a@them.test", "b"]}, "recipients[1]"),
+    ({"recipients": ["a@them.test"]}, "content"),
+    ({"raw": b"", "recipients": ["a@them.test"]}, "raw"),
+    ({"raw": b"From: a@shop.test\r\n\r\nx"}, "recipients"),
+    ({"raw": b"Subject: x\r\n\r\nx", "recipients": ["a@them.test"]}, "sender"),
+    ({"raw": b"From: a@shop.test\r\n\r\nx", "recipients": ["a@them.test", "b"]}, "recipients[1]"),
     ({"parts": {"to": [{"address": "a@them.test"}], "text": "x"}}, "parts.from"),
     ({"parts": parts(subject="a\r\nBcc: evil@them.test")}, "parts.subject"),
-    ({"parts": parts(headers=[{"name": "Bad Name", "value": "x"}])}, "parts.headers[0].name"),
-    ({"parts": parts(headers=[{"name": "X-Good", "value": "x\ny"}])}, "parts.headers[0].value"),
-    ({"parts": parts(to="a@-bad-.test")}, "parts.to[0].address"),
+    ({"parts": parts(headers=[{"name": "Bad Name", "value": "x"}])}, 'parts.headers["Bad Name"]'),
+    ({"parts": parts(headers=[{"name": "X-Good", "value": "x\ny"}])}, 'parts.headers["X-Good"]'),
+    ({"parts": parts(to="a@-bad-.test")}, "parts.to[0]"),
     ({"parts": parts(attachments=[{"content_type": "what"}])}, "parts.attachments[0].content_type"),
     ({"parts": parts(), "idempotency_key": "with space"}, "idempotency_key"),
     ({"parts": parts(), "campaign": "x" * 129}, "campaign"),
@@ -209,7 +210,7 @@ def test_all_bad_fields_are_named_at_once(shared):
     with fails(grpc.StatusCode.INVALID_ARGUMENT) as caught:
         client.submit(campaign="x" * 200, idempotency_key="a b", parts=parts(to="x", subject="a\nb"))
     named = {violation.field for violation in client.details(caught.error)["BadRequest"].field_violations}
-    assert named == {"campaign", "idempotency_key", "parts.to[0].address", "parts.subject"}
+    assert named == {"campaign", "idempotency_key", "parts.to[0]", "parts.subject"}
 
 
 def test_a_replay_gets_the_first_receipt(door):
@@ -224,7 +225,8 @@ def test_a_replay_gets_the_first_receipt(door):
     assert client.details(caught.error)["ErrorInfo"].reason == "KEY_REUSED"
     assert daemon.stop() == 0
     daemon.start()
-    assert client.submit(parts=parts(), idempotency_key="order-1").message_id == first.message_id
+    after = client.submit(parts=parts(), idempotency_key="order-1")
+    assert after.message_id == first.message_id and after.replayed
     assert len(target.mails) == 1
 
 
@@ -253,7 +255,8 @@ def test_a_message_can_be_watched_and_taken_back(start, sink, connect):
     message = client.message(receipt.message_id)
     assert not message.waiting
     assert {r.address: r.state for r in message.recipients}["later@them.test"] == states["STATE_CANCELLED"].number
-    assert cancel(request(message_id=receipt.message_id)).recipients == 0
+    with fails(grpc.StatusCode.NOT_FOUND):
+        cancel(request(message_id=receipt.message_id))
 
     # By key and by campaign, before the first attempt.
     soon = {"seconds": message.accepted_at.seconds + 3600}
@@ -383,7 +386,9 @@ def test_client_certificates(start, sink, connect, tmp_path):
 def test_unix_socket(start, sink, connect, tmp_path):
     path = tmp_path / "grpc.sock"
     daemon = start({**relay(sink()), "submission": {"grpc": {"listen": [], "listen_unix": [str(path)]}}})
-    connect(f"unix:{path}").submit(tenant="anybody", parts=parts())
+    # grpcio's own authority for a socket is its path with percent signs, which no URI has there (RFC 3986 §3.2.2).
+    client = connect(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+    client.submit(tenant="anybody", parts=parts())
     assert daemon.wait_event("a@them.test")["tenant"] == "anybody"
     assert daemon.stop() == 0 and not os.path.exists(path)
 
@@ -398,7 +403,7 @@ def test_quotas_say_when_to_come_back(start, sink, connect):
         client.submit(parts=parts("u2@them.test"), idempotency_key="third")
     details = client.details(caught.error)
     assert details["ErrorInfo"].reason == "QUOTA"
-    assert 0 < details["RetryInfo"].retry_delay.seconds <= 3600
+    assert 0 < details["RetryInfo"].retry_delay.seconds <= 3660, "within the hour and the minute it is counted by"
     daemon.cli("tenant", "set", "small", "--per-hour", 3, "--config", daemon.file)
     receipt = client.submit(parts=parts("u2@them.test"), idempotency_key="third")
     assert receipt.message_id and not receipt.replayed
