@@ -1,5 +1,8 @@
 //! What one small step costs, in CPU time of the thread that does it. `benches/README.md` tells how to read it.
 
+#[path = "message.rs"]
+mod message;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -10,7 +13,7 @@ use posthaste::clock::Timestamp;
 use posthaste::config::DkimConfig;
 use posthaste::log::probe::MemoryFiles;
 use posthaste::log::{Append, Durability, Log, LogOptions};
-use posthaste::mail::{Class, Envelope, Recipient, Stream, header};
+use posthaste::mail::header;
 use posthaste::signing::Signer;
 use posthaste::signing::keygen::{self, KeyAlgorithm};
 use posthaste::telemetry::Metrics;
@@ -28,7 +31,7 @@ fn main() {
     // Cargo passes an option of its own; the first plain word picks steps by name.
     let picked = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let bench = Bench { picked };
-    let content = content();
+    let content = message::content();
     let wire = [&content[..], b".\r\n"].concat();
     let size = content.len();
 
@@ -42,44 +45,10 @@ fn main() {
     sign(&bench, &content);
     append(&bench, &content);
     bench.run("scheduler: add, pick, end 1000", 1000, || queue::probe::pass_through(1000));
-    let envelope = envelope();
+    let envelope = message::envelope();
     let encoded = spool::probe::encode(&envelope);
     bench.run("envelope: encode", encoded.len(), || spool::probe::encode(&envelope));
     bench.run("envelope: decode", encoded.len(), || spool::probe::decode(&encoded));
-}
-
-/// A message of 10 KB with an ordinary header.
-fn content() -> Vec<u8> {
-    let mut content = String::from(
-        "Received: from app.us.example ([192.0.2.7])\r\n\tby mta1.us.example (posthaste) with ESMTPS id 0K3V9Z8Q2M1XA\r\n\
-         \tfor <bob@them.example>; Sun, 22 Nov 2026 12:00:00 +0000\r\nDate: Sun, 22 Nov 2026 12:00:00 +0000\r\n\
-         From: Ann Lee <ann@us.example>\r\nTo: Bob <bob@them.example>\r\nReply-To: ann@us.example\r\n\
-         Subject: Your order has been\r\n sent\r\nMessage-ID: <0K3V9Z8Q2M1XA@us.example>\r\nMIME-Version: 1.0\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\
-         List-Unsubscribe: <https://us.example/u/1>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\r\n",
-    );
-    while content.len() < 10_240 {
-        content.push_str("It left our warehouse this morning, and will be with you in two or three days.\r\n");
-    }
-    content.into_bytes()
-}
-
-fn envelope() -> Envelope {
-    let now = Timestamp(1_795_348_800_000);
-    Envelope {
-        reverse_path: "bounces+0K3V9Z8Q2M1XA@us.example".parse().expect("an address"),
-        recipients: vec![Recipient::new("bob@them.example".parse().expect("an address"))],
-        stream: Stream { tenant: "shop".into(), class: Class::Transactional, campaign: "orders".into() },
-        accepted_at: now,
-        not_before: now,
-        expires_at: now.after(Duration::from_secs(345_600)),
-        smtputf8: false,
-        eight_bit: false,
-        ret: None,
-        envid: None,
-        tags: vec!["order".into()],
-        key: None,
-    }
 }
 
 /// DKIM, by key.

@@ -3,6 +3,7 @@
 //! Two kinds of time, two types: [`Instant`] (tokio's, monotonic, pausable in tests) for waiting, [`Timestamp`] (wall
 //! clock) for what is stored and survives a restart. Logic takes both as arguments; only the edges hold a [`Clock`].
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -104,6 +105,9 @@ impl Clock {
     /// The wall clock now.
     #[allow(clippy::disallowed_methods, reason = "the one place that may")]
     pub fn timestamp(self) -> Timestamp {
+        if let Some((since, then)) = ANCHOR.get() {
+            return then.after(Instant::now() - since);
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(since.as_millis() as u64)
     }
@@ -114,9 +118,43 @@ impl Clock {
     }
 }
 
+thread_local! {
+    /// Where a simulation has tied the wall clock of this thread to tokio's.
+    static ANCHOR: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
+}
+
+/// For simulations: until it is dropped, the wall clock of this thread goes with tokio's, paused time included. Tokio,
+/// too, finds its paused clock by the thread.
+#[derive(Debug)]
+#[must_use]
+pub struct Simulated(());
+
+impl Simulated {
+    /// From now on it is `now`. Call it inside the runtime whose time is paused.
+    pub fn from(now: Timestamp) -> Simulated {
+        ANCHOR.set(Some((Instant::now(), now)));
+        Simulated(())
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        ANCHOR.set(None);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_wall_clock_goes_with_paused_time() {
+        let guard = Simulated::from(Timestamp(5_000));
+        tokio::time::sleep(Duration::from_secs(86_400)).await;
+        assert_eq!(Clock.timestamp(), Timestamp(86_405_000));
+        drop(guard);
+        assert!(Clock.timestamp() > Timestamp(1_700_000_000_000));
+    }
 
     #[test]
     fn prints_dates_as_the_rfcs_want_them() {

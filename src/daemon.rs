@@ -43,6 +43,7 @@ pub struct Daemon {
     saving_usage: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     spool: Arc<Spool>,
+    ledger: Arc<Ledger>,
     events: Arc<EventLog>,
     metrics: Arc<Metrics>,
     hostname: Domain,
@@ -63,7 +64,8 @@ impl Daemon {
         let events_dir = config.data_dir.join("events");
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
-        let ledger = Arc::new(Ledger::default());
+        // The ledger before the spool too, which hands over again the keys that it does not know.
+        let ledger = open_ledger(config, clock, &metrics).await?;
         let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
@@ -86,7 +88,7 @@ impl Daemon {
         let restored = tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from);
         let surfaces = match restored {
             Ok(()) => {
-                let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), ledger));
+                let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), Arc::clone(&ledger)));
                 surfaces(config, &hostname, gate, &events, &metrics, clock).await
             }
             Err(error) => Err(error),
@@ -95,7 +97,7 @@ impl Daemon {
             Ok(surfaces) => surfaces,
             Err(error) => {
                 queue.close(Duration::ZERO).await;
-                close_files(spool, events).await;
+                close_files(spool, ledger, events).await;
                 return Err(error);
             }
         };
@@ -104,7 +106,7 @@ impl Daemon {
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
         let saved = Arc::clone(&access);
         let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
-        Ok(Daemon { doors, queue, admin, access, saving_usage, housekeeping, spool, events, metrics, hostname })
+        Ok(Daemon { doors, queue, admin, access, saving_usage, housekeeping, spool, ledger, events, metrics, hostname })
     }
 
     /// Where SMTP clients are served.
@@ -149,6 +151,7 @@ impl Daemon {
         let (parts, certificates) = built?;
         self.doors.reload(config, certificates);
         self.queue.reload(parts);
+        self.ledger.reload(&config.ledger);
         self.metrics.config_ok.set(1.0);
         Ok(())
     }
@@ -165,7 +168,7 @@ impl Daemon {
         if let Err(error) = self.access.save_usage().await {
             tracing::warn!(%error, "what tenants used of their quotas was not saved");
         }
-        close_files(self.spool, self.events).await;
+        close_files(self.spool, self.ledger, self.events).await;
         self.admin.close().await;
         drained
     }
@@ -266,15 +269,26 @@ async fn surfaces(
     }
 }
 
-/// Syncs what waits and closes the spool, then the event log, which hears of it.
-async fn close_files(spool: Arc<Spool>, events: Arc<EventLog>) {
+/// Syncs what waits and closes the spool, then the ledger and the event log, which hear of it.
+async fn close_files(spool: Arc<Spool>, ledger: Arc<Ledger>, events: Arc<EventLog>) {
     let last = tokio::task::spawn_blocking(move || {
         spool.close();
+        ledger.close();
         events.close();
     });
     if let Err(error) = last.await {
         tracing::error!(error = %error, "the spool did not close cleanly");
     }
+}
+
+async fn open_ledger(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<Ledger>> {
+    let dir = config.data_dir.join("ledger");
+    let (limits, metrics) = (config.ledger.clone(), Arc::clone(metrics));
+    let open = move || {
+        let opened = Ledger::open(&dir, &limits, Arc::new(DiskFiles), metrics, clock);
+        opened.with_context(|| format!("ledger in {}", dir.display())).map(Arc::new)
+    };
+    tokio::task::spawn_blocking(open).await?
 }
 
 async fn open_spool(

@@ -31,13 +31,13 @@ pub mod telemetry;
 /// Ways in for fuzz targets, the replay of their seeds and benchmarks. No part of the API: may change at any time.
 #[doc(hidden)]
 pub mod probe {
-    use crate::{access, config, delivery, feedback, log, mail, queue, signing, spool, submission};
+    use crate::{access, config, delivery, feedback, ledger, log, mail, queue, signing, spool, submission};
 
     /// Takes foreign octets; panics if what is promised of them does not hold.
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 20] = [
+    pub const TARGETS: [(&str, Target); 21] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -52,6 +52,7 @@ pub mod probe {
         ("envelope", spool::probe::envelope),
         ("state", spool::probe::state),
         ("segment", log::probe::segment),
+        ("ledger", ledger::probe::record),
         ("config", config::probe::config),
         ("report", feedback::probe::report),
         ("signing", signing::probe::message),

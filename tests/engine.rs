@@ -22,6 +22,8 @@ mod damage;
 mod fairness;
 #[path = "engine/grpc.rs"]
 mod grpc;
+#[path = "engine/http.rs"]
+mod http;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
 #[path = "engine/restart.rs"]
@@ -32,5 +34,7 @@ mod routes;
 mod signing;
 #[path = "engine/sites.rs"]
 mod sites;
+#[path = "engine/tenants.rs"]
+mod tenants;
 #[path = "engine/times.rs"]
 mod times;

@@ -84,8 +84,8 @@ impl Tenant {
         }
     }
 
-    /// What is wrong with it, all at once.
-    pub(super) fn problems(&self) -> Vec<BadField> {
+    /// What is wrong with it, all at once; whether it collides with another one is for [`Access`](super::Access) to say.
+    pub fn problems(&self) -> Vec<BadField> {
         let mut problems = Vec::new();
         let mut bad = |field: String, why: &str| problems.push(BadField::new(field, why));
         if !is_name(&self.name) {

@@ -61,16 +61,19 @@ impl From<ChangeError> for Problem {
 }
 
 impl From<JsonRejection> for Problem {
-    /// axum says `…: FIELD: WHY` where the text is JSON and a field has the wrong type or is unknown.
+    /// axum says `…: FIELD: WHY` where the text is JSON and a field has the wrong type or is unknown. That is a bad request
+    /// like any other.
     fn from(rejection: JsonRejection) -> Problem {
         let text = rejection.body_text();
-        let detail = match &rejection {
-            JsonRejection::JsonDataError(_) => text.split_once(": ").map_or(text.as_str(), |(_, detail)| detail),
-            _ => &text,
+        let (status, detail) = match &rejection {
+            JsonRejection::JsonDataError(_) => {
+                (StatusCode::BAD_REQUEST, text.split_once(": ").map_or(text.as_str(), |(_, detail)| detail))
+            }
+            _ => (rejection.status(), text.as_str()),
         };
         let field = detail.split_once(": ").filter(|(field, _)| !field.contains(' '));
         let violations = field.map(|(field, why)| BadField { field: field.into(), why: why.into() });
-        Problem { violations: violations.into_iter().collect(), ..Problem::new(rejection.status(), detail) }
+        Problem { violations: violations.into_iter().collect(), ..Problem::new(status, detail) }
     }
 }
 

@@ -92,7 +92,10 @@ pub(super) async fn create(
     Asked(request): Asked<TenantRequest>,
 ) -> Result<Response, Problem> {
     let mut tenant = Tenant { name: request.name.clone().unwrap_or_default(), ..Tenant::default() };
-    request.read()?.apply(&mut tenant);
+    let (change, mut problems) = request.read();
+    change.apply(&mut tenant);
+    problems.extend(tenant.problems());
+    none(problems)?;
     Ok((StatusCode::CREATED, Json(parts.access.create(tenant).await?)).into_response())
 }
 
@@ -109,7 +112,8 @@ pub(super) async fn change(
         let why = "cannot be changed; register another tenant".to_owned();
         return Err(ChangeError::Bad(vec![BadField { field: "name".into(), why }]).into());
     }
-    let change = request.read()?;
+    let (change, problems) = request.read();
+    none(problems)?;
     Ok(Json(parts.access.change(&name, move |tenant| change.apply(tenant)).await?).into_response())
 }
 
@@ -149,8 +153,8 @@ struct Change {
 }
 
 impl TenantRequest {
-    /// Parses what is text, or names every field that does not.
-    fn read(self) -> Result<Change, ChangeError> {
+    /// Parses what is text, and names every entry that does not parse.
+    fn read(self) -> (Change, Vec<BadField>) {
         let mut problems = Vec::new();
         let mut bad = |field: String, why: String| problems.push(BadField { field, why });
         let mut domain = |(at, text): (usize, &String)| {
@@ -166,12 +170,12 @@ impl TenantRequest {
             })
         };
         let classes = self.classes.as_ref().map(|all| all.iter().enumerate().filter_map(&mut class).collect());
-        if problems.is_empty() {
-            Ok(Change { from_domains, classes, rest: self })
-        } else {
-            Err(ChangeError::Bad(problems))
-        }
+        (Change { from_domains, classes, rest: self }, problems)
     }
+}
+
+fn none(problems: Vec<BadField>) -> Result<(), ChangeError> {
+    if problems.is_empty() { Ok(()) } else { Err(ChangeError::Bad(problems)) }
 }
 
 impl Change {

@@ -1,4 +1,4 @@
-//! `posthaste spool verify`: reads every record of the log and says what is wrong. Changes nothing.
+//! `posthaste spool verify`: reads every record of the logs, the ledger's too, and says what is wrong. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{ConfigArgument, FAILED};
-use crate::{log, spool};
+use crate::{ledger, log, spool};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SpoolCommand {
@@ -30,10 +30,18 @@ pub(super) fn run(command: SpoolCommand) -> anyhow::Result<ExitCode> {
             println!("{}: {:?}: {error}", dir.display(), record.location.position);
         }
     })?;
+    let ledger = config.data_dir.join("ledger");
+    let remembered = ledger::verify(&ledger, &mut |record, kind| match kind {
+        Ok(kind) => *kinds.entry(kind).or_default() += 1,
+        Err(error) => {
+            unreadable += 1;
+            println!("{}: {:?}: {error}", ledger.display(), record.location.position);
+        }
+    })?;
     for (kind, count) in &kinds {
         println!("{count:>10} {kind} records");
     }
-    for damage in &report.damaged {
+    for damage in report.damaged.iter().chain(&remembered.damaged) {
         println!("damaged: {damage}");
     }
     let torn = match report.torn {
@@ -41,5 +49,11 @@ pub(super) fn run(command: SpoolCommand) -> anyhow::Result<ExitCode> {
         torn => format!(", {torn} end in a write that was cut short (nothing in it was acknowledged)"),
     };
     println!("{} records, {} octets in {} segments{torn}", report.records, report.bytes, report.segments);
-    Ok(if report.damaged.is_empty() && unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    let log::VerifyReport { records, bytes, segments, .. } = remembered;
+    println!("ledger: {records} records, {bytes} octets in {segments} segments");
+    Ok(if report.damaged.is_empty() && remembered.damaged.is_empty() && unreadable == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }

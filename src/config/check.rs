@@ -284,6 +284,7 @@ impl Check<'_> {
         self.not_zero(&key("connections_per_site"), delivery.connections_per_site as u64);
         self.not_zero(&key("messages_per_connection"), delivery.messages_per_connection.into());
         self.not_zero(&key("recipients_per_transaction"), delivery.recipients_per_transaction as u64);
+        self.not_zero(&key("memory_max"), delivery.memory_max.0);
         if delivery.connections_per_site > delivery.connections_max {
             let why = format!("{} can never be reached", delivery.connections_per_site);
             let remedy = format!("lower it to connections_max ({}) or less", delivery.connections_max);

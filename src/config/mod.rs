@@ -208,7 +208,7 @@ pub struct SmtpConfig {
     pub connections_max: usize,
     /// Sessions at once from one client address.
     pub connections_per_client_max: usize,
-    /// A session that says nothing this long is closed.
+    /// A session that this long neither ends a command nor sends 4 KiB is closed.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// Memory that messages being received may take together; beyond it DATA and BDAT get 452.
@@ -337,6 +337,8 @@ pub struct DeliveryConfig {
     pub messages_per_connection: u32,
     /// Recipients in one transaction.
     pub recipients_per_transaction: usize,
+    /// Memory for contents on their way out, together; sessions wait for it.
+    pub memory_max: ByteSize,
     /// A session with nothing to send is kept this long.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -365,6 +367,7 @@ impl Default for DeliveryConfig {
             connections_per_site: 20,
             messages_per_connection: 1000,
             recipients_per_transaction: 100,
+            memory_max: ByteSize(256 << 20),
             idle_timeout: Duration::from_secs(5),
             source_addresses: Vec::new(),
             tls_broken_ttl: Duration::from_secs(86_400),

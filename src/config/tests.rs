@@ -130,6 +130,48 @@ fn tells_every_mistake_in_syntax() {
 }
 
 #[test]
+fn tells_what_is_wrong_with_doors_for_requests() {
+    check(
+        &format!(
+            r#"data_dir = "/data"
+[submission.grpc]
+listen = ["127.0.0.1:2525", "127.0.0.1:0"]
+listen_unix = ["grpc.sock", "/run/{}", "/run/one.sock", "/run/one.sock"]
+trusted_networks = ["::/0"]
+max_message_size = "2GiB"
+recipients_max = 0
+connections_max = 0
+tls_key_file = "/nowhere"
+tls_client_ca_file = "/nowhere"
+[submission.http]
+listen = ["127.0.0.1:2590"]
+listen_unix = ["/run/one.sock"]
+memory_max = "1MiB"
+"#,
+            "x".repeat(110)
+        ),
+        &[
+            "f: admin.listen: 127.0.0.1:2590 is taken by submission.http.listen[0] (127.0.0.1:2590); use another port or address",
+            "f:3: submission.grpc.memory_max: 256MiB has no room for one message of max_message_size; raise it to at least 2GiB",
+            "f:4: submission.grpc.listen[0]: 127.0.0.1:2525 is taken by submission.smtp.listen[0] (127.0.0.1:2525); use another port or address",
+            "f:4: submission.grpc.listen[1]: port 0 is none that a client could know; write the port, as in 127.0.0.1:2525",
+            "f:5: submission.grpc.listen_unix[0]: grpc.sock depends on where the daemon is started; write an absolute path",
+            "f:5: submission.grpc.listen_unix[1]: a Unix socket's path has at most 107 octets, this has 115; use a shorter one, as in /run/posthaste/grpc.sock",
+            "f:5: submission.grpc.listen_unix[3]: /run/one.sock is taken by submission.grpc.listen_unix[2]; use another path",
+            "f:6: warning: submission.grpc.trusted_networks[0]: everybody who reaches the port may send mail through this host; list the networks of your clients",
+            "f:7: submission.grpc.max_message_size: 2GiB is more than the 1GiB a message may have; lower it",
+            "f:8: submission.grpc.recipients_max: 0 lets nothing through; set a limit of at least 1",
+            "f:9: submission.grpc.connections_max: 0 lets nothing through; set a limit of at least 1",
+            "f:10: submission.grpc.tls_key_file: a key without its certificate; set tls_cert_file too",
+            "f:11: submission.grpc.tls_client_ca_file: cannot read /nowhere: No such file or directory (os error 2); correct the path, or let the daemon's user read the file",
+            "f:11: submission.grpc.tls_client_ca_file: client certificates need TLS, and there is no certificate of our own; set tls_cert_file and tls_key_file too",
+            "f:14: submission.http.listen_unix[0]: /run/one.sock is taken by submission.grpc.listen_unix[2]; use another path",
+            "f:15: submission.http.memory_max: 1MiB has no room for one message of max_message_size; raise it to at least 50MiB",
+        ],
+    );
+}
+
+#[test]
 fn tells_what_contradicts_itself() {
     check(
         r#"data_dir = "data"

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use prometheus::Histogram;
 use rustls::RootCertStore;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::connection::Connection;
+use super::link::{Dialler, Network};
 use super::memory::{Memory, PathKey, Permit, Quirks, Way};
 use super::opening::{Refusal, Upgrade};
 use super::tls::{self, Tls};
@@ -102,6 +102,7 @@ pub(super) struct Shared {
     pub(super) tls: Tls,
     tls_broken_ttl: Duration,
     memory: Mutex<Memory>,
+    dialler: Dialler,
 }
 
 /// Histograms looked up once.
@@ -134,8 +135,17 @@ impl Client {
             tls: Tls::new(roots),
             tls_broken_ttl: config.tls_broken_ttl,
             memory: Mutex::new(Memory::new(config.site_pause_min, config.site_pause_max)),
+            dialler: Dialler::Tcp,
         };
         Client { shared: Arc::new(shared) }
+    }
+
+    /// Makes the client connect through a simulated network. Call it before the client is used.
+    pub fn simulated(mut self, network: Arc<dyn Network>) -> Client {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.dialler = Dialler::Simulated(network);
+        }
+        self
     }
 
     /// Opens a session, or says why not. An address that failed lately is not tried: the remembered failure comes back
@@ -248,7 +258,7 @@ impl Client {
 
     async fn attempt(&self, target: &Target, upgrade: Upgrade) -> Result<Connection, Refusal> {
         let start = Clock.instant();
-        let stream = match timeout(self.shared.timeouts.connect, tcp(target)).await {
+        let stream = match timeout(self.shared.timeouts.connect, self.shared.dialler.dial(target)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Refusal::new(Stage::Connect, no_tcp(target, &error))),
             Err(_) => {
@@ -256,7 +266,7 @@ impl Client {
                 return Err(Refusal::new(Stage::Connect, Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), text)));
             }
         };
-        let source = stream.local_addr().ok().map(|address| address.ip());
+        let source = stream.source().or(target.source);
         self.open(stream, target, source, upgrade, start).await
     }
 }
@@ -290,19 +300,6 @@ impl fmt::Debug for Shared {
 fn paths(target: &Target) -> [PathKey; 2] {
     let way = Way { source: target.source, tls: target.tls, credentials: target.credentials.is_some() };
     [None, Some(way)].map(|way| PathKey { address: target.address, way })
-}
-
-async fn tcp(target: &Target) -> io::Result<TcpStream> {
-    let socket = if target.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_nodelay(true)?;
-    socket.set_keepalive(true)?;
-    if let Some(source) = target.source {
-        if source.is_ipv4() != target.address.is_ipv4() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{source} is of the other family")));
-        }
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
-    socket.connect(target.address).await
 }
 
 /// What is wrong on our side is the egress path's trouble, all else the site's.

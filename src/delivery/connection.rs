@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::capabilities::Capabilities;
 use super::client::Shared;
 use super::data::Outbox;
+use super::link::Link;
 use super::reply::{Garbage, TEXT_MAX};
 use super::transaction::{self, Job, Tally, Timings, Transaction};
 use super::verdict::Step;
@@ -28,7 +28,7 @@ const QUIT_LIMIT: Duration = Duration::from_secs(3);
 
 /// An open session with a receiver, fit for one transaction after the other.
 #[derive(Debug)]
-pub struct Connection<S = TcpStream> {
+pub struct Connection<S = Link> {
     wire: Wire<S>,
     capabilities: Capabilities,
     facts: SessionFacts,

@@ -18,6 +18,7 @@ mod capabilities;
 mod client;
 mod connection;
 mod data;
+mod link;
 mod memory;
 mod opening;
 #[doc(hidden)]
@@ -32,4 +33,6 @@ mod wire;
 
 pub use client::{Client, ConnectError, Stage, Target};
 pub use connection::{Connection, SessionFacts};
+pub use link::{Dialling, Link, Network};
 pub use transaction::{Job, Timings, Transaction};
+pub use wire::Io;

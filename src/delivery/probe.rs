@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::capabilities::Capabilities;
 use super::client::{Client, Target};
+use super::connection::Connection;
 use super::data::{Outbox, WINDOW};
 use super::reply::{EHLO_TEXT_MAX, Replies, TEXT_MAX};
 use super::transaction::{Job, Transaction};
@@ -153,14 +154,7 @@ const STUFFED: &[u8] = b"..A: b\r\n\r\nc\r\n..d\r\n.\r\n";
 
 /// As many messages as the session is good for, at most three.
 async fn talk(line: Line) -> Vec<Transaction> {
-    let hostname = "mta.us.example".parse().expect("a domain");
-    let client = Client::new(&DeliveryConfig::default(), &hostname, Arc::new(Metrics::new()));
-    let address = ([127, 0, 0, 1], 25).into();
-    let host = "mx.them.example".into();
-    let target = Target { host, address, source: None, tls: TlsPolicy::None, credentials: None };
-    let now = Clock.instant();
-    let upgrade = client.upgrade_for(&target, now);
-    let Ok(mut connection) = client.open(line, &target, None, upgrade, now).await else { return Vec::new() };
+    let Some(mut connection) = open(line).await else { return Vec::new() };
     let reverse_path: ReversePath = "a@us.example".parse().expect("an address");
     let recipients = ["b@them.example", "c@them.example"].map(|to| Recipient::new(to.parse().expect("an address")));
     let content = Bytes::from_static(CONTENT);
@@ -180,6 +174,17 @@ async fn talk(line: Line) -> Vec<Transaction> {
     }
     connection.quit().await;
     transactions
+}
+
+async fn open(line: Line) -> Option<Connection<Line>> {
+    let hostname = "mta.us.example".parse().expect("a domain");
+    let client = Client::new(&DeliveryConfig::default(), &hostname, Arc::new(Metrics::new()));
+    let address = ([127, 0, 0, 1], 25).into();
+    let host = "mx.them.example".into();
+    let target = Target { host, address, source: None, tls: TlsPolicy::None, credentials: None };
+    let now = Clock.instant();
+    let upgrade = client.upgrade_for(&target, now);
+    client.open(line, &target, None, upgrade, now).await.ok()
 }
 
 /// Every line is a command we know, or content. Returns how often content was sent whole.
@@ -283,6 +288,40 @@ pub fn stuff(signature: &[u8], content: &[u8]) -> usize {
         outbox.wrote(slices);
         octets += slices;
     }
+}
+
+/// For benchmarks: so many messages of one recipient to a receiver that takes all of them. Returns how many it took.
+pub fn deliver(messages: usize, content: &Bytes) -> usize {
+    let mut parts =
+        VecDeque::from([b"220 mx ESMTP\r\n".to_vec(), b"250-mx\r\n250-PIPELINING\r\n250 8BITMIME\r\n".to_vec()]);
+    for _ in 0..messages {
+        parts.push_back(b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n".to_vec());
+        parts.push_back(b"250 2.0.0 ok: queued as 0K3V9Z8Q2M1XA\r\n".to_vec());
+    }
+    let peer = Arc::new(Mutex::new(Peer { parts, piece: usize::MAX, heard: Vec::new() }));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut connection = open(Line(peer.clone())).await.expect("it greets us");
+        let reverse_path: ReversePath = "bounces+0K3V9Z8Q2M1XA@us.example".parse().expect("an address");
+        let recipient = Recipient::new("bob@them.example".parse().expect("an address"));
+        let (signature, mut taken) = (Bytes::new(), 0);
+        for _ in 0..messages {
+            let job = Job {
+                reverse_path: &reverse_path,
+                recipients: &[&recipient],
+                signature: &signature,
+                content,
+                eight_bit: false,
+                smtputf8: false,
+                ret: None,
+                envid: None,
+            };
+            let transaction = connection.deliver(&job).await;
+            taken += usize::from(matches!(transaction.outcomes[..], [Some(Outcome::Delivered { .. })]));
+            peer.lock().expect("no code panics under this lock").heard.clear();
+        }
+        taken
+    })
 }
 
 /// For benchmarks: reads replies; returns how many there were.

@@ -18,7 +18,7 @@ use crate::mail::{Blame, EnhancedCode, Failure, Origin, Reply};
 /// After a write failed, how long to listen for the reason.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// What a session can run on: a TCP stream, or a pipe in tests. Public because [`super::Connection`] is; not exported.
+/// What a session can run on: a TCP stream, or a pipe in tests.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Io for S {}
 

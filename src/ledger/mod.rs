@@ -1,35 +1,66 @@
 //! Remember: facts that outlive messages. Receipts by idempotency key, tenants, counts of quotas.
 //!
-//! (Skeleton: in memory only. The real one keeps them in a log of its own, indexed by sled.)
+//! What is durable stands in two logs; what is asked is made from them and can be made again:
+//!
+//! | folder | holds | lost or damaged |
+//! |---|---|---|
+//! | `receipts/` | a log of receipts, in batches and sorted runs ([`receipts`]) | what stood there is forgotten; the spool tells again what its own log still has |
+//! | `facts/` | a log of small values by table and key ([`facts`]) | what stood there is forgotten |
+//! | `index/` | sled: the facts that count | moved to `index.aside` and made anew from `facts/` |
+//!
+//! A receipt is durable with its message: the key stands in the `MESSAGE` record, and the spool keeps that record's segment until
+//! the key is on disk here ([`Ledger::unrecorded`]). At start it hands over again what stands behind [`Ledger::recorded`]. So the
+//! ledger may write receipts at leisure, and a crash forgets none.
 
+mod codec;
+mod facts;
+#[doc(hidden)]
+pub mod probe;
 mod receipts;
+#[cfg(test)]
+mod tests;
 
+pub use codec::CodecError;
 pub use receipts::{Begun, Ticket, Waiter};
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use crate::clock::{Clock, Timestamp};
+use crate::config::LedgerConfig;
+use crate::log::{Files, LogError, LogOptions, Position, SegmentId, VerifiedRecord, VerifyReport};
 use crate::mail::{Keyed, Receipt};
+use crate::telemetry::Metrics;
+use codec::Fact;
+use facts::{Facts, Indexes, SledIndexes};
+use receipts::{Pace, Receipts};
 
-/// The ledger. Shared by `Arc`.
+/// The ledger. Shared by `Arc`. The default one is in memory only, for tests.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    receipts: Arc<receipts::Receipts>,
-    facts: Mutex<BTreeMap<(Table, Vec<u8>), Bytes>>,
+    receipts: Arc<Receipts>,
+    facts: Arc<Facts>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What a fact is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Table {
-    /// Receipts by tenant and idempotency key.
-    Receipts = 1,
     /// Tenants by name.
     Tenants = 2,
     /// What tenants have used of their quotas.
     Usage = 3,
+}
+
+impl Table {
+    /// The table of that number. 0 is the index's own, 1 stood for receipts before there were any on disk.
+    fn from_number(number: u8) -> Option<Table> {
+        [Table::Tenants, Table::Usage].into_iter().find(|table| *table as u8 == number)
+    }
 }
 
 /// A fact could not be read or written.
@@ -37,13 +68,99 @@ pub enum Table {
 #[error("the ledger: {0}")]
 pub struct LedgerError(pub String);
 
+impl LedgerError {
+    /// With all its causes.
+    fn new(error: &dyn std::error::Error) -> LedgerError {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        LedgerError(text)
+    }
+}
+
 impl Ledger {
+    /// Opens the ledger in `dir` and reads back what it remembers. Blocks.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written, or another process has it. A damaged index is no error: it is made anew.
+    pub fn open(
+        dir: &Path,
+        config: &LedgerConfig,
+        files: Arc<dyn Files>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<Ledger, LedgerError> {
+        let indexes = SledIndexes { dir: dir.join("index"), cache: config.cache_size.0 };
+        Ledger::open_with(dir, config, Pace::default(), files, Box::new(indexes), metrics, clock)
+    }
+
+    fn open_with(
+        dir: &Path,
+        config: &LedgerConfig,
+        pace: Pace,
+        files: Arc<dyn Files>,
+        indexes: Box<dyn Indexes>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<Ledger, LedgerError> {
+        let receipts_dir = dir.join("receipts");
+        let (again, counts) = (Arc::clone(&files), Arc::clone(&metrics));
+        let opened = Receipts::open(&receipts_dir, config.keep_keys, pace, again, counts, clock);
+        let receipts = opened.map_err(|error| LedgerError::new(&error))?;
+        let facts = Facts::open(&dir.join("facts"), pace.segment_size, indexes, files, Arc::clone(&metrics))?;
+        let ledger = Ledger { receipts, facts, threads: Mutex::default() };
+        let (receipts, facts) = (Arc::clone(&ledger.receipts), Arc::clone(&ledger.facts));
+        ledger.start("ledger", move || receipts.run())?;
+        ledger.start("ledger-index", move || facts.run())?;
+        Ok(ledger)
+    }
+
+    /// For tests on a simulated disk: in a hurry, with small runs.
+    #[cfg(test)]
+    pub(crate) fn open_small(files: &crate::log::sim::SimFiles) -> Ledger {
+        let linger = std::time::Duration::from_millis(1);
+        let pace = Pace { linger, recent_max: 40, batches_max: 20, segment_size: 64 << 10 };
+        let (files, indexes) = (Arc::new(files.clone()), Box::<facts::MemoryIndexes>::default());
+        let config = LedgerConfig::default();
+        let metrics = Arc::new(Metrics::new());
+        Ledger::open_with(Path::new("/ledger"), &config, pace, files, indexes, metrics, Clock).unwrap()
+    }
+
+    fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), LedgerError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        let thread = thread.map_err(|error| LedgerError::new(&error))?;
+        self.threads.lock().expect("no code panics under this lock").push(thread);
+        Ok(())
+    }
+
+    /// Puts a new configuration in force: `keep_keys` holds for keys that come from now on, `cache_size` after a restart.
+    pub fn reload(&self, config: &LedgerConfig) {
+        self.receipts.set_keep(config.keep_keys);
+    }
+
+    /// Syncs what waits and stops the threads. Call it after the spool was closed. Blocks; a second call does nothing.
+    pub fn close(&self) {
+        self.receipts.stop();
+        self.facts.stop();
+        let threads = std::mem::take(&mut *self.threads.lock().expect("no code panics under this lock"));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the ledger panicked");
+            }
+        }
+        self.receipts.close_log();
+        self.facts.close_log();
+    }
+
     /// The value of a key. Takes microseconds; may read from disk.
     ///
     /// # Errors
     /// The index cannot be read.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
-        Ok(self.facts.lock().expect("no code panics under this lock").get(&(table, key.to_vec())).cloned())
+        self.facts.get(table, key)
     }
 
     /// All keys of a table that begin with `prefix`, in order, with their values. For small tables.
@@ -51,12 +168,11 @@ impl Ledger {
     /// # Errors
     /// The index cannot be read.
     pub fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>, LedgerError> {
-        let facts = self.facts.lock().expect("no code panics under this lock");
-        let found = facts.iter().filter(|((t, key), _)| *t == table && key.starts_with(prefix));
-        Ok(found.map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        self.facts.scan(table, prefix)
     }
 
-    /// Sets (`Some`) or removes (`None`) facts, all or nothing. They are durable when this resolves.
+    /// Sets (`Some`) or removes (`None`) facts, all or nothing. They are durable, and to be found, when this resolves. A key has
+    /// at most 512 octets, a value 3 KiB.
     ///
     /// # Errors
     /// Nothing was written.
@@ -64,24 +180,36 @@ impl Ledger {
     /// # Cancel safety
     /// What was begun may become durable all the same.
     pub async fn put(&self, table: Table, facts: Vec<(Vec<u8>, Option<Bytes>)>) -> Result<(), LedgerError> {
-        let mut known = self.facts.lock().expect("no code panics under this lock");
-        for (key, value) in facts {
-            match value {
-                Some(value) => _ = known.insert((table, key), value),
-                None => _ = known.remove(&(table, key)),
-            }
-        }
-        Ok(())
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        let facts = facts.into_iter().map(|(key, value)| Fact { table, key, value }).collect();
+        self.facts.put(facts, move |result| drop(sender.send(result)));
+        answer.await.unwrap_or_else(|_| Err(LedgerError("it is closed".into())))
     }
 
-    /// A submission with a key begins.
+    /// A submission with a key begins. Takes microseconds; reads from disk if the key is probably known.
     pub fn begin(&self, tenant: &str, keyed: &Keyed) -> Begun {
         self.receipts.begin(tenant, keyed)
     }
 
-    /// The message with the key is durable. Called by the spool, on the log's thread; does not block.
-    pub fn record(&self, tenant: &str, keyed: &Keyed, receipt: Receipt) {
-        self.receipts.record(tenant, keyed, receipt);
+    /// The message with the key is durable in the spool's log, at `at`; positions rise from call to call. The receipt is known until
+    /// `keep_keys` have passed since its acceptance, and until `expires_at`. Called by the spool, on the log's thread; does not block.
+    pub fn record(&self, tenant: &str, keyed: &Keyed, receipt: Receipt, expires_at: Timestamp, at: Position) {
+        self.receipts.record(tenant, keyed, receipt, expires_at, at);
+    }
+
+    /// As [`record`](Ledger::record), at start, for a message whose key may have been recorded before. May read from disk.
+    pub fn record_again(&self, tenant: &str, keyed: &Keyed, receipt: Receipt, expires_at: Timestamp, at: Position) {
+        self.receipts.record_again(tenant, keyed, receipt, expires_at, at);
+    }
+
+    /// Keys in the spool's log up to here were on disk when the ledger was opened; those behind are to be recorded again.
+    pub fn recorded(&self) -> Option<Position> {
+        self.receipts.recorded()
+    }
+
+    /// The first segment of the spool's log with a key that is not on disk here. It must not be reclaimed.
+    pub fn unrecorded(&self) -> Option<SegmentId> {
+        self.receipts.unrecorded()
     }
 
     /// It was not stored.
@@ -92,8 +220,43 @@ impl Ledger {
     /// What was submitted with a key.
     ///
     /// # Errors
-    /// The index cannot be read.
+    /// It cannot be read.
     pub fn receipt(&self, tenant: &str, key: &str) -> Result<Option<Receipt>, LedgerError> {
-        Ok(self.receipts.get(tenant, key))
+        self.receipts.get(tenant, key).map_err(LedgerError)
     }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn log_options(dir: &Path, segment_size: u64) -> LogOptions {
+    // Little is kept free here: what is told of full disks is the spool's affair, and receipts follow its messages.
+    LogOptions { segment_size, disk_free_min: 0, recycle_max: 2, ..LogOptions::new(dir) }
+}
+
+/// Checks both logs in `dir` without opening them, as [`crate::log::verify`] does. `visit` gets the kind of each record,
+/// or why it cannot be read.
+///
+/// # Errors
+/// A folder or file cannot be read.
+pub fn verify(
+    dir: &Path,
+    visit: &mut dyn FnMut(&VerifiedRecord<'_>, Result<&'static str, CodecError>),
+) -> Result<VerifyReport, LogError> {
+    let mut whole = VerifyReport::default();
+    type Describe = fn(u8, &[u8]) -> Result<&'static str, CodecError>;
+    let logs: [(&str, Describe); 2] = [("receipts", receipts::describe), ("facts", facts::describe)];
+    for (name, describe) in logs.into_iter().filter(|(name, _)| dir.join(name).exists()) {
+        let each = &mut |record: VerifiedRecord<'_>| visit(&record, describe(record.kind, record.head));
+        let report = crate::log::verify(&dir.join(name), each)?;
+        whole.segments += report.segments;
+        whole.records += report.records;
+        whole.bytes += report.bytes;
+        whole.torn += report.torn;
+        whole.damaged.extend(report.damaged);
+    }
+    Ok(whole)
 }

@@ -13,6 +13,10 @@ use std::sync::Arc;
 ///
 /// What the log counts on after a power cut: contents are as of the last `sync_data` of that file that returned `Ok`, plus any
 /// part of what was written since; names are as of the last `sync_dir` that returned `Ok`, plus any first part of the changes since.
+///
+/// With one exception. Where the file system stops on its own (an error, a shutdown), a `sync_data` may return `Ok` and leave zeros in
+/// blocks that were never written before: ext4 marks allocated blocks as written by its journal after it wrote them, and does not tell
+/// when that fails. After that, nothing that changes names works any more.
 pub trait Files: Send + Sync {
     /// Creates a folder and those above it; fine if it exists.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
@@ -21,7 +25,7 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if another process holds the lock.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>>;
-    /// A new file of `size` octets, the space allocated. Fails if the name is taken.
+    /// A new file of `size` octets, the space allocated but not written. Fails if the name is taken.
     fn create(&self, path: &Path, size: u64) -> io::Result<Arc<dyn LogFile>>;
     /// An existing file, for reading and writing, or for reading only.
     fn open(&self, path: &Path, writable: bool) -> io::Result<Arc<dyn LogFile>>;
@@ -29,6 +33,8 @@ pub trait Files: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Gives the space of a file behind its first `len` octets back.
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
     /// The names in a folder; those that are not UTF-8 are left out.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes creations, renames and removals in the folder durable.
@@ -93,6 +99,10 @@ impl Files for DiskFiles {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(path)?.set_len(len)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

@@ -15,13 +15,18 @@ use super::segment::{FileName, LOCK_NAME, PAGE, SIZE_MAX, SIZE_MIN};
 use super::survey::{End, Surveyed};
 use super::table::Table;
 use super::writer::Writer;
-use super::{Append, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
+use super::zero::Filler;
+use super::{Append, Drive, Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId, Stats};
 use crate::telemetry::Metrics;
 
 /// A log, open for writing. Share it by `Arc`; the last one to go closes it.
 pub struct Log {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    filler: Arc<Filler>,
+    /// The writer's and the filler's.
+    threads: Mutex<Option<[JoinHandle<()>; 2]>>,
+    /// The writer of a log without threads, until it is closed.
+    stepped: Option<Mutex<Option<Writer>>>,
 }
 
 /// What handle and writer share.
@@ -69,7 +74,7 @@ impl Log {
         }
         let table = std::mem::replace(&mut replay.table, Table::new(options.segment_size));
         let shared = Arc::new(Shared {
-            pending: Pending::new(options.queue_bytes_max),
+            pending: Pending::new(options.queue_bytes_max, options.drive.clone()),
             health: watch::Sender::new(Health::Ok),
             table: Mutex::new(table),
             reclaiming: Mutex::default(),
@@ -78,12 +83,39 @@ impl Log {
             files,
             metrics,
         });
-        let writer = Writer::start(shared.clone(), replay)?;
-        let thread = std::thread::Builder::new()
-            .name("log".into())
-            .spawn(move || writer.run())
-            .map_err(LogError::io("start a thread for", &dir))?;
-        Ok((Log { shared, thread: Mutex::new(Some(thread)) }, report))
+        let filler = Arc::new(Filler::default());
+        let writer = Writer::start(shared.clone(), filler.clone(), replay)?;
+        if let Drive::Stepped(_) = shared.options.drive {
+            filler.stop();
+            shared.pending.take_now();
+            let stepped = Some(Mutex::new(Some(writer)));
+            return Ok((Log { shared, filler, threads: Mutex::new(None), stepped }, report));
+        }
+        let (fills, fills_for) = (filler.clone(), shared.clone());
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run).map_err(LogError::io("start a thread for", &dir))
+        };
+        let filling = spawn("log-filler", Box::new(move || fills.run(&fills_for)))?;
+        let writing = spawn("log", Box::new(move || writer.run()));
+        let writing = writing.inspect_err(|_| filler.stop())?;
+        Ok((Log { shared, filler, threads: Mutex::new(Some([writing, filling])), stepped: None }, report))
+    }
+
+    /// Writes and syncs what is queued and calls each `done`, on this thread, until nothing is queued; nothing at all if the
+    /// log has a thread for that. Not to be called from a `done`.
+    pub fn step(&self) {
+        let Some(stepped) = &self.stepped else { return };
+        let mut writer = stepped.lock().expect("nothing panics under this lock");
+        while let Some(running) = &mut *writer
+            && let Some(work) = self.shared.pending.take_now()
+        {
+            let closing = work.closing;
+            running.turn(work);
+            if closing {
+                writer.take().into_iter().for_each(Writer::finish);
+                self.shared.lock.lock().expect("nothing panics under this lock").take();
+            }
+        }
     }
 
     /// Queues records; returns at once. They stand side by side in the log, in one batch, and stand or fall together, also in a crash.
@@ -102,6 +134,9 @@ impl Log {
     /// # Cancel safety
     /// Safe; the read ends on its own.
     pub async fn read(&self, location: Location) -> Result<Record, LogError> {
+        if self.stepped.is_some() {
+            return self.shared.read(location, true);
+        }
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || shared.read(location, true));
         // Fails only while the runtime is being shut down.
@@ -113,6 +148,9 @@ impl Log {
     /// # Errors
     /// As [`Log::read`], but for the body.
     pub async fn read_head(&self, location: Location) -> Result<Record, LogError> {
+        if self.stepped.is_some() {
+            return self.shared.read(location, false);
+        }
         let shared = self.shared.clone();
         let read = tokio::task::spawn_blocking(move || shared.read(location, false));
         // As above.
@@ -125,6 +163,30 @@ impl Log {
     /// As [`Log::read`].
     pub fn read_blocking(&self, location: Location) -> Result<Record, LogError> {
         self.shared.read(location, true)
+    }
+
+    /// Fills `into` from the body of a record, from `offset` on. Blocks. Neither the checksum nor that the record is still there
+    /// is looked at: for bodies whose parts have checksums of their own, by who knows afterwards that it was still retained.
+    ///
+    /// # Errors
+    /// [`LogError::Gone`]; [`LogError::Damaged`] if the body or the file ends before; [`LogError::Io`].
+    pub fn read_body_part(&self, location: Location, offset: u64, into: &mut [u8]) -> Result<(), LogError> {
+        let segment = location.position.segment;
+        let start = u64::from(location.position.offset) + HEADER_LEN + u64::from(location.head_len) + offset;
+        let damaged = || LogError::Damaged { segment, offset: start, why: GAP };
+        if offset + into.len() as u64 > u64::from(location.body_len) {
+            return Err(damaged());
+        }
+        let file = match self.shared.table().segments.get(&segment) {
+            Some(found) => found.file.clone(),
+            None => return Err(LogError::Gone { segment }),
+        };
+        let got = read_full(&*file, into, start);
+        let path = || FileName::Segment(segment.0).in_dir(&self.shared.options.dir);
+        match got.map_err(|e| LogError::io("read", &path())(e))? {
+            whole if whole == into.len() => Ok(()),
+            _ => Err(damaged()),
+        }
     }
 
     /// Counts a record as live: its segment stays. Call it in `done`, or, for what replay showed, before the first
@@ -221,11 +283,15 @@ impl Log {
     /// [`LogError::Closed`]. Blocks; a second call does nothing.
     pub fn close(&self) {
         self.shared.pending.close();
-        let thread = self.thread.lock().expect("nothing panics under this lock").take();
+        self.step();
+        self.filler.stop();
+        let threads = self.threads.lock().expect("nothing panics under this lock").take();
         // A `done` may have held the last handle. The thread cannot wait for itself; it ends by itself, and the lock with it.
-        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
-            if thread.join().is_err() {
-                tracing::error!("the log's thread panicked");
+        if let Some(threads) = threads.filter(|t| t.iter().all(|t| t.thread().id() != std::thread::current().id())) {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the log panicked");
+                }
             }
             self.shared.lock.lock().expect("nothing panics under this lock").take();
         }
@@ -247,7 +313,8 @@ impl Shared {
     pub fn publish_bytes(&self) {
         let stats = self.table().stats();
         let pool = stats.recycled as u64 * self.options.segment_size;
-        self.metrics.spool_bytes.set((stats.bytes + pool) as i64);
+        let ready = self.table().ready.unwrap_or(0);
+        self.metrics.spool_bytes.set((stats.bytes + pool + ready) as i64);
     }
 
     fn read(&self, location: Location, with_body: bool) -> Result<Record, LogError> {
@@ -297,6 +364,8 @@ impl Shared {
                 size: segment.size,
                 end: End::Sealed(segment.end),
                 headless: false,
+                written: segment.written,
+                cut_off: None,
             },
             None => return Err(LogError::Gone { segment: id }),
         };
@@ -327,18 +396,19 @@ impl Shared {
         count
     }
 
-    /// Takes the names of dead segments away, for good; only then may what waits for them go too.
-    fn free(&self, dead: Vec<(SegmentId, u64)>, stuck: &mut Vec<SegmentId>) -> usize {
+    /// Takes the names of dead segments away, for good; only then may what waits for them go too. Another name goes on telling that they are
+    /// not missing, until a new segment does by not naming them.
+    fn free(&self, dead: Vec<(SegmentId, bool)>, stuck: &mut Vec<SegmentId>) -> usize {
         let dir = &self.options.dir;
         let healthy = *self.health.borrow() == Health::Ok;
         let mut places = self.options.recycle_max.saturating_sub(self.table().pool.len());
         let mut gone = Vec::new();
-        for (id, size) in dead {
-            let (from, to) = (FileName::Segment(id.0).in_dir(dir), FileName::Free(id.0).in_dir(dir));
+        for (id, usable) in dead {
             // On a full disk space is worth more than speed.
-            let recycle = healthy && places > 0 && size == self.options.segment_size;
-            let done = if recycle { self.files.rename(&from, &to) } else { self.files.remove(&from) };
-            match done {
+            let recycle = healthy && places > 0 && usable;
+            let to = if recycle { FileName::Free(id.0) } else { FileName::Gone(id.0) };
+            let from = FileName::Segment(id.0).in_dir(dir);
+            match self.files.rename(&from, &to.in_dir(dir)) {
                 Ok(()) => {
                     places -= usize::from(recycle);
                     gone.push((id, recycle));
@@ -354,11 +424,22 @@ impl Shared {
             tracing::error!(%error, dir = %dir.display(), "the log's folder cannot be synced");
             return 0;
         }
+        for (id, _) in gone.iter().filter(|(_, recycle)| !recycle) {
+            self.empty_gone(id.0);
+        }
         let mut table = self.table();
         for &(id, recycle) in &gone {
             table.freed(id);
-            table.pool.extend(recycle.then_some(id.0));
+            if recycle { table.pool.push(id.0) } else { table.gone.push(id.0) }
         }
         gone.len()
+    }
+
+    /// Gives back the space of a segment whose name already says that it is gone.
+    pub fn empty_gone(&self, id: u32) {
+        let path = FileName::Gone(id).in_dir(&self.options.dir);
+        if let Err(error) = self.files.truncate(&path, 0) {
+            tracing::warn!(%error, path = %path.display(), "the space of a dead segment cannot be given back");
+        }
     }
 }

@@ -24,20 +24,31 @@
 //!
 //! | state | made by | after a crash | cleaned by |
 //! |---|---|---|---|
-//! | `seg-N.log` without a header of generation N, and no record of it | new segment: name (create or rename, folder synced), then header, synced; no record before both | nothing is in it | `open`: to the pool |
+//! | `zero.log`, `begin.log` | a new file being filled with zeros | nothing is in it | `open`: removed |
+//! | `ready.log` | filled, synced, renamed, folder synced | nothing is in it | becomes a segment |
+//! | `free-N.log` or one of the above with the header of a segment to be | new segment: header written and synced, then its name (rename, folder synced); no record before both | nothing is in it | as without that header |
+//! | `seg-N.log`, header only | the same | nothing is in it; it names the end of the one before, which nothing was written to since | `reclaim` |
 //! | `seg-N.log`, last whole batch followed by anything | each batch: written, synced, then `done`s | the batch in flight is whole, partly there or absent; none of it was acknowledged. Whole groups before the tear are kept, the rest is the torn tail | `open`: the next segment's header names the end |
 //! | `seg-N.log` with a seal page | segment full, or log closed: seal written after the last batch was synced | its end is known | `reclaim` |
 //! | `seg-N.log` without a seal, whose end `seg-M.log`, the one after it, names | a write or sync failed at that end, or a crash | what stands behind that end is not read; M is kept until N is freed | `reclaim` |
-//! | `free-N.log` | `reclaim`: renamed, folder synced; only then do segments that depend on it fall | nothing is in it | reused, or removed beyond `recycle_max` |
-//! | `reserve.log` | allocated when the log is opened or heals | nothing is in it | becomes a segment when the disk is full |
+//! | `seg-N.log` without a header of generation N, and no record of it | damage, or a log of version 1 that crashed | nothing is in it; damage if the newest header names it | `open`: removed |
+//! | `free-N.log` | `reclaim`: renamed, folder synced; only then do segments that depend on it fall | nothing is in it | reused |
+//! | `gone-N.log` | the same, where its space is wanted: renamed, folder synced, then emptied | nothing is in it | removed when a segment is begun whose header does not name N |
+//! | `reserve.log` | allocated when the log is opened or heals | nothing is in it | filled with zeros, becomes a segment when the disk is full |
 //! | `lock` | `open` | not held any more | nobody; it stays |
+//!
+//! Every page of a segment was written and synced before the segment was begun, so that a sync of a batch is about nothing but its data: see
+//! `zero.rs`. A header names the segments that there were when it was begun. So one that the newest header names, and that is neither there
+//! nor `free` nor `gone`, is missing; one whose file is shorter than its header says was cut off. The newest segment is not freed, since what it
+//! names would be forgotten. Files of version 1 of the log have neither, and are read all the same; they are not used again.
 //!
 //! # When a write or sync fails
 //!
 //! Nobody knows what reached the disk since the last sync that worked, and syncing again proves nothing (the kernel may have
 //! dropped the pages). So nothing more is written to that segment. Synced appends of the batch, and all that follow, fail;
 //! [`Health`] turns [`Health::ReadOnly`]. Relaxed ones are kept, in order, and written again. Every `retry` the thread tries
-//! to begin a new segment, whose header says where the broken one ends; once that is synced, the log is healthy.
+//! to begin a new segment, whose header says where the broken one ends; once that is synced, the log is healthy. The same holds where a new
+//! segment could not be begun and nobody knows whether its name will stand after a crash: it names the end of the open one.
 //!
 //! What remains: if the process ends before a new segment could be begun, nothing says where the broken one ends. If the
 //! failed batch reached the disk after all, its records come back, though their writers were told they failed. A sender that
@@ -45,7 +56,7 @@
 //!
 //! # When the disk is full
 //!
-//! A new segment is begun only if `disk_free_min` stays free. Else the log turns read-only, gives up its pool, and goes on
+//! A new segment is begun, or made ready, only if `disk_free_min` stays free. Else the log turns read-only, gives up its pool, and goes on
 //! writing relaxed records into what is left of the open segment, then into the reserve (allocated ahead, at most 16 MiB), so
 //! that what was delivered is still recorded. When that too is full they wait in memory; the owner sees by
 //! [`Stats::queued_bytes`] that it is to slow down.
@@ -67,6 +78,7 @@ mod tests;
 mod verify;
 mod walk;
 mod writer;
+mod zero;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -87,7 +99,8 @@ pub use verify::{VerifiedRecord, VerifyReport, verify, verify_with};
 pub struct LogOptions {
     /// Its folder; created if missing. Holds nothing else.
     pub dir: PathBuf,
-    /// Octets of one file, rounded up to 4 KiB, at least 32 KiB, less than 4 GiB. A group that is larger gets a file of its own size.
+    /// Octets of one file, rounded up to 4 KiB, at least 32 KiB, less than 4 GiB. A group that is larger gets a file of its own size; the
+    /// first files of a new log, and those begun in a hurry, are smaller.
     pub segment_size: u64,
     /// No segment is begun that would leave less than this many octets free.
     pub disk_free_min: u64,
@@ -99,6 +112,29 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// How often a read-only log tries to begin a new segment.
     pub retry: Duration,
+    /// Who does the writing.
+    pub drive: Drive,
+}
+
+/// Who does the writing.
+#[derive(Clone, Default)]
+pub enum Drive {
+    /// A thread of the log's own.
+    #[default]
+    Thread,
+    /// Nobody but who calls [`Log::step`], on whose thread each `done` then runs; reads are done where they are awaited. The
+    /// closure is called when there is something to do; it must not block. For simulations, in which nothing may happen at
+    /// its own time. `linger` and `retry` mean nothing then.
+    Stepped(Arc<dyn Fn() + Send + Sync>),
+}
+
+impl fmt::Debug for Drive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Drive::Thread => "Thread",
+            Drive::Stepped(_) => "Stepped",
+        })
+    }
 }
 
 impl LogOptions {
@@ -112,6 +148,7 @@ impl LogOptions {
             linger: Duration::from_millis(10),
             queue_bytes_max: 64 << 20,
             retry: Duration::from_secs(1),
+            drive: Drive::Thread,
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::record::{HEAD_MAX, HEADER_LEN, Header, MORE, RECORD_MAX, body_crc};
-use super::{Append, Done, Durability, LogError};
+use super::{Append, Done, Drive, Durability, LogError};
 
 /// Longest group.
 const GROUP_MAX: u64 = 3 << 30;
@@ -97,10 +97,22 @@ struct State {
     closing: bool,
 }
 
+impl State {
+    fn take(&mut self) -> Work {
+        self.synced = false;
+        Work {
+            entries: std::mem::take(&mut self.queue),
+            refused: std::mem::take(&mut self.refused),
+            closing: self.closing,
+        }
+    }
+}
+
 /// The queue in front of the writer.
 pub(super) struct Pending {
     state: Mutex<State>,
     wake: Condvar,
+    drive: Drive,
     bytes_max: usize,
 }
 
@@ -113,8 +125,8 @@ pub(super) struct Work {
 }
 
 impl Pending {
-    pub fn new(bytes_max: usize) -> Arc<Pending> {
-        Arc::new(Pending { state: Mutex::default(), wake: Condvar::new(), bytes_max })
+    pub fn new(bytes_max: usize, drive: Drive) -> Arc<Pending> {
+        Arc::new(Pending { state: Mutex::default(), wake: Condvar::new(), drive, bytes_max })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -153,7 +165,10 @@ impl Pending {
         };
         if wake && state.sleeping {
             state.sleeping = false;
-            self.wake.notify_one();
+            match &self.drive {
+                Drive::Thread => self.wake.notify_one(),
+                Drive::Stepped(wake) => wake(),
+            }
         }
         Ok(())
     }
@@ -184,12 +199,14 @@ impl Pending {
             state = self.wake.wait_timeout_while(state, linger, company).expect("nothing panics under this lock").0;
         }
         state.sleeping = false;
-        state.synced = false;
-        Work {
-            entries: std::mem::take(&mut state.queue),
-            refused: std::mem::take(&mut state.refused),
-            closing: state.closing,
-        }
+        state.take()
+    }
+
+    /// What is there now. `None`, and the next push wakes: nothing.
+    pub fn take_now(&self) -> Option<Work> {
+        let mut state = self.lock();
+        state.sleeping = state.queue.is_empty() && state.refused.is_empty() && !state.closing;
+        if state.sleeping { None } else { Some(state.take()) }
     }
 
     /// `len` octets taken earlier are synced, or failed.

@@ -70,6 +70,15 @@ impl Files for MemoryFiles {
         self.lock().remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        let mut files = self.lock();
+        let file = files.get_mut(path).ok_or(io::ErrorKind::NotFound)?;
+        let mut octets = file.octets.lock().expect("no code panics under this lock").clone();
+        octets.truncate(len as usize);
+        *file = Arc::new(MemoryFile { size: len, octets: Mutex::new(octets) });
+        Ok(())
+    }
+
     fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {
         let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         Ok(self.lock().keys().filter_map(name).collect())
@@ -240,7 +249,7 @@ impl Plan {
         let size = (self.file.len() as u64 + PAGE).max(SIZE_MIN);
         self.file.resize((size - PAGE) as usize, 0);
         self.file.extend(if sealed { seal_page(STAMP, end) } else { vec![0; PAGE as usize] });
-        let header = SegmentHeader { stamp: STAMP, size, prior: None }.encode();
+        let header = SegmentHeader { stamp: STAMP, size, prior: None, others: None }.encode();
         self.file[..PAGE as usize].copy_from_slice(&header);
         for (at, len, flip) in damage {
             let at = at % self.file.len();

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use super::segment::FileName;
 use super::survey::{End, Survey, Surveyed, find_end};
 use super::table::{Segment, Table};
 use super::walk::{Step, Walk};
@@ -35,7 +36,8 @@ pub(super) struct Replay {
     pub prior_sealed: bool,
     pub generation_max: u32,
     pub has_reserve: bool,
-    pub residue: Vec<u32>,
+    /// Files without use.
+    pub residue: Vec<FileName>,
 }
 
 /// Shows every record in `dir` to `visit`, oldest first. Writes nothing, but syncs segments whose end was not known.
@@ -53,9 +55,13 @@ pub(super) fn replay(
         prior_sealed: true,
         generation_max: survey.generation_max,
         has_reserve: survey.has_reserve,
-        residue: survey.residue,
+        residue: survey.residue.into_iter().map(FileName::Segment).chain(survey.unfinished).collect(),
     };
+    replay.report.damaged = survey.missing;
     replay.table.pool = survey.pool;
+    replay.table.gone = survey.gone;
+    // Of which size is for `tidy` to find out.
+    replay.table.ready = survey.has_ready.then_some(0);
     let mut named = Vec::new();
     for segment in survey.segments {
         let end = settle_end(&segment, &mut replay.report).map_err(LogError::io("read", &segment.path))?;
@@ -70,7 +76,7 @@ pub(super) fn replay(
         if let End::NamedBy(by, _) = segment.end {
             named.push((by, segment.id));
         }
-        let Surveyed { id, file, stamp, size, .. } = segment;
+        let Surveyed { id, file, stamp, size, written, .. } = segment;
         let state = Segment {
             file,
             stamp,
@@ -81,6 +87,7 @@ pub(super) fn replay(
             freeing: false,
             waits_for: [].into(),
             names_end_of: None,
+            written,
         };
         replay.table.segments.insert(id, state);
     }
@@ -94,9 +101,7 @@ pub(super) fn replay(
 
 /// The end of the segment, found if nothing names it, and damage noted on the way.
 fn settle_end(segment: &Surveyed, report: &mut ReplayReport) -> io::Result<u64> {
-    if segment.headless {
-        report.damaged.push(segment.damage(0, super::segment::PAGE, "the header page is not readable"));
-    }
+    report.damaged.extend(segment.file_damage());
     match segment.end {
         End::Sealed(end) | End::NamedBy(_, end) => Ok(end),
         End::Unknown => {

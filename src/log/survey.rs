@@ -1,5 +1,6 @@
 //! What a log's folder holds, before any record is read: segments in order, each with its end as far as it is known.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use super::record::{Stamp, read_full};
 use super::segment::{FIRST, FileName, PAGE, SIZE_MAX, SegmentHeader, parse_seal};
 use super::walk::{Found, Step, Walk, find_stamp};
 use super::{Damage, LogError, SegmentId};
+
+/// More missing segments than this are not told of one by one.
+const MISSING_MAX: usize = 1000;
 
 /// A segment on disk.
 pub(super) struct Surveyed {
@@ -21,6 +25,10 @@ pub(super) struct Surveyed {
     pub end: End,
     /// The header page is damaged; the salt was learnt from a record.
     pub headless: bool,
+    /// Its header says that every page was written before it was used.
+    pub written: bool,
+    /// The file is shorter than this, as its header has it.
+    pub cut_off: Option<u64>,
 }
 
 /// Where the records of a segment end.
@@ -39,6 +47,13 @@ impl Surveyed {
     pub fn damage(&self, offset: u64, len: u64, why: &'static str) -> Damage {
         Damage { file: self.path.clone(), offset, len, why }
     }
+
+    /// What is wrong with the file itself.
+    pub fn file_damage(&self) -> impl Iterator<Item = Damage> {
+        let headless = self.headless.then(|| self.damage(0, PAGE, "the header page is not readable"));
+        let cut_off = self.cut_off.map(|whole| self.damage(self.size, whole - self.size, "the file is cut off here"));
+        headless.into_iter().chain(cut_off)
+    }
 }
 
 /// A log's folder.
@@ -49,7 +64,14 @@ pub(super) struct Survey {
     pub residue: Vec<u32>,
     /// Files to be used again.
     pub pool: Vec<u32>,
+    /// Names that only tell that a segment was given back.
+    pub gone: Vec<u32>,
     pub has_reserve: bool,
+    pub has_ready: bool,
+    /// Files that were being made when the process ended.
+    pub unfinished: Vec<FileName>,
+    /// Segments that have to be there, by the header of the newest one, and are not, or hold nothing that can be read.
+    pub missing: Vec<Damage>,
     /// The highest generation named by any file.
     pub generation_max: u32,
 }
@@ -61,15 +83,19 @@ impl Survey {
             segments: Vec::new(),
             residue: Vec::new(),
             pool: Vec::new(),
+            gone: Vec::new(),
             has_reserve: false,
+            has_ready: false,
+            unfinished: Vec::new(),
+            missing: Vec::new(),
             generation_max: 0,
         };
         let names = files.list(dir).map_err(LogError::io("list", dir))?;
         let mut names: Vec<FileName> = names.iter().filter_map(|name| FileName::parse(name)).collect();
         names.sort_unstable();
-        let mut priors = Vec::new();
-        for name in names {
-            match name {
+        let mut headers = Vec::new();
+        for name in &names {
+            match *name {
                 FileName::Segment(generation) => {
                     survey.generation_max = survey.generation_max.max(generation);
                     let path = name.in_dir(dir);
@@ -81,9 +107,9 @@ impl Survey {
                     };
                     let looked = look(generation, path.clone(), file).map_err(LogError::io("read", &path))?;
                     match looked {
-                        Some((segment, prior)) => {
-                            priors.extend(prior.map(|prior| (segment.id, prior)));
+                        Some((segment, header)) => {
                             survey.segments.push(segment);
+                            headers.push(header);
                         }
                         None => survey.residue.push(generation),
                     }
@@ -92,19 +118,48 @@ impl Survey {
                     survey.generation_max = survey.generation_max.max(generation);
                     survey.pool.push(generation);
                 }
+                FileName::Gone(generation) => {
+                    survey.generation_max = survey.generation_max.max(generation);
+                    survey.gone.push(generation);
+                }
                 FileName::Reserve => survey.has_reserve = true,
+                FileName::Ready => survey.has_ready = true,
+                FileName::Zero | FileName::Begin => survey.unfinished.push(*name),
             }
         }
-        for (by, prior) in priors {
-            let named = survey.segments.binary_search_by_key(&prior.segment, |s| s.id);
-            if let Ok(index) = named
-                && let segment = &mut survey.segments[index]
+        survey.compare(dir, &headers, &names);
+        Ok(survey)
+    }
+
+    /// What segments say about others: where they end, which there have to be. `headers` are those of `segments`.
+    fn compare(&mut self, dir: &Path, headers: &[Option<SegmentHeader>], names: &[FileName]) {
+        let ids: Vec<SegmentId> = self.segments.iter().map(|segment| segment.id).collect();
+        let mut ends = BTreeMap::new();
+        for (by, header) in ids.iter().zip(headers) {
+            let prior = header.as_ref().and_then(|header| header.prior).filter(|prior| prior.segment < *by);
+            ends.extend(prior.map(|prior| (prior.segment, (*by, u64::from(prior.offset)))));
+        }
+        for segment in &mut self.segments {
+            if let Some((by, end)) = ends.get(&segment.id)
                 && !matches!(segment.end, End::Sealed(_))
             {
-                segment.end = End::NamedBy(by, u64::from(prior.offset).clamp(FIRST, segment.size.max(FIRST)));
+                segment.end = End::NamedBy(*by, (*end).clamp(FIRST, segment.size.max(FIRST)));
+                // What stood there of the log, rather than of the file.
+                segment.cut_off = segment.cut_off.map(|whole| if *end > segment.size { *end } else { whole });
             }
         }
-        Ok(survey)
+        let Some(others) = headers.last().and_then(|header| header.as_ref()?.others.as_ref()) else { return };
+        let stands = |id: u32| {
+            let named =
+                [FileName::Segment(id), FileName::Free(id), FileName::Gone(id)].map(|n| names.binary_search(&n));
+            named.iter().any(Result::is_ok) && !self.residue.contains(&id)
+        };
+        for id in others.ranges().flatten().filter(|id| !stands(*id)).take(MISSING_MAX) {
+            let len = ends.get(&SegmentId(id)).map_or(0, |(_, end)| *end);
+            let why =
+                if self.residue.contains(&id) { "nothing in the file is readable" } else { "the file is missing" };
+            self.missing.push(Damage { file: FileName::Segment(id).in_dir(dir), offset: 0, len, why });
+        }
     }
 }
 
@@ -113,12 +168,12 @@ fn look(
     generation: u32,
     path: PathBuf,
     file: Arc<dyn LogFile>,
-) -> io::Result<Option<(Surveyed, Option<super::Position>)>> {
+) -> io::Result<Option<(Surveyed, Option<SegmentHeader>)>> {
     let size = file.len()?.min(SIZE_MAX);
     let mut page = vec![0; PAGE as usize];
     let got = read_full(&*file, &mut page, 0)?;
     let header = SegmentHeader::parse(&page[..got]).filter(|h| h.stamp.generation == generation);
-    let stamp = match header {
+    let stamp = match &header {
         Some(header) => header.stamp,
         None => match find_stamp(&*file, generation, size)? {
             Some(stamp) => stamp,
@@ -132,9 +187,18 @@ fn look(
             end = End::Sealed(sealed);
         }
     }
-    let id = SegmentId(generation);
-    let prior = header.and_then(|h| h.prior).filter(|prior| prior.segment < id);
-    Ok(Some((Surveyed { id, path, file, stamp, size, end, headless: header.is_none() }, prior)))
+    let segment = Surveyed {
+        id: SegmentId(generation),
+        path,
+        file,
+        stamp,
+        size,
+        end,
+        headless: header.is_none(),
+        written: header.as_ref().is_some_and(|header| header.others.is_some()),
+        cut_off: header.as_ref().map(|header| header.size.min(SIZE_MAX)).filter(|whole| *whole > size),
+    };
+    Ok(Some((segment, header)))
 }
 
 /// The end of a segment that was open when the process ended.
@@ -151,7 +215,9 @@ pub(super) struct FoundEnd {
 ///
 /// What is broken before the last batch is damage, and reading goes on behind it: that batch was begun only after a sync.
 pub(super) fn find_end(segment: &Surveyed) -> io::Result<FoundEnd> {
-    let mut walk = Walk::new(&*segment.file, segment.stamp, segment.size.saturating_sub(PAGE));
+    // The last page is the seal's, unless it is not the last.
+    let seal = if segment.cut_off.is_some() { 0 } else { PAGE };
+    let mut walk = Walk::new(&*segment.file, segment.stamp, segment.size.saturating_sub(seal));
     let mut found = FoundEnd { end: FIRST, torn: false, bodies: Vec::new() };
     // Found once, at the first break, since it may take a search through the rest of the file.
     let mut last_batch: Option<Option<u64>> = None;

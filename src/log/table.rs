@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::files::LogFile;
 use super::{Location, SegmentId, Stats};
 use crate::log::record::Stamp;
+use crate::log::segment::Others;
 
 /// A segment with records.
 pub(super) struct Segment {
@@ -25,6 +26,8 @@ pub(super) struct Segment {
     pub waits_for: BTreeSet<SegmentId>,
     /// The segment whose end only this one's header names; has to be freed before it too.
     pub names_end_of: Option<SegmentId>,
+    /// Every page of the file was written and synced before it was used, so it may be used again.
+    pub written: bool,
 }
 
 /// All segments and the pool of files to be used again.
@@ -32,6 +35,10 @@ pub(super) struct Table {
     pub segments: BTreeMap<SegmentId, Segment>,
     /// Generations of the files in the pool, all of the standard size.
     pub pool: Vec<u32>,
+    /// Size of the file that is ready to become the next segment.
+    pub ready: Option<u64>,
+    /// Generations of segments whose space was given back since the newest one was begun, and so whose names still stand for them.
+    pub gone: Vec<u32>,
     /// Segments from this one on are not freed.
     floor: Option<SegmentId>,
     /// Something happened that may let a segment go; so that most calls of `take_dead` cost nothing.
@@ -41,7 +48,15 @@ pub(super) struct Table {
 
 impl Table {
     pub fn new(segment_size: u64) -> Table {
-        Table { segments: BTreeMap::new(), pool: Vec::new(), floor: None, stirred: true, segment_size }
+        Table {
+            segments: BTreeMap::new(),
+            pool: Vec::new(),
+            ready: None,
+            gone: Vec::new(),
+            floor: None,
+            stirred: true,
+            segment_size,
+        }
     }
 
     /// Counts a record as live. Returns the octets added: none if the segment is gone.
@@ -80,19 +95,22 @@ impl Table {
         }
     }
 
-    /// Marks every segment that may go now, oldest first. Call [`Table::freed`] once their names are durably gone.
-    pub fn take_dead(&mut self) -> Vec<(SegmentId, u64)> {
+    /// Marks every segment that may go now, oldest first, and says which of their files may be used again. Call [`Table::freed`] once their
+    /// names are durably gone.
+    pub fn take_dead(&mut self) -> Vec<(SegmentId, bool)> {
         if !std::mem::take(&mut self.stirred) {
             return Vec::new();
         }
-        let floor = self.floor;
+        // The newest one says which others there have to be, and stays until the next one does.
+        let newest = self.segments.keys().next_back().copied();
+        let floor = self.floor.into_iter().chain(newest).min();
         let mut dead = Vec::new();
         for (id, segment) in &mut self.segments {
             let free = segment.live == 0 && segment.ended && !segment.freeing;
             let free = free && segment.waits_for.is_empty() && segment.names_end_of.is_none();
             if free && floor.is_none_or(|floor| *id < floor) {
                 segment.freeing = true;
-                dead.push((*id, segment.size));
+                dead.push((*id, segment.written && segment.size == self.segment_size));
             }
         }
         dead
@@ -114,6 +132,13 @@ impl Table {
             segment.freeing = false;
             self.stirred = true;
         }
+    }
+
+    /// Segments that were given back before that, and so that no header page in use tells of.
+    pub fn take_untold(&mut self, told: &Others) -> Vec<u32> {
+        let (kept, untold) = std::mem::take(&mut self.gone).into_iter().partition(|id| told.contains(*id));
+        self.gone = kept;
+        untold
     }
 
     /// A new segment.

@@ -1,5 +1,6 @@
 //! The log on the real file system; crashes and faults in the files below.
 
+mod cost;
 mod crash;
 mod faults;
 mod owner;

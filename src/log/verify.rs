@@ -1,12 +1,15 @@
 //! Checking a log without opening it.
 
+use std::io;
 use std::path::Path;
 
 use super::replay::{BODY, GAP};
-use super::segment::PAGE;
-use super::survey::{End, Survey, find_end};
+use super::survey::{End, Survey, Surveyed, find_end};
 use super::walk::{Step, Walk};
 use super::{Damage, DiskFiles, Files, Location, LogError};
+
+/// How often it is looked again for what is missing.
+const LOOKS_MORE: usize = 2;
 
 /// A record that [`verify`] read, head intact.
 #[derive(Debug, Clone, Copy)]
@@ -56,39 +59,55 @@ pub fn verify_with(
     dir: &Path,
     visit: &mut dyn FnMut(VerifiedRecord<'_>),
 ) -> Result<VerifyReport, LogError> {
-    let mut report = VerifyReport::default();
-    for segment in Survey::take(files, dir, false)?.segments {
-        let failed = |e| LogError::io("read", &segment.path)(e);
-        report.segments += 1;
-        if segment.headless {
-            report.damaged.push(segment.damage(0, PAGE, "the header page is not readable"));
+    let mut survey = Survey::take(files, dir, false)?;
+    // A daemon at work renames files while their names are listed.
+    for _ in 0..LOOKS_MORE {
+        if !survey.missing.is_empty() {
+            survey = Survey::take(files, dir, false)?;
         }
-        let end = match segment.end {
-            End::Sealed(end) | End::NamedBy(_, end) => end,
-            End::Unknown => {
-                let found = find_end(&segment).map_err(failed)?;
-                report.torn += usize::from(found.torn);
-                found.end
-            }
-        };
-        let mut walk = Walk::new(&*segment.file, segment.stamp, end);
-        loop {
-            match walk.step().map_err(failed)? {
-                Step::End => break,
-                Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
-                Step::Record(found) => {
-                    let body_intact = walk.body_intact(&found).map_err(failed)?;
-                    if !body_intact {
-                        report.damaged.push(segment.damage(found.offset(), found.header.record_len(), BODY));
-                    }
-                    report.records += 1;
-                    report.bytes += found.header.record_len();
-                    let head = walk.head(&found).map_err(failed)?;
-                    let (kind, id) = (found.header.kind, found.header.id);
-                    visit(VerifiedRecord { location: found.location, kind, id, head, body_intact });
-                }
-            }
+    }
+    let mut report = VerifyReport { damaged: survey.missing, ..VerifyReport::default() };
+    for segment in survey.segments {
+        let before = report.damaged.len();
+        check(&segment, &mut report, visit).map_err(|e| LogError::io("read", &segment.path)(e))?;
+        // A daemon at work may have reclaimed it meanwhile, and what was read is not what stood there.
+        if report.damaged.len() > before
+            && let Err(e) = files.open(&segment.path, false)
+            && e.kind() == io::ErrorKind::NotFound
+        {
+            report.damaged.truncate(before);
         }
     }
     Ok(report)
+}
+
+fn check(segment: &Surveyed, report: &mut VerifyReport, visit: &mut dyn FnMut(VerifiedRecord<'_>)) -> io::Result<()> {
+    report.segments += 1;
+    report.damaged.extend(segment.file_damage());
+    let end = match segment.end {
+        End::Sealed(end) | End::NamedBy(_, end) => end,
+        End::Unknown => {
+            let found = find_end(segment)?;
+            report.torn += usize::from(found.torn);
+            found.end
+        }
+    };
+    let mut walk = Walk::new(&*segment.file, segment.stamp, end);
+    loop {
+        match walk.step()? {
+            Step::End => return Ok(()),
+            Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
+            Step::Record(found) => {
+                let body_intact = walk.body_intact(&found)?;
+                if !body_intact {
+                    report.damaged.push(segment.damage(found.offset(), found.header.record_len(), BODY));
+                }
+                report.records += 1;
+                report.bytes += found.header.record_len();
+                let head = walk.head(&found)?;
+                let (kind, id) = (found.header.kind, found.header.id);
+                visit(VerifiedRecord { location: found.location, kind, id, head, body_intact });
+            }
+        }
+    }
 }

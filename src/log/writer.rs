@@ -11,10 +11,11 @@ use rand::rngs::SmallRng;
 use super::batch::{Batch, batch_len, first_group_len};
 use super::files::LogFile;
 use super::handle::Shared;
-use super::pending::Entry;
+use super::pending::{Entry, Work};
 use super::record::Stamp;
 use super::replay::Replay;
 use super::segment::{PAGE, page_up};
+use super::zero::Filler;
 use super::{Done, Health, Location, LogError, Position, SegmentId};
 use crate::clock::{Clock, Instant};
 
@@ -53,6 +54,7 @@ struct Refusal {
 /// What the thread owns.
 pub(super) struct Writer {
     shared: Arc<Shared>,
+    filler: Arc<Filler>,
     clock: Clock,
     rng: SmallRng,
     open: Option<Open>,
@@ -72,9 +74,10 @@ impl Writer {
     ///
     /// # Errors
     /// What hinders the first segment, unless it is a full disk.
-    pub fn start(shared: Arc<Shared>, replay: Replay) -> Result<Writer, LogError> {
+    pub fn start(shared: Arc<Shared>, filler: Arc<Filler>, replay: Replay) -> Result<Writer, LogError> {
         let mut writer = Writer {
             shared,
+            filler,
             clock: Clock,
             rng: rand::make_rng(),
             open: None,
@@ -101,18 +104,24 @@ impl Writer {
         loop {
             let tick = self.refusal.as_ref().map(|r| r.next_try.saturating_duration_since(self.clock.instant()));
             let work = self.shared.pending.take(self.shared.options.linger, tick);
-            let due = self.refusal.as_ref().is_some_and(|r| r.next_try <= self.clock.instant());
-            if due || work.closing && self.refusal.is_some() {
-                self.heal();
-            }
-            self.admit(work.entries);
-            self.write_queue();
-            for (done, error) in work.refused {
-                call(done, Err(error));
-            }
-            if work.closing {
+            let closing = work.closing;
+            self.turn(work);
+            if closing {
                 return self.finish();
             }
+        }
+    }
+
+    /// Does what there is to do, without waiting for more.
+    pub fn turn(&mut self, work: Work) {
+        let due = self.refusal.as_ref().is_some_and(|r| r.next_try <= self.clock.instant());
+        if due || work.closing && self.refusal.is_some() {
+            self.heal();
+        }
+        self.admit(work.entries);
+        self.write_queue();
+        for (done, error) in work.refused {
+            call(done, Err(error));
         }
     }
 
@@ -150,8 +159,15 @@ impl Writer {
             Ok(()) => {
                 open.end = batch.offset + batch.len;
                 open.offset = page_up(open.end);
-                if let Some(segment) = self.shared.table().segments.get_mut(&open.position().segment) {
-                    segment.end = open.end;
+                let pooled = {
+                    let mut table = self.shared.table();
+                    if let Some(segment) = table.segments.get_mut(&open.position().segment) {
+                        segment.end = open.end;
+                    }
+                    !table.pool.is_empty()
+                };
+                if !pooled {
+                    self.filler.allow(open.offset, open.size);
                 }
                 self.acknowledge(batch);
             }
@@ -233,12 +249,11 @@ impl Writer {
 
     /// Tries to be of use again: a segment to write to, a reserve behind it, and enough space besides.
     fn heal(&mut self) {
-        let ready = match &self.open {
-            // As much as the next segment will want, or the log would be read-only again in no time.
-            Some(open) if open.room() > PAGE => self.check_space(self.shared.options.segment_size),
-            _ => self.begin(0),
-        };
-        match ready.and_then(|()| self.ensure_reserve()) {
+        // As much space as segments to come will want, or the log would be read-only again in no time; for the same reason a new segment,
+        // wherever it failed. It comes last, since each try takes a file.
+        let wanted = if self.has_filled(0) { 0 } else { self.shared.options.segment_size };
+        let ready = self.check_space(wanted).and_then(|()| self.ensure_reserve()).and_then(|()| self.begin(0));
+        match ready {
             Ok(()) => {
                 self.refusal = None;
                 self.shared.metrics.spool_readonly.set(0);
@@ -255,7 +270,7 @@ impl Writer {
     }
 
     /// The log is closed: nothing is left behind, or it is said.
-    fn finish(mut self) {
+    pub fn finish(mut self) {
         let left = std::mem::take(&mut self.queue);
         if !left.is_empty() {
             tracing::error!(records = left.len(), "the log was closed before these could be written");

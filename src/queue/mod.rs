@@ -12,11 +12,15 @@
 //! | `wheel.rs`, `retry.rs` | it sleeps until due |
 //! | `scheduler.rs`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
+//! | `contents.rs`, `room.rs` | a message's content is read, when there is memory for it |
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
 
 mod cancel;
+#[doc(hidden)]
+pub mod census;
+mod contents;
 mod dial;
 mod door;
 #[doc(hidden)]
@@ -24,6 +28,7 @@ pub mod probe;
 mod ready;
 mod restore;
 mod retry;
+mod room;
 mod scheduler;
 mod session;
 mod settle;
@@ -59,6 +64,7 @@ use crate::routing::{NoRoute, Router};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
+use contents::Contents;
 use scheduler::{Action, Group, HostId, Limits, Newcomer, Recipients, Scheduler, Verdict};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
@@ -88,6 +94,7 @@ pub struct Parts {
 pub struct Queue {
     scheduler: Mutex<Scheduler>,
     spool: Arc<Spool>,
+    contents: Arc<Contents>,
     parts: ArcSwap<Parts>,
     pool: SigningPool,
     metrics: Arc<Metrics>,
@@ -119,6 +126,7 @@ impl Queue {
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,
+            contents: Contents::new(parts.delivery.memory_max.bytes()),
             parts: ArcSwap::from_pointee(parts),
             pool,
             metrics,
@@ -140,6 +148,7 @@ impl Queue {
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
         let limits = limits(&parts.delivery);
+        self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
         self.with_actions(|scheduler, now, actions| {

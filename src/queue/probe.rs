@@ -37,9 +37,38 @@ fn routes() -> HashMap<AddressHost, Arc<Route>> {
     hosts.map(route).collect()
 }
 
+/// Routes to so many sites.
+#[cfg(test)]
+pub(super) fn relays(count: u16) -> Vec<Arc<Route>> {
+    let relay = |port: u16| RouteConfig {
+        pattern: format!("h{port}.example"),
+        relay: vec![format!("127.0.0.1:{port}")],
+        tls: None,
+        username: None,
+        password_file: None,
+    };
+    let relays: Vec<RouteConfig> = (1..=count).map(relay).collect();
+    let dns = DnsConfig { nameservers: vec![([127, 0, 0, 1], 9).into()], ..DnsConfig::default() };
+    let router = Router::new(&dns, &DeliveryConfig::default(), &relays).expect("the routes are well formed");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let route = |relay: &RouteConfig| {
+        let host = AddressHost::Domain(relay.pattern.parse().expect("a domain"));
+        runtime.block_on(router.route(&host)).expect("a fixed route asks nobody")
+    };
+    relays.iter().map(route).collect()
+}
+
 thread_local! {
     /// Made once a thread: a resolver reads files.
     static ROUTES: HashMap<AddressHost, Arc<Route>> = routes();
+}
+
+/// A host and the way there.
+#[cfg(test)]
+pub(super) fn a_route() -> (AddressHost, Arc<Route>) {
+    let host = AddressHost::Domain(HOSTS[0].parse().expect("a domain"));
+    let route = ROUTES.with(|routes| Arc::clone(&routes[&host]));
+    (host, route)
 }
 
 /// What may happen to a queue, an octet or two at a time; behind the last one everybody is out of luck until all mail has
@@ -112,6 +141,7 @@ struct World<'a> {
     cancelled: HashSet<MessageId>,
     recipients: usize,
     ended: usize,
+    steps: usize,
 }
 
 struct Session {
@@ -152,6 +182,7 @@ impl<'a> World<'a> {
             cancelled: HashSet::new(),
             recipients: 0,
             ended: 0,
+            steps: 0,
         }
     }
 
@@ -246,7 +277,9 @@ impl<'a> World<'a> {
     }
 
     fn step(&mut self) {
-        let chosen = self.draw();
+        // Out of luck, look-ups, connections and sessions have their turns in order, so that none starves another.
+        let chosen = if self.luck.is_empty() { self.steps & 3 } else { self.draw() };
+        self.steps += 1;
         // Which of those under way.
         let which = chosen >> 3;
         match chosen & 7 {

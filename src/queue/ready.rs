@@ -70,10 +70,14 @@ impl Ready {
         picked
     }
 
-    /// Takes everything out, in no order.
+    /// Takes everything out: classes by rank, streams in order of their turns.
     pub fn drain(&mut self) -> Vec<Item> {
-        let classes = std::mem::take(self).classes;
-        classes.into_iter().flat_map(|c| c.streams.into_values()).flat_map(|s| s.items).collect()
+        let mut items = Vec::with_capacity(self.items);
+        for mut class in std::mem::take(self).classes {
+            let queues = class.turns.iter().filter_map(|stream| class.streams.remove(stream));
+            items.extend(queues.flat_map(|queue| queue.items));
+        }
+        items
     }
 
     /// The first class with mail and credit; when none has credit left, all get theirs anew.

@@ -151,6 +151,7 @@ impl Queue {
             return false;
         }
         let woken = tokio::select! {
+            biased;
             () = wake.notified() => true,
             () = connection.idle() => false,
             () = tokio::time::sleep(parts.delivery.idle_timeout) => false,
@@ -179,9 +180,16 @@ impl Queue {
     ) -> Result<bool, Failure> {
         let Batch { message: id, items } = batch;
         let started = self.clock.timestamp();
-        let message = match self.spool.load(id).await {
-            Ok(message) => message,
-            Err(error) => {
+        let message = match self.stopping.run_until_cancelled(self.contents.load(&self.spool, id)).await {
+            Some(Ok(message)) => message,
+            None => {
+                self.with_actions(|scheduler, now, actions| {
+                    scheduler.landed(&items);
+                    items.into_iter().for_each(|item| scheduler.put_back(now, site, item, actions));
+                });
+                return Ok(false);
+            }
+            Some(Err(error)) => {
                 self.settle_unreadable(items, error, started, site).await;
                 return Ok(false);
             }

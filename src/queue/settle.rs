@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::contents::Loaded;
 use super::scheduler::{Item, SiteId, Verdict};
 use super::settlement::{Attempted, Next, Settlement};
 use super::{Parts, Queue, at};
@@ -91,25 +92,20 @@ impl Queue {
 
     /// The message, with its content only if a report may have to return it: when a site goes dead, all that waits for
     /// it is settled, and need not be read for that.
-    async fn load_to_settle(
-        &self,
-        id: MessageId,
-        verdict: &Verdict,
-        now: Timestamp,
-    ) -> Result<Arc<Message>, SpoolError> {
+    async fn load_to_settle(&self, id: MessageId, verdict: &Verdict, now: Timestamp) -> Result<Loaded, SpoolError> {
         match (verdict, self.spool.load_envelope(id).await?) {
-            (Verdict::Later(_), message) if now < message.envelope.expires_at => Ok(message),
+            (Verdict::Later(_), message) if now < message.envelope.expires_at => Ok(Loaded::envelope(message)),
             (Verdict::Later(_) | Verdict::Never(_), _) => self.load_or_envelope(id).await,
         }
     }
 
     /// The message; without content if that cannot be read, which is logged.
-    async fn load_or_envelope(&self, id: MessageId) -> Result<Arc<Message>, SpoolError> {
-        match self.spool.load(id).await {
+    async fn load_or_envelope(&self, id: MessageId) -> Result<Loaded, SpoolError> {
+        match self.contents.load(&self.spool, id).await {
             Err(SpoolError::Unknown(id)) => Err(SpoolError::Unknown(id)),
             Err(error) => {
                 tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool");
-                self.spool.load_envelope(id).await
+                self.spool.load_envelope(id).await.map(Loaded::envelope)
             }
             loaded => loaded,
         }

@@ -21,6 +21,10 @@ pub(super) struct SiteState {
     pub(super) proved: usize,
     /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
     pub(super) idle: Vec<Arc<Notify>>,
+    /// Items handed to sessions so far.
+    pub(super) taken: u64,
+    /// What `taken` should be when the line is looked at again, if that is to happen.
+    pub(super) taken_by_then: Option<u64>,
     /// Where it waits for a connection.
     pub(super) line: Line,
     pub(super) health: Health,
@@ -29,6 +33,15 @@ pub(super) struct SiteState {
 }
 
 impl SiteState {
+    /// Mail waits here, a session is open, or something must not be forgotten yet.
+    pub(super) fn is_busy(&self, now: u64) -> bool {
+        let remembered = match self.health {
+            Health::Open { .. } => false,
+            Health::Crowded { until, .. } | Health::Shut { until, .. } => now < until,
+        };
+        self.sessions > 0 || !self.ready.is_empty() || self.taken_by_then.is_some() || remembered
+    }
+
     pub(super) fn new(route: Arc<Route>) -> SiteState {
         SiteState {
             route,
@@ -37,6 +50,8 @@ impl SiteState {
             connecting: 0,
             proved: 0,
             idle: Vec::new(),
+            taken: 0,
+            taken_by_then: None,
             line: Line::Out,
             health: Health::Open { failures: 0 },
             recipients_max: None,

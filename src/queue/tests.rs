@@ -1,11 +1,12 @@
 //! The scheduler against a world made of dice (the one the fuzz target plays with), and its clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::scheduler::{Action, Group, Newcomer, Scheduler, Verdict};
+use super::scheduler::{Action, Group, Limits, Newcomer, Scheduler, Verdict};
 use super::{at, probe};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{AddressHost, Blame, EnhancedCode, Failure, MessageId, Stream};
@@ -108,4 +109,85 @@ fn the_wall_clock_maps_onto_the_queues_clock() {
     assert_eq!(at(now, wall, Timestamp(0)), now);
     assert_eq!(ahead(0), now);
     assert!((6_000..=6_001).contains(&ahead(1_000)));
+}
+
+/// A scheduler whose one site has one session, busy with message 1, at `now`.
+fn with_a_busy_session(now: u64) -> Scheduler {
+    let (mut scheduler, mut actions) = (Scheduler::default(), Vec::new());
+    scheduler.limits = Limits {
+        connections_max: 100,
+        connections_per_site: 20,
+        recipients_per_transaction: 1,
+        pause_min: 1_000,
+        pause_max: 1_000,
+    };
+    scheduler.tick(now, &mut actions);
+    add_one(&mut scheduler, now, 1, &mut actions);
+    let [Action::Resolve(host, _), ..] = &actions[..] else { panic!("no look-up: {actions:?}") };
+    let host = *host;
+    scheduler.routed(now, host, Ok(probe::a_route().1), EXPIRY, &mut actions);
+    assert_eq!(connects(&actions), 1, "the first is opened at once");
+    scheduler.connected(now, 0, &mut actions);
+    assert!(scheduler.next_batch(0, &Arc::default()).is_some());
+    scheduler
+}
+
+/// One more message for that site.
+fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
+    let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
+    let group = Group { host: probe::a_route().0, attempts: 0, recipients: [0].into_iter().collect(), due: now };
+    scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, expires: EXPIRY }, [group], actions);
+}
+
+fn connects(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Connect(_))).count()
+}
+
+#[test]
+fn a_busy_session_is_waited_for_but_not_for_long() {
+    let (now, mut actions) = (60_000, Vec::new());
+    let mut scheduler = with_a_busy_session(now);
+    add_one(&mut scheduler, now, 2, &mut actions);
+    scheduler.tick(now + 19, &mut actions);
+    assert_eq!(connects(&actions), 0, "the session may be free in a moment");
+    scheduler.tick(now + 20, &mut actions);
+    assert_eq!(connects(&actions), 1, "it is not");
+    scheduler.connected(now + 30, 0, &mut actions);
+    assert!(scheduler.next_batch(0, &Arc::default()).is_some());
+    // What is taken in time is no reason for another.
+    actions.clear();
+    add_one(&mut scheduler, now + 40, 3, &mut actions);
+    assert!(scheduler.next_batch(0, &Arc::default()).is_some());
+    scheduler.tick(now + 1_000, &mut actions);
+    assert_eq!((connects(&actions), scheduler.connections), (0, 2));
+}
+
+#[test]
+fn a_long_line_gets_another_session_at_once() {
+    let (now, mut actions) = (60_000, Vec::new());
+    let mut scheduler = with_a_busy_session(now);
+    for (id, opened) in [(2, 0), (3, 0), (4, 0), (5, 0), (6, 1), (7, 1)] {
+        add_one(&mut scheduler, now, id, &mut actions);
+        assert_eq!(connects(&actions), opened, "message {id}");
+    }
+}
+
+#[test]
+fn sites_that_nothing_leads_to_are_forgotten() {
+    let mut actions = Vec::new();
+    let mut scheduler = with_a_message(&mut actions);
+    let routes: Vec<_> = probe::relays(3_000);
+    let hosts: Vec<_> =
+        actions.drain(..).filter_map(|a| if let Action::Resolve(host, _) = a { Some(host) } else { None }).collect();
+    // One host stays where it is, the other one moves on and on.
+    scheduler.routed(0, hosts[0], Ok(routes[0].clone()), u64::MAX, &mut actions);
+    for route in &routes[1..] {
+        scheduler.routed(0, hosts[1], Ok(route.clone()), u64::MAX, &mut actions);
+    }
+    let census = scheduler.census();
+    assert!((2..=1024).contains(&census.sites), "{census:?}");
+    assert_eq!(scheduler.sites().filter(|site| site.route.site == routes[0].site).count(), 1);
+    assert_eq!(scheduler.site_id(0, &routes[0]), 0);
+    // Those that have a session or mail waiting stay, and their numbers are theirs alone.
+    assert_eq!(census.ready, 2);
 }

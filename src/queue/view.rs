@@ -109,7 +109,7 @@ impl Queue {
     /// # Errors
     /// [`SpoolError::Unknown`] when it is finished or never was.
     pub async fn view(&self, id: MessageId) -> Result<MessageView, SpoolError> {
-        let message = self.spool.load(id).await?;
+        let message = self.spool.load_envelope(id).await?;
         let states = self.spool.states(id).await?;
         let (open, sleepers) = {
             let scheduler = self.lock();
@@ -148,7 +148,7 @@ impl Queue {
             sender: envelope.reverse_path.to_string(),
             recipients_waiting: waiting().count(),
             recipient: waiting().next().map(|r| r.address.clone()).unwrap_or_default(),
-            size: message.content.len(),
+            size: self.spool.content_len(id)?,
             accepted_at: envelope.accepted_at.to_string(),
             next_attempt: waiting().filter_map(|r| r.next_attempt.clone()).min(),
             class: envelope.stream.class,
@@ -167,8 +167,7 @@ impl Queue {
     pub fn sites(&self) -> Vec<SiteView> {
         let now = self.now();
         let scheduler = self.lock();
-        let sites = scheduler.sites().iter();
-        let told = sites.map(|site| {
+        let told = scheduler.sites().map(|site| {
             let (health, reason, shut_for) = match &site.health {
                 Health::Shut { until, failure, .. } if now < *until => {
                     ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))

@@ -50,6 +50,11 @@ impl<T> Wheel<T> {
         TimerKey(index)
     }
 
+    /// How many sleep.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Takes a sleeper out before it fires.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         self.entries.get(key.0 as usize)?.value.as_ref()?;

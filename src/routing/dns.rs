@@ -1,17 +1,20 @@
-//! Look-ups: hickory's caching stub resolver, and what its many errors mean to us.
+//! Look-ups: a caching stub resolver (hickory's, and a short way to it), and what its many errors mean to us.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Answer, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::sync::Semaphore;
 
 use super::fixed::RoutingError;
+use super::quick::{Quick, Records};
+use super::udp::Connections;
 use crate::config::DnsConfig;
 use crate::mail::Domain;
 
@@ -21,39 +24,79 @@ pub(super) const NEGATIVE_TTL: Duration = Duration::from_secs(300);
 /// How long after a look-up that failed the next one waits.
 const FAILURE_WAIT: Duration = Duration::from_secs(60);
 
+/// Questions at once, each of which has a socket.
+const QUESTIONS_MAX: usize = 512;
+
 /// TTLs are believed within these bounds; 0 would have every message ask anew.
 const TTL_MIN: Duration = Duration::from_secs(1);
-const TTL_MAX: Duration = Duration::from_secs(86_400);
+pub(super) const TTL_MAX: Duration = Duration::from_secs(86_400);
 
-/// The resolver.
+/// Who is asked, and how long.
 pub(super) struct Dns {
-    resolver: TokioResolver,
+    source: Source,
+    /// One for each question that may be under way.
+    slots: Semaphore,
     timeout: Duration,
 }
 
-/// MX records as they came: preference and name (without trailing dot; `.` for the root).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct MxAnswer {
-    pub(super) records: Vec<(u16, String)>,
-    pub(super) ttl: Duration,
+enum Source {
+    Resolver(Box<Quick>),
+    Table(Arc<dyn NameTable>),
+}
+
+/// Stands in for the DNS in simulations, whose time hickory's cache does not follow.
+pub trait NameTable: Send + Sync {
+    /// The MX records of a domain.
+    fn mx(&self, domain: &Domain) -> Said<MxAnswer>;
+    /// The addresses of a host, and how long they hold.
+    fn addresses(&self, host: &Domain) -> Said<(Vec<IpAddr>, Duration)>;
+}
+
+/// What a [`NameTable`] says, and after how long. Longer than `dns.timeout` means never.
+#[derive(Debug, Clone)]
+pub struct Said<T> {
+    /// How long it takes.
+    pub after: Duration,
+    /// What it is.
+    pub answer: Result<T, DnsError>,
+}
+
+/// MX records as they came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MxAnswer {
+    /// Preference and name (without trailing dot; `.` for the root).
+    pub records: Vec<(u16, String)>,
+    /// How long they hold.
+    pub ttl: Duration,
 }
 
 /// What a look-up without records means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum DnsError {
+pub enum DnsError {
     /// NXDOMAIN.
-    NoDomain { ttl: Duration },
+    NoDomain {
+        /// How long that may be believed.
+        ttl: Duration,
+    },
     /// The name exists, such records do not.
-    NoRecords { ttl: Duration },
+    NoRecords {
+        /// How long that may be believed.
+        ttl: Duration,
+    },
     /// Anything else: SERVFAIL, REFUSED, time-out, nonsense. Says nothing about the name.
-    Unknown { what: String, wait: Duration },
+    Unknown {
+        /// What happened.
+        what: String,
+        /// How long until it is worth asking again.
+        wait: Duration,
+    },
 }
 
 impl Dns {
     /// Prepares; asks nothing.
     pub(super) fn new(config: &DnsConfig) -> Result<Dns, RoutingError> {
-        let mut builder = if config.nameservers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|e| RoutingError::Resolver(e.to_string()))?
+        let (servers, system) = if config.nameservers.is_empty() {
+            read_system_conf().map_err(|e| RoutingError::Resolver(e.to_string()))?
         } else {
             let servers = config.nameservers.iter().map(|server| {
                 let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -62,19 +105,35 @@ impl Dns {
                 });
                 NameServerConfig::new(server.ip(), true, connections.into())
             });
-            let servers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+            (ResolverConfig::from_parts(None, Vec::new(), servers.collect()), ResolverOpts::default())
         };
-        *builder.options_mut() = options(config, builder.options_mut().clone());
-        let resolver = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
-        Ok(Dns { resolver, timeout: config.timeout })
+        let mut builder = Resolver::builder_with_config(servers.clone(), Connections::default());
+        let options = options(config, system);
+        let timeout = options.timeout;
+        *builder.options_mut() = options;
+        let hickory = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
+        let resolver = Quick::new(hickory, &servers, timeout, config.cache_entries);
+        Ok(Dns::asking(Source::Resolver(Box::new(resolver)), config))
+    }
+
+    /// Asks `table` instead of the network.
+    pub(super) fn simulated(config: &DnsConfig, table: Arc<dyn NameTable>) -> Dns {
+        Dns::asking(Source::Table(table), config)
+    }
+
+    fn asking(source: Source, config: &DnsConfig) -> Dns {
+        Dns { source, slots: Semaphore::new(QUESTIONS_MAX), timeout: config.timeout }
     }
 
     /// The MX records of `domain`, through CNAMEs.
     pub(super) async fn mx(&self, domain: &Domain) -> Result<MxAnswer, DnsError> {
-        let lookup = self.lookup(domain, RecordType::MX).await?;
+        let resolver = match &self.source {
+            Source::Resolver(resolver) => resolver,
+            Source::Table(table) => return self.hear(table.mx(domain)).await,
+        };
+        let lookup = self.lookup(resolver, domain, RecordType::MX).await?;
         let records: Vec<(u16, String)> = lookup
-            .answers()
+            .records
             .iter()
             .filter_map(|record| match &record.data {
                 RData::MX(mx) => Some((mx.preference, exchange_text(&mx.exchange))),
@@ -90,7 +149,14 @@ impl Dns {
     /// The addresses of `host`, through CNAMEs: IPv6 and IPv4 by turns, never empty, how long they hold, and why one
     /// family is not among them if that could not be learned.
     pub(super) async fn addresses(&self, host: &Domain) -> Result<(Vec<IpAddr>, Duration, Option<DnsError>), DnsError> {
-        let (v6, v4) = tokio::join!(self.lookup(host, RecordType::AAAA), self.lookup(host, RecordType::A));
+        let resolver = match &self.source {
+            Source::Resolver(resolver) => resolver,
+            Source::Table(table) => {
+                return self.hear(table.addresses(host)).await.map(|(addresses, ttl)| (addresses, ttl, None));
+            }
+        };
+        let lookup = |record_type| self.lookup(resolver, host, record_type);
+        let (v6, v4) = tokio::join!(lookup(RecordType::AAAA), lookup(RecordType::A));
         let ttl = [&v6, &v4].into_iter().flatten().map(ttl_of).min().unwrap_or(NEGATIVE_TTL);
         let found = interleave(ips(&v6), ips(&v4));
         if !found.is_empty() {
@@ -101,18 +167,33 @@ impl Dns {
         Err(both(v6.err().unwrap_or_else(none), v4.err().unwrap_or_else(none)))
     }
 
-    async fn lookup(&self, domain: &Domain, record_type: RecordType) -> Result<Lookup, DnsError> {
+    /// Waits for what a table says.
+    async fn hear<T>(&self, said: Said<T>) -> Result<T, DnsError> {
+        tokio::time::sleep(said.after.min(self.timeout)).await;
+        match said.after < self.timeout {
+            true => said.answer,
+            false => Err(no_answer(self.timeout)),
+        }
+    }
+
+    async fn lookup(&self, resolver: &Quick, domain: &Domain, record_type: RecordType) -> Result<Records, DnsError> {
+        // Waiting for our own turn is no fault of the name server.
+        let _slot = self.slots.acquire().await.expect("never closed");
         let unknown = |what: String| DnsError::Unknown { what, wait: FAILURE_WAIT };
         // Ours are checked ASCII names, so this parses; `from_ascii` would also keep underscores.
         let mut name = Name::from_ascii(domain.as_str()).map_err(|e| unknown(e.to_string()))?;
         name.set_fqdn(true);
         // hickory's own time-out is per try, server and transport; this one is what the operator meant.
-        match tokio::time::timeout(self.timeout, self.resolver.lookup(name, record_type)).await {
+        match tokio::time::timeout(self.timeout, resolver.lookup(name, record_type)).await {
             Ok(Ok(lookup)) => Ok(lookup),
             Ok(Err(error)) => Err(meaning(&error)),
-            Err(_) => Err(unknown(format!("no answer within {:?}", self.timeout))),
+            Err(_) => Err(no_answer(self.timeout)),
         }
     }
+}
+
+fn no_answer(within: Duration) -> DnsError {
+    DnsError::Unknown { what: format!("no answer within {within:?}"), wait: FAILURE_WAIT }
 }
 
 fn options(config: &DnsConfig, system: ResolverOpts) -> ResolverOpts {
@@ -137,8 +218,8 @@ fn exchange_text(name: &Name) -> String {
     }
 }
 
-fn ips(lookup: &Result<Lookup, DnsError>) -> Vec<IpAddr> {
-    let answers = lookup.as_ref().map(Lookup::answers).unwrap_or_default();
+fn ips(lookup: &Result<Records, DnsError>) -> Vec<IpAddr> {
+    let answers = lookup.as_ref().map(|lookup| &lookup.records[..]).unwrap_or_default();
     answers.iter().filter_map(|record| record.data.ip_addr()).collect()
 }
 
@@ -153,9 +234,8 @@ fn interleave(v6: Vec<IpAddr>, v4: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-fn ttl_of(lookup: &Lookup) -> Duration {
-    let least = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-    Duration::from_secs(least.into()).clamp(TTL_MIN, TTL_MAX)
+fn ttl_of(lookup: &Records) -> Duration {
+    lookup.ttl.clamp(TTL_MIN, TTL_MAX)
 }
 
 /// What AAAA and A without records say together.

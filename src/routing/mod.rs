@@ -5,7 +5,8 @@
 //!
 //! 1. A fixed `[[route]]` that matches wins (`fixed`).
 //! 2. An address literal goes where it says.
-//! 3. Otherwise the MX records, or the domain itself if it has none (`mx`), asked through a caching resolver (`dns`).
+//! 3. Otherwise the MX records, or the domain itself if it has none (`mx`), asked through a caching resolver (`dns`,
+//!    over sockets of our own: `udp`, by a short way if that will do: `quick`).
 //!
 //! The result is a [`Route`]: hops in order of preference, and the [`Site`] they form together, which is what limits
 //! and connections belong to. The addresses of a hop are looked up only when it is that hop's turn; those in private
@@ -14,15 +15,18 @@
 mod dns;
 mod fixed;
 mod mx;
+mod quick;
 mod route;
 mod special;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use dns::{DnsError, MxAnswer, NameTable, Said};
 pub use fixed::RoutingError;
 pub use route::{Hop, HopHost, NoRoute, Route, Site};
 
@@ -59,10 +63,27 @@ impl Router {
     /// # Errors
     /// A `[[route]]` that makes no sense, or the system's resolver configuration cannot be read.
     pub fn new(dns: &DnsConfig, delivery: &DeliveryConfig, routes: &[RouteConfig]) -> Result<Router, RoutingError> {
+        Router::with_dns(dns::Dns::new(dns)?, delivery, routes)
+    }
+
+    /// The same, asking `table` instead of the DNS: for simulations.
+    ///
+    /// # Errors
+    /// A `[[route]]` that makes no sense.
+    pub fn simulated(
+        dns: &DnsConfig,
+        delivery: &DeliveryConfig,
+        routes: &[RouteConfig],
+        table: Arc<dyn NameTable>,
+    ) -> Result<Router, RoutingError> {
+        Router::with_dns(dns::Dns::simulated(dns, table), delivery, routes)
+    }
+
+    fn with_dns(dns: dns::Dns, delivery: &DeliveryConfig, routes: &[RouteConfig]) -> Result<Router, RoutingError> {
         let fixed =
             routes.iter().map(|route| fixed::FixedRoute::read(route, delivery.tls)).collect::<Result<_, _>>()?;
         let shared = Shared {
-            dns: dns::Dns::new(dns)?,
+            dns,
             fixed,
             port: delivery.port,
             allow_loopback: delivery.allow_loopback,

@@ -22,6 +22,11 @@ impl Cache {
         Cache { messages: HashMap::new(), size: 0, size_max }
     }
 
+    /// Octets in use.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     pub(super) fn get(&self, id: MessageId) -> Option<Arc<Message>> {
         self.messages.get(&id).cloned()
     }

@@ -139,6 +139,11 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     }
 }
 
+/// Whether an envelope has a key, without reading it.
+pub(super) fn has_key(head: &[u8]) -> bool {
+    head.first().is_some_and(|version| *version > 1) && head.get(1).is_some_and(|flags| flags & KEY != 0)
+}
+
 pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     // Version 1 had no keys, and so not their flag.
     if !(1..=VERSION).contains(&r.u8("version")?) {

@@ -17,6 +17,8 @@
 //! is safe at any time. A segment with a tombstone outlives the segments with the message ([`crate::log`] `depend`).
 
 mod cache;
+#[doc(hidden)]
+pub mod census;
 mod codec;
 mod index;
 mod message;
@@ -30,6 +32,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -40,7 +43,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::SpoolConfig;
 use crate::ledger::Ledger;
 use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, LogOptions, Position, SegmentId};
-use crate::mail::{Envelope, MessageId, MessageIds, Receipt};
+use crate::mail::{Envelope, Keyed, MessageId, MessageIds, Receipt};
 use crate::telemetry::Metrics;
 
 use cache::Cache;
@@ -115,6 +118,8 @@ pub struct Spool {
     ids: MessageIds,
     export: Export,
     ledger: Arc<Ledger>,
+    /// Segments from this one on hold events that may not be in the event log.
+    exported: AtomicU32,
     queued_max: usize,
 }
 
@@ -142,25 +147,37 @@ impl Spool {
         outlets: Outlets,
         clock: Clock,
     ) -> Result<(Arc<Spool>, Opened), SpoolError> {
-        let options = LogOptions {
-            segment_size: config.segment_size.0,
-            disk_free_min: config.disk_free_min.0,
-            ..LogOptions::new(dir)
-        };
+        let options = LogOptions::new(dir);
+        Spool::open_with(options, config, files, metrics, outlets, clock)
+    }
+
+    /// The same with options of the log's own that no configuration has: how it is driven.
+    ///
+    /// # Errors
+    /// As [`open`](Spool::open).
+    pub fn open_with(
+        options: LogOptions,
+        config: &SpoolConfig,
+        files: Arc<dyn Files>,
+        metrics: Arc<Metrics>,
+        outlets: Outlets,
+        clock: Clock,
+    ) -> Result<(Arc<Spool>, Opened), SpoolError> {
+        let options =
+            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, ..options };
         let queued_max = options.queue_bytes_max;
         let Outlets { exported, export, ledger } = outlets;
-        let mut replay = replay::Replay::new(exported, export.clone());
+        let mut replay = replay::Replay::new(exported, export.clone(), Arc::clone(&ledger));
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
-        let (index, attempted, last) = replay.finish(&log);
+        let (index, attempted, last) = replay.finish(&log)?;
         let opened = Opened { messages: index.len(), log: report, attempted };
-        // Nothing is reclaimed before its events are known to be in the event log.
-        log.set_reclaim_floor(exported.map_or(SegmentId(0), |exported| exported.segment));
+        let exported = exported.map_or(0, |exported| exported.segment.0);
         let cache = Cache::new(config.cache_size.bytes());
         let ids = MessageIds::after(last);
         ids.next(clock.timestamp());
         let state = Mutex::new(State { index, cache, moving: HashSet::new(), ghosts: HashMap::new() });
-        Ok((Arc::new(Spool { log, state, ids, export, ledger, queued_max }), opened))
+        Ok((Arc::new(Spool { log, state, ids, export, ledger, exported: exported.into(), queued_max }), opened))
     }
 
     /// An id for a message about to come.
@@ -252,6 +269,19 @@ impl Spool {
         }
     }
 
+    /// How large the content of a message is, in octets.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unknown`] when finished.
+    pub fn content_len(&self, id: MessageId) -> Result<usize, SpoolError> {
+        let state = self.lock();
+        if let Some(message) = state.cache.get(id) {
+            return Ok(message.content.len());
+        }
+        let location = state.index.get(id).and_then(|entry| entry.message).ok_or(SpoolError::Unknown(id))?;
+        Ok(location.body_len as usize)
+    }
+
     async fn read_message(
         &self,
         id: MessageId,
@@ -322,9 +352,14 @@ impl Spool {
         self.log.health()
     }
 
+    /// Writes what is queued, where the log has no thread for it ([`Drive::Stepped`](crate::log::Drive)).
+    pub fn step(&self) {
+        self.log.step();
+    }
+
     /// Segments from this one on hold events that are not yet safely in the event log.
     pub fn set_exported(&self, floor: SegmentId) {
-        self.log.set_reclaim_floor(floor);
+        self.exported.store(floor.0, Ordering::Relaxed);
     }
 
     /// Syncs what waits, seals the log and stops its thread. Call it last.
@@ -341,9 +376,8 @@ impl Spool {
         self.log.retain(location);
         let envelope = &message.envelope;
         if let Some(keyed) = &envelope.key {
-            let (messages, accepted_at) = (keyed.messages, envelope.accepted_at);
-            let receipt = Receipt { id: message.id, messages, accepted_at, replayed: false };
-            self.ledger.record(&envelope.stream.tenant, keyed, receipt);
+            let receipt = receipt(message.id, envelope, keyed);
+            self.ledger.record(&envelope.stream.tenant, keyed, receipt, envelope.expires_at, location.position);
         }
         let mut state = self.lock();
         let entry = state.index.entry(message.id);
@@ -413,6 +447,11 @@ impl std::fmt::Debug for Spool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Spool").finish_non_exhaustive()
     }
+}
+
+/// What the client got for the submission whose first message this is.
+fn receipt(id: MessageId, envelope: &Envelope, keyed: &Keyed) -> Receipt {
+    Receipt { id, messages: keyed.messages, accepted_at: envelope.accepted_at, replayed: false }
 }
 
 fn message_record(

@@ -1,6 +1,7 @@
 //! Giving disk back: dead segments are reused, stragglers in nearly dead ones are copied forward first.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ impl Spool {
     /// # Errors
     /// When a segment cannot be read; nothing is lost then.
     pub fn reclaim(self: &Arc<Self>) -> Result<bool, SpoolError> {
+        // Nothing goes before its events are in the event log and its keys in the ledger.
+        let exported = SegmentId(self.exported.load(Ordering::Relaxed));
+        self.log.set_reclaim_floor(self.ledger.unrecorded().map_or(exported, |unrecorded| unrecorded.min(exported)));
         self.log.reclaim();
         // What little room a full disk has left is for what was delivered, not for copies.
         if self.log.health() != Health::Ok {
@@ -58,6 +62,7 @@ impl Spool {
             })
             .map_err(Arc::new)?;
         drop(sender);
+        self.log.step();
         let copied: Vec<Option<SegmentId>> = copied.iter().collect();
         // If one is missing, the segment stays as it is.
         let into: Option<Vec<SegmentId>> = copied.into_iter().collect();
@@ -82,6 +87,7 @@ impl Spool {
         };
         self.log.scan(segment, &mut copy).map_err(Arc::new)?;
         drop(waiter);
+        self.log.step();
         // Every copy holds a sender until its callback has run.
         while copied.recv().is_ok() {}
         outcome

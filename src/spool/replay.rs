@@ -12,8 +12,9 @@ use smallvec::SmallVec;
 
 use super::index::Index;
 use super::state::{self, RecipientState, StateRecord};
-use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec};
+use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec, receipt};
 use crate::clock::Timestamp;
+use crate::ledger::Ledger;
 use crate::log::{Log, Position, ReplayReport, Replayed, SegmentId};
 use crate::mail::{Envelope, MessageId};
 
@@ -63,22 +64,32 @@ pub(super) struct Replay {
     last: MessageId,
     exported: Option<Position>,
     export: Export,
+    ledger: Arc<Ledger>,
+    /// Keys up to here are in the ledger.
+    recorded: Option<Position>,
+    /// The last record.
+    end: Option<Position>,
 }
 
 impl Replay {
-    pub(super) fn new(exported: Option<Position>, export: Export) -> Replay {
+    pub(super) fn new(exported: Option<Position>, export: Export, ledger: Arc<Ledger>) -> Replay {
         let (index, attempted, depends) = (Index::default(), HashMap::new(), Vec::new());
-        Replay { index, attempted, depends, last: MessageId(0), exported, export }
+        let recorded = ledger.recorded();
+        Replay { index, attempted, depends, last: MessageId(0), exported, export, ledger, recorded, end: None }
     }
 
     pub(super) fn visit(&mut self, record: Replayed<'_>) {
         let id = MessageId(record.id);
         self.last = self.last.max(id);
+        self.end = Some(record.location.position);
         match record.kind {
             MESSAGE => {
                 let older = self.index.entry(id).set_message(record.location);
                 let segment = record.location.position.segment;
                 self.depends.extend(older.map(|older| (segment, older.position.segment)));
+                if self.recorded.is_none_or(|recorded| record.location.position > recorded) {
+                    record_again(&self.ledger, &record);
+                }
             }
             SIGNATURE => drop(self.index.entry(id).set_signature(record.location)),
             STATE => match state::read(record.head) {
@@ -114,13 +125,23 @@ impl Replay {
     }
 
     /// The index, what the recipients wait for, and the highest id seen.
-    pub(super) fn finish(mut self, log: &Log) -> (Index, Attempted, MessageId) {
+    ///
+    /// # Errors
+    /// A segment cannot be read a second time.
+    pub(super) fn finish(mut self, log: &Log) -> Result<(Index, Attempted, MessageId), SpoolError> {
+        if self.recorded > self.end {
+            // The ledger has seen a longer log than this one, which somebody has replaced or begun anew: what it knows of
+            // positions says nothing about these.
+            for segment in log.segments() {
+                log.scan(segment, &mut |record| record_again(&self.ledger, &record)).map_err(Arc::new)?;
+            }
+        }
         // States of a message that is not there: it finished, and its tombstone was no longer needed.
         self.index.retain(|entry| entry.message.is_some());
         let index = &self.index;
         self.attempted.retain(|id, _| index.get(*id).is_some());
         self.depends.into_iter().for_each(|(segment, on)| log.depend(segment, on));
-        (self.index, self.attempted, self.last)
+        Ok((self.index, self.attempted, self.last))
     }
 }
 
@@ -175,6 +196,19 @@ impl Spool {
             entry.keep_last_state();
         }
         entry.records().for_each(|location| self.log.retain(location));
+    }
+}
+
+/// Hands a message's key to the ledger, whatever has become of the message. One that cannot be read is told of elsewhere.
+fn record_again(ledger: &Ledger, record: &Replayed<'_>) {
+    if record.kind != MESSAGE || !codec::has_key(record.head) {
+        return;
+    }
+    let Ok(envelope) = codec::read_envelope(&mut Reader(record.head)) else { return };
+    if let Some(keyed) = &envelope.key {
+        let receipt = receipt(MessageId(record.id), &envelope, keyed);
+        let at = record.location.position;
+        ledger.record_again(&envelope.stream.tenant, keyed, receipt, envelope.expires_at, at);
     }
 }
 

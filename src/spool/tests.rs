@@ -1,5 +1,7 @@
 //! The spool on a simulated disk: power cuts, reclaim and restarts, against what callers were promised.
 
+mod keys;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;

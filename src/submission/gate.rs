@@ -107,6 +107,7 @@ impl Door for Gate {
                     Rejection::trouble("the same submission, under way on another connection, failed; try again later")
                 }),
                 Taken::Accepting { receipt, charge, accepting } => {
+                    // Not taken, or given up in a shutdown: then the charge goes back to the tenant.
                     accepting.await.map_err(Rejection::from_queue)?;
                     charge.keep();
                     Ok(receipt)

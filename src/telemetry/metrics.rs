@@ -49,6 +49,16 @@ pub struct Metrics {
     pub spool_readonly: IntGauge,
     /// Records found damaged, at start-up or on reading.
     pub spool_damaged: IntCounter,
+    /// Facts in the ledger: tenants, their counts.
+    pub ledger_facts: IntGauge,
+    /// Idempotency keys that are known.
+    pub ledger_keys: IntGauge,
+    /// Octets of the ledger on disk, by log: receipts, facts.
+    pub ledger_bytes: IntGaugeVec,
+    /// Facts that the ledger's index does not have yet.
+    pub ledger_behind: IntGauge,
+    /// Times the ledger's index was made anew.
+    pub ledger_rebuilt: IntCounter,
     /// Seconds per message spent signing.
     pub signing: Histogram,
     /// Messages held back because their key could not be used.
@@ -114,6 +124,11 @@ impl Metrics {
             spool_live_bytes: gauge(&r, "spool_live_bytes", "live octets in the log"),
             spool_readonly: gauge(&r, "spool_readonly", "1 while the spool refuses new mail"),
             spool_damaged: counter(&r, "spool_damaged_total", "records found damaged"),
+            ledger_facts: gauge(&r, "ledger_facts", "facts in the ledger"),
+            ledger_keys: gauge(&r, "ledger_keys", "idempotency keys that are known"),
+            ledger_bytes: gauges(&r, "ledger_bytes", "size of the ledger's logs on disk", &["log"]),
+            ledger_behind: gauge(&r, "ledger_behind", "facts that the ledger's index does not have yet"),
+            ledger_rebuilt: counter(&r, "ledger_rebuilt_total", "times the ledger's index was made anew"),
             signing: histogram(&r, "signing_seconds", "time to sign a message", 0.000_02, 2.0, 14),
             signing_failures: counter(&r, "signing_failures_total", "messages held back for want of a usable key"),
             events: counter(&r, "events_total", "events written"),

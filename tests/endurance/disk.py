@@ -4,6 +4,7 @@ import array
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -111,6 +112,16 @@ class Disk:
         if free > 0:
             sh("fallocate", "-l", free, filler)
         return filler
+
+    def occupy_front(self, octets):
+        """Takes all space in front of that place, so that every file to come lies behind it."""
+        pieces = []
+        while not pieces or not sh("fallocate", "-l", "1M", pieces[-1], check=False).returncode:
+            pieces.append(self.path / f"ballast{len(pieces)}")
+        for piece in pieces:
+            extents = re.findall(r"^ *\d+: +\d+\.\. *\d+: +(\d+)\.\.", sh("filefrag", "-v", piece, check=False).stdout, re.M)
+            if not extents or min(map(int, extents)) * 4096 >= octets:
+                piece.unlink(missing_ok=True)
 
     def remove(self):
         if self.mounted:

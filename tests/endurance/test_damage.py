@@ -51,15 +51,31 @@ def test_damaged_segment(make, sink, load):
     daemon.wait_terminal(["after@them.test"])
 
 
+def noticed(daemon, file, why):
+    """`spool verify` names the file; returns what must hold once the daemon has started."""
+    said, clean = daemon.verify()
+    assert not clean and file.name in said and why in said, said
+
+    def at_start():
+        assert daemon.ready()
+        lines = [line for line in daemon.log().splitlines() if "the log is damaged" in line]
+        assert any(file.name in line and why in line for line in lines), lines
+        assert daemon.metric("posthaste_spool_damaged_total") >= 1
+
+    return at_start
+
+
 def test_missing_segment(make, sink, load):
-    """A file of the log is gone: its messages are lost, all others arrive."""
+    """A file of the log is gone: its messages are lost, all others arrive, and the operator is told."""
     daemon, target, accepted, release = prepared(make, sink, load)
+    assert daemon.verify()[1]
     gone = segments(daemon)[1]
     size = sum(1 for _ in accepted) * (1 << 20) // sum(file.stat().st_size for file in segments(daemon)) + 10
     gone.unlink()
+    at_start = noticed(daemon, gone, "the file is missing")
     release()
     daemon.start()
-    assert daemon.ready()
+    at_start()
 
     def ended():
         return {event["recipient"] for event in daemon.events(names=["delivered"])}
@@ -69,17 +85,38 @@ def test_missing_segment(make, sink, load):
     daemon.wait_terminal(["after@them.test"])
 
 
-def test_segment_cut_off(make, sink, load):
-    """A file ends in the middle, as after a bad copy. Nothing says how long it was: a cut between two batches looks like
-    the end of a log that was killed."""
+@pytest.mark.parametrize("where", ["in a batch", "between two batches"])
+def test_segment_cut_off(make, sink, load, where):
+    """A file ends in the middle, as after a bad copy: the operator is told, also where the part that is left looks whole."""
     daemon, target, accepted, release = prepared(make, sink, load)
-    os.truncate(segments(daemon)[1], 600_001)
+    file = segments(daemon)[1]
+    cut = 600_001
+    if where == "between two batches":
+        # A batch starts on a multiple of 4096 with a record of the log's own.
+        octets = file.read_bytes()
+        starts = [at for at in range(500_000 // 4096 * 4096, 700_000, 4096) if octets[at:at + 4] == b"PR\x01\x80"]
+        cut = starts[len(starts) // 2]
+    os.truncate(file, cut)
+    at_start = noticed(daemon, file, f"octets at {cut}: the file is cut off here")
     release()
     daemon.start()
+    at_start()
     wait_until(lambda: len({e["recipient"] for e in daemon.events(names=["delivered"])} & set(accepted))
                >= len(accepted) * 3 // 4, 30, "most of them")
     daemon.send("after@them.test")
     daemon.wait_terminal(["after@them.test"])
+
+
+def test_verify_beside_the_daemon(make, sink, load):
+    """Segments are begun, freed and used again while they are checked: nothing of that is damage."""
+    target = sink()
+    daemon = make({**relay(target), **CONFIG}).start()
+    clients = load(daemon, clients=6, size=20_000, pause=0)
+    for _ in range(12):
+        clients.wait(60)
+        said, clean = daemon.verify()
+        assert clean, said
+    daemon.wait_terminal(clients.stop())
 
 
 @pytest.mark.parametrize("harm", ["removed", "torn", "garbage"])

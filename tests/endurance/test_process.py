@@ -105,10 +105,10 @@ class Group:
 
 def test_memory_limit(make, sink, stack):
     """64 MB in all, and 24 clients with 4 MB each: what does not fit gets 452, nobody kills the daemon. The limit must
-    have room for `memory_max`, `cache_size` and `connections_max` messages on their way out."""
+    have room for `memory_max` at both ends and `cache_size`; the number of sessions does not matter."""
     group, target = Group(64 << 20), sink()
     stack.callback(group.remove)
-    daemon = make({**relay(target), "spool": {"cache_size": "4MiB"}, "delivery": {"connections_max": 3},
+    daemon = make({**relay(target), "spool": {"cache_size": "4MiB"}, "delivery": {"memory_max": "16MiB"},
                    "submission": {"smtp": {"memory_max": "16MiB", "max_message_size": "8MiB"}}}, wrap=group.wrap).start()
     body = b"From: orders@shop.test\r\nSubject: x\r\n\r\n" + b"A line that stands for the rest of it.\r\n" * 100_000
     accepted, refused, lock = [], [], threading.Lock()

@@ -4,6 +4,10 @@
 //! carries over, by seed, none, all, a torn first part or any pages of what was written since, and throws away what the
 //! system showed. A sync that fails carries over as much as a power cut would, and forgets that the rest was ever
 //! unsynced, as Linux does: the next one succeeds and means nothing.
+//!
+//! It can also stop on its own, as ext4 does when it finds an error: see [`Fault::Stop`].
+
+mod inode;
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +19,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Files, LogFile};
-
-const PAGE: usize = 4096;
+use inode::Inode;
 
 /// What a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +43,14 @@ pub enum Fault {
     Short,
     /// The power fails; from then on everything does, until [`SimFiles::restart`].
     PowerCut,
+    /// The file system stops, as ext4 with an aborted journal: names cannot be changed any more, and after a few more deeds nothing can
+    /// be written. Until then, and for this deed, syncs say that they worked; yet what they wrote to pages that were never written before
+    /// is lost and reads as zeros after [`SimFiles::restart`].
+    Stop,
 }
+
+/// Called with a copy of the disk.
+type Watcher = Box<dyn FnMut(SimFiles) + Send>;
 
 /// The file system. Clones share it.
 #[derive(Clone)]
@@ -60,24 +70,15 @@ struct Disk {
     faults: Vec<(Deed, u64, Fault)>,
     counts: [u64; 4],
     powered: bool,
+    /// Deeds that still work since the file system stopped.
+    stopped: Option<u32>,
+    watcher: Option<Watcher>,
     /// Rises with each restart; handles of earlier ones are dead.
     epoch: u64,
     free: u64,
 }
 
-#[derive(Default)]
-struct Inode {
-    shown: Vec<u8>,
-    durable: Vec<u8>,
-    unsynced: Vec<Unsynced>,
-    allocated: u64,
-}
-
-enum Unsynced {
-    Length(usize),
-    Write(usize, Vec<u8>),
-}
-
+#[derive(Clone)]
 enum Change {
     Create(PathBuf, usize),
     Rename(PathBuf, PathBuf),
@@ -114,6 +115,8 @@ impl SimFiles {
             faults: Vec::new(),
             counts: [0; 4],
             powered: true,
+            stopped: None,
+            watcher: None,
             epoch: 0,
             free: 1 << 40,
         };
@@ -137,9 +140,28 @@ impl SimFiles {
         self.disk().counts[deed as usize]
     }
 
-    /// Whether no power cut has happened since the last restart.
+    /// Whether neither the power nor the file system has gone since the last restart.
     pub fn is_powered(&self) -> bool {
-        self.disk().powered
+        let disk = self.disk();
+        disk.powered && disk.stopped.is_none()
+    }
+
+    /// Cuts the power: everything fails until [`restart`](SimFiles::restart) or [`kill`](SimFiles::kill).
+    pub fn cut(&self) {
+        self.disk().powered = false;
+    }
+
+    /// Hands a copy of the disk to `watcher` before each deed that changes something: what a crash at that moment would leave, once the
+    /// copy is restarted. The disk stands still meanwhile.
+    pub fn watch(&self, watcher: impl FnMut(SimFiles) + Send + 'static) {
+        self.disk().watcher = Some(Box::new(watcher));
+    }
+
+    /// A disk with the same in it that goes its own way from here; `seed` decides how.
+    pub fn copy(&self, seed: u64) -> SimFiles {
+        let copy = self.disk().copy();
+        copy.disk().rng = SmallRng::seed_from_u64(seed);
+        copy
     }
 
     /// Sets the free space in octets; files created later take from it, removed ones give back.
@@ -159,7 +181,7 @@ impl SimFiles {
         disk.names = disk.durable_names.clone();
         for inode in &mut disk.inodes {
             inode.settle(&mut disk.rng);
-            inode.shown.clone_from(&inode.durable);
+            inode.show_durable();
         }
         disk.end_process();
     }
@@ -195,7 +217,28 @@ impl Disk {
         self.locks.clear();
         self.faults.clear();
         self.powered = true;
+        self.stopped = None;
         self.epoch += 1;
+    }
+
+    /// The same disk, unwatched, without faults to come.
+    fn copy(&self) -> SimFiles {
+        let copy = Disk {
+            rng: self.rng.clone(),
+            inodes: self.inodes.clone(),
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            changes: self.changes.clone(),
+            locks: self.locks.clone(),
+            faults: Vec::new(),
+            counts: self.counts,
+            powered: self.powered,
+            stopped: self.stopped,
+            watcher: None,
+            epoch: self.epoch,
+            free: self.free,
+        };
+        SimFiles { disk: Arc::new(Mutex::new(copy)) }
     }
 
     fn check(&self, epoch: u64) -> io::Result<()> {
@@ -208,6 +251,10 @@ impl Disk {
     /// Counts a deed and finds the fault it meets.
     fn meet(&mut self, deed: Deed, epoch: u64) -> io::Result<Option<Fault>> {
         self.check(epoch)?;
+        if let Some(mut watcher) = self.watcher.take() {
+            watcher(self.copy());
+            self.watcher = Some(watcher);
+        }
         self.counts[deed as usize] += 1;
         if deed != Deed::Change {
             self.counts[Deed::Change as usize] += 1;
@@ -218,21 +265,44 @@ impl Disk {
             .iter()
             .position(|(of, at, _)| (*of == deed || *of == Deed::Change) && counts[*of as usize] == *at);
         let fault = hit.map(|hit| self.faults.swap_remove(hit).2);
-        if fault == Some(Fault::PowerCut) {
-            self.powered = false;
+        match fault {
+            Some(Fault::PowerCut) => self.powered = false,
+            Some(Fault::Stop) => {
+                self.stopped = Some(self.rng.random_range(0..6));
+                return Ok(None);
+            }
+            Some(Fault::Error(_) | Fault::Short) | None => {}
         }
         Ok(fault)
+    }
+
+    /// A deed inside a file, after [`Disk::meet`]: whether a stopped file system still does it.
+    fn still_works(&mut self) -> io::Result<()> {
+        match &mut self.stopped {
+            None => Ok(()),
+            Some(0) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
     }
 
     /// A change of names; a fault other than a power cut prevents it.
     fn change(&mut self, deed: Deed, epoch: u64, change: Change) -> io::Result<()> {
         let fault = self.meet(deed, epoch)?;
+        self.check_names()?;
         if let Some(Fault::Error(_) | Fault::Short) = fault {
             return Err(error(fault));
         }
         change.apply(&mut self.names);
         self.changes.push(change);
         fault.map_or(Ok(()), |fault| Err(error(Some(fault))))
+    }
+
+    /// Changes of names need the journal.
+    fn check_names(&self) -> io::Result<()> {
+        self.stopped.map_or(Ok(()), |_| Err(io::ErrorKind::ReadOnlyFilesystem.into()))
     }
 
     fn find(&self, path: &Path) -> io::Result<usize> {
@@ -244,59 +314,7 @@ fn error(fault: Option<Fault>) -> io::Error {
     match fault {
         Some(Fault::Error(kind)) => io::Error::new(kind, "made to fail"),
         Some(Fault::PowerCut) => io::Error::other("the power is off"),
-        Some(Fault::Short) | None => io::ErrorKind::WriteZero.into(),
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
-    if bytes.len() < offset + data.len() {
-        bytes.resize(offset + data.len(), 0);
-    }
-    bytes[offset..offset + data.len()].copy_from_slice(data);
-}
-
-impl Inode {
-    /// Carries all unsynced changes to the disk.
-    fn sync(&mut self) {
-        for change in self.unsynced.drain(..) {
-            match change {
-                Unsynced::Length(len) => self.durable.resize(len, 0),
-                Unsynced::Write(offset, data) => put(&mut self.durable, offset, &data),
-            }
-        }
-    }
-
-    /// Carries over what chance will have, and forgets the rest.
-    fn settle(&mut self, rng: &mut SmallRng) {
-        match rng.random_range(0..4) {
-            0 => self.unsynced.clear(),
-            1 => self.sync(),
-            // In order, the last one torn in the middle.
-            2 => {
-                let kept = rng.random_range(0..=self.unsynced.len());
-                self.unsynced.truncate(kept);
-                if let Some(Unsynced::Write(_, data)) = self.unsynced.last_mut() {
-                    data.truncate(rng.random_range(0..=data.len()));
-                }
-                self.sync();
-            }
-            // Any pages, in any order.
-            _ => {
-                for change in self.unsynced.drain(..) {
-                    match change {
-                        Unsynced::Length(len) if rng.random() => self.durable.resize(len, 0),
-                        Unsynced::Length(_) => {}
-                        Unsynced::Write(offset, data) => {
-                            for (page, bytes) in data.chunks(PAGE).enumerate() {
-                                if rng.random() {
-                                    put(&mut self.durable, offset + page * PAGE, bytes);
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
+        Some(Fault::Short | Fault::Stop) | None => io::ErrorKind::WriteZero.into(),
     }
 }
 
@@ -316,19 +334,20 @@ impl LogFile for SimFile {
     fn write_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk();
         let fault = disk.meet(Deed::Write, self.epoch)?;
+        disk.still_works()?;
         let mut data: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         match fault {
             None => {}
             Some(Fault::Short) => data.truncate((data.len() / 2).max(1)),
-            Some(Fault::Error(_) | Fault::PowerCut) => data.truncate(disk.rng.random_range(0..=data.len())),
+            Some(Fault::Error(_) | Fault::PowerCut | Fault::Stop) => {
+                data.truncate(disk.rng.random_range(0..=data.len()));
+            }
         }
         let len = data.len();
-        let inode = &mut disk.inodes[self.inode];
-        put(&mut inode.shown, offset as usize, &data);
-        inode.unsynced.push(Unsynced::Write(offset as usize, data));
+        disk.inodes[self.inode].write(offset as usize, data);
         match fault {
             None | Some(Fault::Short) => Ok(len),
-            Some(Fault::Error(_) | Fault::PowerCut) => Err(error(fault)),
+            Some(Fault::Error(_) | Fault::PowerCut | Fault::Stop) => Err(error(fault)),
         }
     }
 
@@ -345,11 +364,13 @@ impl LogFile for SimFile {
         let mut disk = self.disk();
         let disk = &mut *disk;
         let fault = disk.meet(Deed::Sync, self.epoch)?;
+        disk.still_works()?;
         let inode = &mut disk.inodes[self.inode];
         match fault {
+            None if disk.stopped.is_some() => inode.sync_without_marks(),
             None => inode.sync(),
             Some(Fault::PowerCut) => {}
-            Some(Fault::Error(_) | Fault::Short) => inode.settle(&mut disk.rng),
+            Some(Fault::Error(_) | Fault::Short | Fault::Stop) => inode.settle(&mut disk.rng),
         }
         fault.map_or(Ok(()), |fault| Err(error(Some(fault))))
     }
@@ -407,8 +428,7 @@ impl Files for SimFiles {
         disk.free -= size;
         let new = &mut disk.inodes[inode];
         new.allocated = size;
-        new.shown.resize(size as usize, 0);
-        new.unsynced.push(Unsynced::Length(size as usize));
+        new.set_len(size as usize);
         Ok(Arc::new(SimFile { disk: self.disk.clone(), inode, epoch }))
     }
 
@@ -430,6 +450,22 @@ impl Files for SimFiles {
         let (inode, epoch) = (disk.find(path)?, disk.epoch);
         disk.change(Deed::Change, epoch, Change::Remove(path.into()))?;
         disk.free += std::mem::take(&mut disk.inodes[inode].allocated);
+        disk.inodes[inode].removed = true;
+        Ok(())
+    }
+
+    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+        let mut disk = self.disk();
+        let (inode, epoch) = (disk.find(path)?, disk.epoch);
+        if let Some(fault) = disk.meet(Deed::Change, epoch)? {
+            return Err(error(Some(fault)));
+        }
+        disk.check_names()?;
+        let inode = &mut disk.inodes[inode];
+        let given_back = inode.allocated.saturating_sub(len);
+        inode.allocated -= given_back;
+        inode.set_len(len as usize);
+        disk.free += given_back;
         Ok(())
     }
 
@@ -447,8 +483,17 @@ impl Files for SimFiles {
         if let Some(fault) = disk.meet(Deed::Change, epoch)? {
             return Err(error(Some(fault)));
         }
+        disk.check_names()?;
         for change in disk.changes.drain(..) {
             change.apply(&mut disk.durable_names);
+        }
+        // Nobody can come back to a file without a name; a long simulation makes many.
+        for (at, inode) in
+            disk.inodes.iter_mut().enumerate().filter(|(_, inode)| inode.removed && !inode.shown.is_empty())
+        {
+            if disk.durable_names.values().all(|named| *named != at) {
+                *inode = Inode::forgotten();
+            }
         }
         Ok(())
     }

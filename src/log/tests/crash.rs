@@ -1,8 +1,9 @@
 //! Crashes at every write and sync.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -41,6 +42,62 @@ fn check_cuts(seed: u64, cuts: impl IntoIterator<Item = u64>) {
 fn a_power_cut_at_any_write_or_sync_loses_nothing_acknowledged() {
     for cut in 1..160 {
         check_cuts(cut, [cut]);
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_moment_of_one_run_loses_nothing_acknowledged() {
+    let files = SimFiles::new(7);
+    let mut rng = SmallRng::seed_from_u64(7);
+    let moments = Arc::new(AtomicUsize::new(0));
+    let (counted, told) = (moments.clone(), Arc::new(Mutex::new(Promises::new())));
+    let known = told.clone();
+    // Before each deed that changes something, on whichever thread does it. What is known by then is what counts.
+    files.watch(move |disk| {
+        let moment = counted.fetch_add(1, Ordering::Relaxed) as u64;
+        let promises = known.lock().unwrap().clone();
+        for seed in [2 * moment, 2 * moment + 1] {
+            let (after, context) = (disk.copy(seed), format!("moment {moment}, seed {seed}"));
+            after.restart();
+            let owner = Owner::open(&after).unwrap_or_else(|e| panic!("{context}: {e}"));
+            owner.check(&mut promises.clone(), &context);
+            assert_eq!(owner.report.damaged, [], "{context}");
+            let verified = verify_with(&after, Path::new("spool"), &mut |_| {}).unwrap();
+            assert_eq!(verified.damaged, [], "{context}");
+        }
+    });
+    let (mut promises, mut next_id) = (Promises::new(), 0);
+    let mut owner = Owner::open(&files).unwrap();
+    owner.told = told;
+    for _ in 0..70 {
+        owner.step(&files, &mut promises, &mut next_id, &mut rng);
+    }
+    owner.close(&mut promises);
+    assert!(owner.copied > 0, "nothing was copied");
+    let moments = moments.load(Ordering::Relaxed);
+    assert!(moments > 300, "{moments} moments");
+}
+
+#[test]
+fn a_file_system_that_stops_at_any_sync_loses_nothing_acknowledged() {
+    for stop in 1..100 {
+        let files = SimFiles::new(stop);
+        let mut rng = SmallRng::seed_from_u64(stop);
+        let (mut promises, mut next_id) = (Promises::new(), 0);
+        files.fail(Deed::Sync, stop, Fault::Stop);
+        if let Ok(mut owner) = Owner::open(&files) {
+            while files.is_powered() {
+                owner.step(&files, &mut promises, &mut next_id, &mut rng);
+            }
+            // Whatever is said by now is said, and more may be until it cannot be written at all.
+            (0..4).for_each(|n| owner.put(next_id + 1 + n, &mut promises));
+            owner.close(&mut promises);
+        }
+        files.restart();
+        let context = format!("stopped at sync {stop}");
+        let owner = Owner::open(&files).unwrap();
+        owner.check(&mut promises, &context);
+        assert_eq!(owner.report.damaged, [], "{context}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! An owner of records as the spool is one: messages that are put, change state, are copied and deleted.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,6 +56,8 @@ pub struct Owner {
     sender: Sender<Event>,
     events: Receiver<Event>,
     queued: usize,
+    /// What was promised, for whoever looks on from another thread: never more, and never what is about to be changed.
+    pub told: Arc<Mutex<Promises>>,
     pub failed: Vec<LogError>,
     pub copied: usize,
     pub carried: usize,
@@ -130,6 +132,7 @@ impl Owner {
             sender,
             events,
             queued: 0,
+            told: Arc::default(),
             failed: Vec::new(),
             copied: 0,
             carried: 0,
@@ -215,6 +218,7 @@ impl Owner {
 
     fn delete(&mut self, id: u64, promises: &mut Promises) {
         promises.insert(id, Promise::Open);
+        self.tell(promises);
         let Live { put, oldest, .. } = self.live[&id];
         let newest = put.position.segment;
         let sender = self.sender.clone();
@@ -245,6 +249,19 @@ impl Owner {
                 self.take(event, promises);
             }
         }
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event, promises);
+        }
+        self.tell(promises);
+    }
+
+    fn tell(&self, promises: &Promises) {
+        self.told.lock().unwrap().clone_from(promises);
+    }
+
+    /// Closes the log and takes in everything that it still says.
+    pub fn close(&mut self, promises: &mut Promises) {
+        self.log.close();
         while let Ok(event) = self.events.try_recv() {
             self.take(event, promises);
         }

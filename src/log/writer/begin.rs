@@ -1,7 +1,7 @@
 //! Beginning and ending segments: where the space comes from, and the order that makes each step safe.
 
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -9,36 +9,95 @@ use rand::RngExt;
 use super::{Open, RESERVE_MAX, Writer};
 use crate::log::batch::write_all;
 use crate::log::files::LogFile;
-use crate::log::record::Stamp;
-use crate::log::segment::{FIRST, FileName, PAGE, SIZE_MAX, SegmentHeader, page_up, seal_page};
+use crate::log::record::{Stamp, read_full};
+use crate::log::segment::{FIRST, FileName, Others, PAGE, SIZE_MAX, SIZE_MIN, SegmentHeader, page_up, seal_page};
 use crate::log::table::Segment;
+use crate::log::zero::{HURRIED, fill_whole};
 use crate::log::{LogError, SegmentId};
 
 impl Writer {
     /// Begins a segment with room for a batch of `need` octets.
     pub(super) fn begin(&mut self, need: u64) -> Result<(), LogError> {
         let standard = self.shared.options.segment_size;
-        let size = standard.max(page_up(FIRST + need + PAGE));
-        if size > SIZE_MAX {
+        let least = page_up(FIRST + need + PAGE);
+        if least > SIZE_MAX {
             return Err(LogError::TooLarge { len: need });
         }
-        let recyclable = size == standard && !self.shared.table().pool.is_empty();
-        self.check_space(if recyclable { 0 } else { size })?;
-        let recycled = if size == standard { self.shared.table().pool.pop() } else { None };
-        self.generation += 1;
-        let path = FileName::Segment(self.generation).in_dir(&self.shared.options.dir);
-        let files = &self.shared.files;
-        let file = match recycled {
-            Some(free) => {
-                let free = FileName::Free(free).in_dir(&self.shared.options.dir);
-                files.rename(&free, &path).and_then(|()| files.open(&path, true))
+        if !self.has_filled(least) {
+            self.filler.hurry(least);
+        }
+        let hurried = HURRIED.min(standard).max(least);
+        self.check_space(if self.has_filled(least) { 0 } else { hurried })?;
+        let files = self.shared.files.clone();
+        let (path, size, file) = match self.take_filled(least) {
+            Some((path, size)) => {
+                let file = files.open(&path, true);
+                (path, size, file)
             }
-            None => files.create(&path, size),
+            None => {
+                let path = FileName::Begin.in_dir(&self.shared.options.dir);
+                let created = self.create(&path, hurried);
+                let file = created.and_then(|file| {
+                    fill_whole(&*file, hurried)?;
+                    Ok(file)
+                });
+                (path, hurried, file)
+            }
         };
-        self.install(file, path, size)
+        let begun = file.map_err(LogError::io("begin", &path)).and_then(|file| self.install(file, &path, size));
+        if begun.is_err() {
+            // Best effort: no record is in it, and the next start would clear it away. A name that tells of a segment before stays.
+            let _ = if path == FileName::Begin.in_dir(&self.shared.options.dir) { files.remove(&path) } else { Ok(()) };
+        }
+        begun?;
+        self.ask_for_next(size);
+        Ok(())
     }
 
-    /// As [`Writer::begin`], in the space set aside. Fails if there is none left.
+    /// Whether there is a file of at least so many octets that was written full before.
+    pub(super) fn has_filled(&self, least: u64) -> bool {
+        let table = self.shared.table();
+        let pooled = least <= self.shared.options.segment_size && !table.pool.is_empty();
+        pooled || table.ready.is_some_and(|size| size >= least)
+    }
+
+    fn take_filled(&self, least: u64) -> Option<(PathBuf, u64)> {
+        let options = &self.shared.options;
+        let mut table = self.shared.table();
+        let pooled = if least <= options.segment_size { table.pool.pop() } else { None };
+        if let Some(generation) = pooled {
+            return Some((FileName::Free(generation).in_dir(&options.dir), options.segment_size));
+        }
+        let size = table.ready.take_if(|size| *size >= least)?;
+        Some((FileName::Ready.in_dir(&options.dir), size))
+    }
+
+    /// A new file. Where there is space but no inode, a name that only tells of a segment before gives its own; until the next segment is
+    /// begun a crash would let that one look as if it was missing.
+    fn create(&self, path: &Path, size: u64) -> io::Result<Arc<dyn LogFile>> {
+        let (files, dir) = (&self.shared.files, &self.shared.options.dir);
+        files.create(path, size).or_else(|error| {
+            let _ = files.remove(path);
+            let name = if error.kind() == io::ErrorKind::StorageFull { self.shared.table().gone.pop() } else { None };
+            files.remove(&FileName::Gone(name.ok_or(error)?).in_dir(dir))?;
+            files.create(path, size)
+        })
+    }
+
+    /// Has the segment after this one, of `size` octets, made ready, if there is none. It is larger, so that a log that is hardly used
+    /// writes few zeros and one that is used much has few segments.
+    fn ask_for_next(&self, size: u64) {
+        let standard = self.shared.options.segment_size;
+        let provided = {
+            let table = self.shared.table();
+            !table.pool.is_empty() || table.ready.is_some()
+        };
+        if !provided {
+            self.filler.ask((2 * size).clamp(HURRIED.min(standard), standard));
+        }
+    }
+
+    /// Begins a segment with room for a batch of `need` octets in the space set aside. Fails if there is none left.
     pub(super) fn begin_in_reserve(&mut self, need: u64) -> Result<(), LogError> {
         let size = self.reserve_size();
         let options = &self.shared.options;
@@ -47,41 +106,39 @@ impl Writer {
             return Err(LogError::io("use", &reserve)(io::ErrorKind::NotFound.into()));
         }
         self.has_reserve = false;
-        self.generation += 1;
-        let path = FileName::Segment(self.generation).in_dir(&options.dir);
-        let files = &self.shared.files;
-        let file = files.rename(&reserve, &path).and_then(|()| files.open(&path, true));
-        let file =
-            file.and_then(|file| if file.len()? == size { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) });
-        self.install(file, path, size)
-    }
-
-    /// Makes a new file the open segment: first its name and header, synced; then the seal of the one before it.
-    pub(super) fn install(
-        &mut self,
-        file: io::Result<Arc<dyn LogFile>>,
-        path: PathBuf,
-        size: u64,
-    ) -> Result<(), LogError> {
-        let stamp = Stamp { generation: self.generation, salt: self.rng.random() };
-        let prior = self.open.as_ref().map(Open::position).or(self.prior);
-        let page = SegmentHeader { stamp, size, prior }.encode();
-        let ready = file.and_then(|file| {
-            write_all(&*file, &mut [IoSlice::new(&page)], 0)?;
-            file.sync_data()?;
-            self.shared.files.sync_dir(&self.shared.options.dir)?;
+        let files = self.shared.files.clone();
+        let file = files.open(&reserve, true).and_then(|file| {
+            if file.len()? != size {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            // Only now, since hardly any reserve is ever used. That its space was allocated before is what counts.
+            fill_whole(&*file, size)?;
             Ok(file)
         });
-        let file = ready.map_err(|e| {
-            // Best effort: no record is in it, and the next start would clear it away.
-            let _ = self.shared.files.remove(&path);
-            LogError::io("begin", &path)(e)
-        })?;
+        let begun = file.map_err(LogError::io("use", &reserve)).and_then(|file| self.install(file, &reserve, size));
+        if begun.is_err() {
+            let _ = files.remove(&reserve);
+        }
+        begun
+    }
+
+    /// Makes a file, all of it written and synced, the open segment: first its header, synced; then its name; then the seal of the one
+    /// before it.
+    fn install(&mut self, file: Arc<dyn LogFile>, from: &Path, size: u64) -> Result<(), LogError> {
+        self.generation += 1;
+        let id = SegmentId(self.generation);
+        let path = FileName::Segment(id.0).in_dir(&self.shared.options.dir);
+        let stamp = Stamp { generation: id.0, salt: self.rng.random() };
+        let prior = self.open.as_ref().map(Open::position).or(self.prior);
+        let others = Others::new(self.shared.table().segments.keys().copied());
+        let page = SegmentHeader { stamp, size, prior, others: Some(others.clone()) }.encode();
+        let begin = |e| LogError::io("begin", &path)(e);
+        write_all(&*file, &mut [IoSlice::new(&page)], 0).and_then(|()| file.sync_data()).map_err(begin)?;
+        self.give_name(from, &path)?;
         if let Some(open) = self.open.take() {
             let sealed = self.seal(&open);
             self.end_segment(&open, sealed);
         }
-        let id = SegmentId(stamp.generation);
         let segment = Segment {
             file: file.clone(),
             stamp,
@@ -92,11 +149,43 @@ impl Writer {
             freeing: false,
             waits_for: Default::default(),
             names_end_of: self.prior.filter(|_| !self.prior_sealed).map(|prior| prior.segment),
+            written: true,
         };
         self.shared.table().begun(id, segment);
         self.open = Some(Open { file, path, stamp, size, offset: FIRST, end: FIRST });
+        self.forget_gone(&others);
         self.shared.publish_bytes();
         Ok(())
+    }
+
+    /// Renames a file whose header is that of a new segment. If nobody knows whether that will stand after a crash, nothing more is written
+    /// to the open segment: the header says where that one ends.
+    fn give_name(&mut self, from: &Path, path: &Path) -> Result<(), LogError> {
+        let (files, dir) = (self.shared.files.clone(), self.shared.options.dir.clone());
+        let named = files.rename(from, path).map_err(LogError::io("begin", path));
+        if let Err(error) = &named
+            && error.is_full()
+        {
+            // There was no room for the name, which is looked for before anything is changed.
+            return named;
+        }
+        let named = named.and_then(|()| files.sync_dir(&dir).map_err(LogError::io("begin", path)));
+        if named.is_err() {
+            let _ = files.remove(path);
+            self.abandon();
+        }
+        named
+    }
+
+    /// Clears names away that tell of segments given back before: the newest header does so too now.
+    fn forget_gone(&self, told: &Others) {
+        let untold = self.shared.table().take_untold(told);
+        for generation in untold {
+            let path = FileName::Gone(generation).in_dir(&self.shared.options.dir);
+            if let Err(error) = self.shared.files.remove(&path) {
+                tracing::debug!(%error, path = %path.display(), "a name that is not needed any more stays");
+            }
+        }
     }
 
     /// Says in the segment itself where it ends. Without that it still does, by the header of the next one.
@@ -122,7 +211,7 @@ impl Writer {
         self.check_space(size)?;
         let path = FileName::Reserve.in_dir(&self.shared.options.dir);
         let files = &self.shared.files;
-        let created = files.create(&path, size).and_then(|file| {
+        let created = self.create(&path, size).and_then(|file| {
             file.sync_data()?;
             files.sync_dir(&self.shared.options.dir)
         });
@@ -143,38 +232,68 @@ impl Writer {
         if free()? >= keep.saturating_add(size) {
             return Ok(());
         }
-        let pool = std::mem::take(&mut self.shared.table().pool);
-        let had_pool = !pool.is_empty();
-        for generation in pool {
-            let _ = self.shared.files.remove(&FileName::Free(generation).in_dir(&options.dir));
+        let (pool, ready) = {
+            let mut table = self.shared.table();
+            (std::mem::take(&mut table.pool), table.ready.take())
+        };
+        let had_files = !pool.is_empty() || ready.is_some();
+        if ready.is_some() {
+            let _ = self.shared.files.remove(&FileName::Ready.in_dir(&options.dir));
         }
+        self.filler.give_up();
+        self.discard(pool);
         let free = free()?;
         // Without the pool a new segment takes space, whatever the caller had in mind.
-        let wanted = if had_pool { size.max(options.segment_size) } else { size };
+        let wanted = if had_files { size.max(options.segment_size) } else { size };
         if free >= keep.saturating_add(wanted) { Ok(()) } else { Err(LogError::Full { free, wanted, keep }) }
     }
 
-    /// Brings pool and reserve into shape, and clears segments in which nothing was ever written.
-    pub(super) fn tidy(&mut self, residue: &[u32]) -> Result<(), LogError> {
-        let shared = self.shared.clone();
-        let dir = &shared.options.dir;
-        let remove = |path: PathBuf| shared.files.remove(&path).map_err(LogError::io("remove", &path));
-        for generation in residue {
-            remove(FileName::Segment(*generation).in_dir(dir))?;
+    /// Gives the space of files in the pool back.
+    fn discard(&self, pool: Vec<u32>) {
+        let dir = &self.shared.options.dir;
+        for generation in pool {
+            let (free, gone) = (FileName::Free(generation).in_dir(dir), FileName::Gone(generation).in_dir(dir));
+            // The newest header may count it among those that have to be there.
+            if self.shared.files.rename(&free, &gone).is_ok() {
+                self.shared.empty_gone(generation);
+                self.shared.table().gone.push(generation);
+            }
         }
-        let mut pool = std::mem::take(&mut shared.table().pool);
-        let mut kept = Vec::new();
-        for generation in pool.drain(..) {
-            let path = FileName::Free(generation).in_dir(dir);
-            let len = shared.files.open(&path, false).and_then(|file| file.len());
-            let fits = len.is_ok_and(|len| len == shared.options.segment_size);
-            if fits && kept.len() < shared.options.recycle_max {
-                kept.push(generation);
+    }
+
+    /// Brings pool and reserve into shape, and clears files away that are of no use.
+    pub(super) fn tidy(&mut self, residue: &[FileName]) -> Result<(), LogError> {
+        let shared = self.shared.clone();
+        let (dir, standard) = (&shared.options.dir, shared.options.segment_size);
+        let remove = |path: PathBuf| shared.files.remove(&path).map_err(LogError::io("remove", &path));
+        for name in residue {
+            remove(name.in_dir(dir))?;
+        }
+        let (pool, ready) = {
+            let mut table = shared.table();
+            // Those that the last process could not empty.
+            table.gone.iter().for_each(|generation| shared.empty_gone(*generation));
+            (std::mem::take(&mut table.pool), table.ready.take())
+        };
+        // Those of version 1 were not written full.
+        let fits = |generation: &u32| {
+            let file = shared.files.open(&FileName::Free(*generation).in_dir(dir), false);
+            let header = file.and_then(|file| if file.len()? == standard { read_header(&*file) } else { Ok(None) });
+            header.is_ok_and(|header| header.is_some_and(|header| header.others.is_some() && header.size == standard))
+        };
+        let (mut kept, mut rest): (Vec<u32>, Vec<u32>) = pool.into_iter().partition(fits);
+        rest.extend(kept.drain(kept.len().min(shared.options.recycle_max)..));
+        self.discard(rest);
+        shared.table().pool = kept;
+        if ready.is_some() {
+            let path = FileName::Ready.in_dir(dir);
+            let len = shared.files.open(&path, false).and_then(|file| file.len()).unwrap_or(0);
+            if (SIZE_MIN..=standard).contains(&len) {
+                shared.table().ready = Some(len);
             } else {
                 remove(path)?;
             }
         }
-        shared.table().pool = kept;
         if self.has_reserve {
             let path = FileName::Reserve.in_dir(dir);
             let len = shared.files.open(&path, false).and_then(|file| file.len());
@@ -185,4 +304,10 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+fn read_header(file: &dyn LogFile) -> io::Result<Option<SegmentHeader>> {
+    let mut page = vec![0; PAGE as usize];
+    let got = read_full(file, &mut page, 0)?;
+    Ok(SegmentHeader::parse(&page[..got]))
 }

@@ -76,6 +76,18 @@ impl Hosts {
         &mut self.hosts[id as usize]
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// The sites that hosts are known to lead to.
+    pub(super) fn sites(&self) -> impl Iterator<Item = SiteId> + '_ {
+        self.hosts.iter().filter_map(|(_, host)| match host.route {
+            HostRoute::Known(site, _) => Some(site),
+            HostRoute::Unknown | HostRoute::Resolving(_) | HostRoute::Dead(..) => None,
+        })
+    }
+
     /// Every host is looked up again before its next mail goes out.
     pub(super) fn forget_routes(&mut self) {
         for (_, host) in &mut self.hosts {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use super::census::Census;
 use super::site::SiteState;
 use super::wheel::Wheel;
 use crate::clock::Timestamp;
@@ -79,11 +80,15 @@ pub(super) struct Scheduler {
     sleepers: Wheel<Item>,
     /// Of messages with a recipient awake.
     expiries: Wheel<MessageId>,
+    /// Sites whose mail waits for a busy session, each once.
+    lines: Wheel<SiteId>,
     /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
     in_flight: HashMap<MessageId, Vec<u32>>,
     streams: Streams,
     hosts: Hosts,
-    sites: Vec<SiteState>,
+    sites: slab::Slab<SiteState>,
+    /// With so many sites it is time to see which can be forgotten.
+    sites_max: usize,
     site_ids: HashMap<Site, SiteId>,
     /// Sites with ready mail and no session, because all were in use. Sessions of others make room for them.
     starving: VecDeque<SiteId>,
@@ -111,7 +116,7 @@ impl Scheduler {
     /// Stops giving out work; what is in flight may still be settled.
     pub(super) fn stop(&mut self) -> Vec<Arc<Notify>> {
         self.stopped = true;
-        self.sites.iter_mut().flat_map(|site| site.idle.drain(..)).collect()
+        self.sites.iter_mut().flat_map(|(_, site)| site.idle.drain(..)).collect()
     }
 
     pub(super) fn stopped(&self) -> bool {
@@ -166,10 +171,8 @@ impl Scheduler {
 
     /// When [`tick`](Scheduler::tick) must be called next.
     pub(super) fn next_wake(&self) -> Option<u64> {
-        match (self.sleepers.next_wake(), self.expiries.next_wake()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake()];
+        wakes.into_iter().flatten().min()
     }
 
     /// Tells the timer task if it would come too late.
@@ -186,6 +189,11 @@ impl Scheduler {
         self.sleepers.advance(now, LIMIT, |item| due.push(item));
         for item in due {
             self.wake(now, item, actions);
+        }
+        let mut lines = Vec::new();
+        self.lines.advance(now, LIMIT, |site| lines.push(site));
+        for site in lines {
+            self.look_again(now, site, actions);
         }
         let mut expired = Vec::new();
         self.expiries.advance(now, LIMIT, |id| expired.push(id));
@@ -260,7 +268,7 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         let route = match &found {
-            Ok(route) => HostRoute::Known(self.site_id(route), until.max(now + 1)),
+            Ok(route) => HostRoute::Known(self.site_id(now, route), until.max(now + 1)),
             Err(verdict) => HostRoute::Dead(verdict.clone(), until.max(now + 1)),
         };
         let before = std::mem::replace(&mut self.hosts.get_mut(host).route, route);
@@ -380,7 +388,7 @@ impl Scheduler {
     /// changed, or an operator wants it.
     pub(super) fn forget_routes(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.hosts.forget_routes();
-        let ready: Vec<Item> = self.sites.iter_mut().flat_map(|site| site.ready.drain()).collect();
+        let ready: Vec<Item> = self.sites.iter_mut().flat_map(|(_, site)| site.ready.drain()).collect();
         ready.into_iter().for_each(|item| self.forward(now, item, actions));
     }
 
@@ -392,6 +400,21 @@ impl Scheduler {
     /// Messages with open recipients: id, stream, acceptance; in no order.
     pub(super) fn messages(&self) -> impl Iterator<Item = (MessageId, &Stream, Timestamp)> {
         self.messages.iter().map(|m| (m.id, self.streams.get(m.stream), m.accepted_at))
+    }
+
+    /// Everything, counted.
+    pub(super) fn census(&self) -> Census {
+        Census {
+            messages: self.messages.iter().map(|message| (message.id, message.open.len())).collect(),
+            sleepers: self.sleepers.len(),
+            expiries: self.expiries.len(),
+            in_flight: self.in_flight.len(),
+            ready: self.sites().map(|site| site.ready.len()).sum(),
+            streams: self.streams.len(),
+            hosts: self.hosts.len(),
+            sites: self.sites.len(),
+            connections: self.connections,
+        }
     }
 
     /// What is known of a message without its envelope: its stream and when it was accepted.

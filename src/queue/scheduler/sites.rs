@@ -1,5 +1,6 @@
 //! Sites and their sessions: who may open one, who must close one, who gets the next message.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -9,6 +10,15 @@ use super::{Action, Batch, Item, Limits, Scheduler, SiteId, Verdict};
 use crate::mail::Failure;
 use crate::queue::site::{Health, Line, SiteState};
 use crate::routing::Route;
+
+/// How long mail waits for the busy sessions of its site before another one is opened for it, in milliseconds. Little
+/// beside what a transaction with a distant receiver takes, many transactions with a near one.
+const PATIENCE: u64 = 20;
+
+/// Items for each session that make another one worth its while at once: dialling takes as long as a few transactions.
+const LONG_LINE: usize = 4;
+/// So many sites are kept without a look at which are of use.
+const SITES_MIN: usize = 1024;
 
 impl Scheduler {
     /// Puts an item where the sessions of its site find it.
@@ -37,11 +47,19 @@ impl Scheduler {
     /// Puts other limits in force: what they allow more of is taken up at once, what they allow less of ends by itself.
     pub(in crate::queue) fn set_limits(&mut self, now: u64, limits: Limits, actions: &mut Vec<Action>) {
         self.limits = limits;
-        (0..self.sites.len() as SiteId).for_each(|id| self.staff(now, id, actions));
+        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
     }
 
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
     pub(in crate::queue) fn staff(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        self.staff_site(now, id, false, actions);
+    }
+
+    /// A busy session is soon free, and dialling costs as much as several messages, for us and for the receiver. So
+    /// another session is opened at once only for a long line; otherwise when mail has waited for [`PATIENCE`], which is
+    /// what `overdue` says. (With one more for each item, 20,000 messages to 200 sites took 6,172 connections.)
+    fn staff_site(&mut self, now: u64, id: SiteId, overdue: bool, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
         if self.stopped || site.ready.is_empty() {
             return;
@@ -52,12 +70,12 @@ impl Scheduler {
         let limit = site.health.sessions_max(now, self.limits.connections_per_site);
         // A site that has not answered yet is asked by one; then as many may connect as have connected.
         let connected = site.sessions - site.connecting;
-        // A busy session is soon free, and dialling costs as much as several messages: another one is worth it only when
-        // half as many items wait as there are sessions. (With one more for each item, 20,000 messages to 200 sites took
-        // 6,172 connections.)
-        let enough = site.ready.len() <= site.connecting || 2 * site.ready.len() <= site.sessions;
-        if site.sessions >= limit || site.connecting >= connected.max(1) || enough {
+        let waiting = site.ready.len();
+        if site.sessions >= limit || site.connecting >= connected.max(1) || waiting <= site.connecting {
             return;
+        }
+        if site.sessions > 0 && waiting <= LONG_LINE * site.sessions && !overdue {
+            return self.be_patient(now, id, actions);
         }
         if self.connections >= self.limits.connections_max {
             let line = if site.sessions == 0 { Line::Starving } else { Line::Hungry };
@@ -75,11 +93,32 @@ impl Scheduler {
         site.sessions += 1;
         site.connecting += 1;
         actions.push(Action::Connect(id));
+        if waiting > site.connecting {
+            self.be_patient(now, id, actions);
+        }
+    }
+
+    /// Has a look at the site again in a while: what waits there now should be gone by then.
+    fn be_patient(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        let site = &mut self.sites[id as usize];
+        if site.taken_by_then.is_none() {
+            site.taken_by_then = Some(site.taken + site.ready.len() as u64);
+            let before = self.next_wake();
+            self.lines.insert(now + PATIENCE, id);
+            self.rearm(before, actions);
+        }
+    }
+
+    /// The time of [`be_patient`](Scheduler::be_patient) is up.
+    pub(super) fn look_again(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        let site = &mut self.sites[id as usize];
+        let overdue = site.taken_by_then.take().is_some_and(|expected| site.taken < expected);
+        self.staff_site(now, id, overdue, actions);
     }
 
     /// An idle session of any site: it finds nothing to do and makes room.
     fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
-        self.sites.iter_mut().find_map(|site| site.idle.pop())
+        self.sites.iter_mut().find_map(|(_, site)| site.idle.pop())
     }
 
     /// Whether a session that has had its share should close because a site has none. As many are told so as there are
@@ -214,6 +253,7 @@ impl Scheduler {
                 site.idle.push(Arc::clone(idle));
                 return None;
             }
+            site.taken += items.len() as u64;
             let message = items[0].message;
             self.drop_ended(&mut items);
             let (Some(state), false) = (self.messages.get(message), items.is_empty()) else { continue };
@@ -267,26 +307,38 @@ impl Scheduler {
 
     /// Opens every site that was closed, for an operator's retry.
     pub(in crate::queue) fn reopen_sites(&mut self) {
-        self.sites.iter_mut().for_each(|site| site.health = Health::Open { failures: 0 });
+        self.sites.iter_mut().for_each(|(_, site)| site.health = Health::Open { failures: 0 });
     }
 
     pub(in crate::queue) fn site(&self, id: SiteId) -> &SiteState {
         &self.sites[id as usize]
     }
 
-    pub(in crate::queue) fn sites(&self) -> &[SiteState] {
-        &self.sites
+    pub(in crate::queue) fn sites(&self) -> impl Iterator<Item = &SiteState> {
+        self.sites.iter().map(|(_, site)| site)
     }
 
     /// The site the route leads to, which keeps the newest route.
-    pub(in crate::queue) fn site_id(&mut self, route: &Arc<Route>) -> SiteId {
+    pub(in crate::queue) fn site_id(&mut self, now: u64, route: &Arc<Route>) -> SiteId {
         if let Some(id) = self.site_ids.get(&route.site) {
             self.sites[*id as usize].route = Arc::clone(route);
             return *id;
         }
-        let id = self.sites.len() as SiteId;
-        self.sites.push(SiteState::new(Arc::clone(route)));
+        if self.sites.len() >= self.sites_max {
+            self.forget_sites(now);
+            self.sites_max = SITES_MIN.max(2 * self.sites.len());
+        }
+        let id = self.sites.insert(SiteState::new(Arc::clone(route))) as SiteId;
         self.site_ids.insert(route.site.clone(), id);
         id
+    }
+
+    /// Forgets the sites that no host leads to any more and where nothing goes on. Hosts move, and what they leave behind
+    /// would be kept for as long as the daemon runs. Called when the table has doubled, so it costs O(1) a new site.
+    fn forget_sites(&mut self, now: u64) {
+        let in_line = self.starving.iter().chain(&self.hungry).copied();
+        let named: HashSet<SiteId> = self.hosts.sites().chain(in_line).collect();
+        self.sites.retain(|id, site| site.is_busy(now) || named.contains(&(id as SiteId)));
+        self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }

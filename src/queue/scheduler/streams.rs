@@ -60,6 +60,10 @@ impl Streams {
         self.open.get(tenant).map_or(0, |open| (*open).max(0) as u64)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
     pub(super) fn get(&self, id: StreamId) -> &Stream {
         &self.streams[id as usize].0
     }

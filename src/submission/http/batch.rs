@@ -5,6 +5,7 @@
 //! its answers is not read from either. Dropped, because the client went away, what was handed over goes on.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,6 +31,9 @@ const IN_FLIGHT_MAX: usize = 256;
 
 /// A client that sends nothing for so long, and waits for nothing, has forgotten the batch.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a client that waits for `100` has for its first octets.
+const EXPECT_MAX: Duration = Duration::from_secs(5);
 
 /// Octets of answers in one frame, about.
 const FRAME: usize = 16 << 10;
@@ -82,10 +86,24 @@ impl Batch {
         }
     }
 
+    /// Waits for the first of the body, a moment at most. A client that said `Expect: 100-continue` (RFC 9110 §10.1.1)
+    /// sends none until it hears `100`, and hyper says that when the body is asked for before the response is.
+    pub(super) async fn begin(&mut self) {
+        let begun = poll_fn(|cx| {
+            self.read(cx);
+            let begun = self.ended || self.lines.number > 0 || !self.lines.buffer.is_empty();
+            if begun { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // Later or not at all is no mistake: the lines are then read as they come.
+        let _ = tokio::time::timeout(EXPECT_MAX, begun).await;
+    }
+
     /// Reads lines as long as there are any and room for them.
     fn read(&mut self, cx: &mut Context<'_>) {
         while !self.ended && self.in_flight.len() < IN_FLIGHT_MAX {
-            if let Some(line) = self.lines.next(self.shared.json_max()) {
+            let line = self.lines.next(self.shared.json_max());
+            drop(self.memory.split(std::mem::take(&mut self.lines.shed)));
+            if let Some(line) = line {
                 self.take(line);
                 continue;
             }
@@ -124,8 +142,8 @@ impl Batch {
     fn take(&mut self, line: Line) {
         let Line { number, octets } = line;
         let (answer, taken) = match octets {
-            Err(length) => (Err(too_long(length, self.shared.json_max())), length),
-            Ok(octets) if octets.trim_ascii().is_empty() => return drop(self.memory.split(octets.len())),
+            Err(length) => (Err(too_long(length, self.shared.json_max())), 0),
+            Ok(octets) if octets.trim_ascii().is_empty() => return drop(self.memory.split(octets.len() + 1)),
             Ok(octets) => {
                 let request = Submission::read(&octets);
                 let prepared = request.and_then(|request| self.shared.prepare(request, &self.principal, &self.peer));
@@ -214,6 +232,8 @@ struct Lines {
     looked_at: usize,
     /// Octets of the line being read that were too many to be kept.
     dropped: usize,
+    /// Octets not kept any more, whose memory is still to be given back.
+    shed: usize,
     /// The last line given.
     number: u64,
 }
@@ -242,6 +262,7 @@ impl Lines {
                 self.looked_at = self.buffer.len();
                 if self.dropped + self.buffer.len() > max {
                     self.dropped += self.buffer.len();
+                    self.shed += self.buffer.len();
                     self.looked_at = 0;
                     self.buffer.clear();
                 }
@@ -260,7 +281,12 @@ impl Lines {
         self.number += 1;
         let length = std::mem::take(&mut self.dropped) + octets.len();
         let good = length == octets.len() && length - end <= max;
-        let octets = if good { Ok(octets.slice(..octets.len() - end)) } else { Err(length) };
+        let octets = if good {
+            Ok(octets.slice(..octets.len() - end))
+        } else {
+            self.shed += octets.len();
+            Err(length)
+        };
         Line { number: self.number, octets }
     }
 }

@@ -1,5 +1,6 @@
 //! The OpenAPI document, made from the types and functions of this module.
 
+use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
 use utoipa::{IntoResponses, Modify, OpenApi};
@@ -110,17 +111,23 @@ impl Modify for Credentials {
 
 /// `transactional` or `bulk`.
 pub(super) fn class() -> RefOr<Schema> {
-    words(&["transactional", "bulk"])
+    words(&["transactional", "bulk"]).schema_type(Type::String).into()
+}
+
+/// The same as a field, which may be null.
+pub(super) fn class_or_null() -> RefOr<Schema> {
+    let values = ["transactional".into(), "bulk".into(), serde_json::Value::Null];
+    let class = words(&[]).enum_values(Some(values)).schema_type(SchemaType::from_iter([Type::String, Type::Null]));
+    class.description(Some("Whether somebody waits for it. Default: `transactional`.")).into()
 }
 
 /// `full` or `headers`.
 pub(super) fn ret() -> RefOr<Schema> {
-    words(&["full", "headers"])
+    words(&["full", "headers"]).schema_type(Type::String).into()
 }
 
-fn words(words: &[&str]) -> RefOr<Schema> {
-    let words = words.iter().map(|word| serde_json::Value::from(*word));
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
+fn words(words: &[&str]) -> ObjectBuilder {
+    ObjectBuilder::new().enum_values(Some(words.iter().map(|word| serde_json::Value::from(*word))))
 }
 
 /// Words without commas.
@@ -129,12 +136,14 @@ pub(super) fn tags() -> RefOr<Schema> {
     let tag = tag.pattern(Some(
         "^[^,\\u0000-\\u001f\\u007f-\\u009f]*[^,\\s\\u0000-\\u001f\\u007f-\\u009f][^,\\u0000-\\u001f\\u007f-\\u009f]*$",
     ));
-    ArrayBuilder::new().items(tag).max_items(Some(32)).into()
+    let tags = ArrayBuilder::new().items(tag).max_items(Some(32));
+    tags.description(Some("Free words for the events; without commas.")).into()
 }
 
 /// Addresses.
 pub(super) fn recipients() -> RefOr<Schema> {
-    ArrayBuilder::new().items(address()).into()
+    let why = "The recipients in the envelope. Default: those of `to`, `cc` and `bcc`.";
+    ArrayBuilder::new().items(address()).description(Some(why)).into()
 }
 
 fn address() -> ObjectBuilder {
@@ -149,7 +158,8 @@ pub(super) fn mailbox() -> RefOr<Schema> {
         .min_length(Some(3))
         .max_length(Some(800))
         .examples(["Bob <bob@example.com>"]);
-    let name = ObjectBuilder::new().schema_type(Type::String).max_length(Some(255));
+    let nullable = SchemaType::from_iter([Type::String, Type::Null]);
+    let name = ObjectBuilder::new().schema_type(nullable).max_length(Some(255));
     let object = ObjectBuilder::new()
         .property("name", name)
         .property("address", address())
@@ -162,5 +172,8 @@ pub(super) fn mailbox() -> RefOr<Schema> {
 pub(super) fn headers() -> RefOr<Schema> {
     let value = ObjectBuilder::new().schema_type(Type::String).max_length(Some(8192));
     let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_-]{1,76}$"));
-    ObjectBuilder::new().additional_properties(Some(value)).property_names(Some(name)).max_properties(Some(100)).into()
+    let why = "Further header fields by name. Not those that have a place of their own, and none of `Content-`, `Resent-`, \
+               `X-Posthaste-`, `ARC-`, `Received`, `Return-Path`, `MIME-Version`, `DKIM-Signature`, `Date`.";
+    let fields = ObjectBuilder::new().description(Some(why)).additional_properties(Some(value));
+    fields.property_names(Some(name)).max_properties(Some(100)).into()
 }

@@ -36,7 +36,8 @@ impl<'a> Walk<'a> {
             let last = at + 1 == json.len();
             match octet {
                 b'{' => self.frames.push(Frame::Object { key: None, expects_key: true }),
-                b'[' => self.frames.push(Frame::Array { index: 0 }),
+                // An array that was only begun is itself what is wrong.
+                b'[' if !last => self.frames.push(Frame::Array { index: 0 }),
                 b'}' | b']' => _ = self.frames.pop(),
                 // What is wrong stands in front of a comma that was only looked at.
                 b',' if !last => match self.frames.last_mut() {
@@ -113,6 +114,7 @@ mod tests {
         check("{\"a\": [1, {\"b\\\"c\":\n \"d\",\n \"e\": tru^e}]}", "a[1].e");
         check("{\"a\": {\"x,{[\": 1}, \"b\": [[], [2, 3^]]}", "b[1][1]");
         check("{\"a\": {\"b\": 1}^}", "a");
+        check("{\"a\": [^1]}", "a");
         check("{\"a\": 1, ^", "");
         check("^", "");
         check("{\"a\": \"open^", "a");

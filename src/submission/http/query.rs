@@ -93,13 +93,14 @@ pub(super) fn orders(pairs: Vec<(String, String)>) -> Result<Request, Rejection>
             },
             "notify" => {
                 let notify = request.notify.get_or_insert_default();
-                match value.as_str() {
-                    "success" => Ok(notify.success = true),
-                    "failure" => Ok(notify.failure = true),
-                    "delay" => Ok(notify.delay = true),
-                    "never" => Ok(never = true),
-                    _ => Err("must be success, failure, delay, or never"),
-                }
+                let word = match value.as_str() {
+                    "success" => Some(&mut notify.success),
+                    "failure" => Some(&mut notify.failure),
+                    "delay" => Some(&mut notify.delay),
+                    "never" => Some(&mut never),
+                    _ => None,
+                };
+                word.map(|word| *word = true).ok_or("must be success, failure, delay, or never")
             }
             _ => Err("no such parameter in this version"),
         };

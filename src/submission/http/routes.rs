@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, EXPECT, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -52,7 +53,13 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 enum Refusal {
     Rejected(Rejection),
     /// HTTP knows it, SMTP does not.
-    Plain(Problem),
+    Plain(Box<Problem>),
+}
+
+impl Refusal {
+    fn plain(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Refusal {
+        Refusal::Plain(Box::new(Problem::plain(status, kind, title, detail)))
+    }
 }
 
 impl From<Rejection> for Refusal {
@@ -116,7 +123,7 @@ impl Shared {
 async fn submit(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Arc<Peer>>,
-    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -203,7 +210,10 @@ async fn batch(
             return Err(Rejection::invalid("Idempotency-Key", "each line has a key of its own").into());
         }
         shared.gate.ready()?;
-        let answers = Batch::new(&shared, principal, peer, body);
+        let mut answers = Batch::new(&shared, principal, peer, body);
+        if headers.contains_key(EXPECT) {
+            answers.begin().await;
+        }
         Ok(([(CONTENT_TYPE, NDJSON)], Body::new(answers)).into_response())
     };
     let result = result.await;
@@ -227,7 +237,7 @@ async fn batch(
 async fn message(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
@@ -235,7 +245,7 @@ async fn message(
         let principal = shared.principal(&peer, &headers).await?;
         acceptable(&headers, JSON)?;
         no_query(&uri)?;
-        let status = shared.gate.status(&principal, message_id(&id)?).await?;
+        let status = shared.gate.status(&principal, message_id(id)?).await?;
         Ok(Json(MessageReport::from(status)).into_response())
     };
     let result = result.await;
@@ -260,7 +270,7 @@ async fn message(
 async fn cancel(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Arc<Peer>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
@@ -268,7 +278,7 @@ async fn cancel(
         let principal = shared.principal(&peer, &headers).await?;
         acceptable(&headers, JSON)?;
         no_query(&uri)?;
-        let receipt = shared.gate.cancel(&principal, Cancel::Message(message_id(&id)?)).await?;
+        let receipt = shared.gate.cancel(&principal, Cancel::Message(message_id(id)?)).await?;
         Ok(Json(Cancellation::from(receipt)).into_response())
     };
     let result = result.await;
@@ -300,7 +310,7 @@ async fn cancel(
 async fn cancel_many(
     State(shared): State<Arc<Shared>>,
     Extension(peer): Extension<Arc<Peer>>,
-    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
     let result = async {
@@ -367,17 +377,18 @@ async fn document() -> Response {
 async fn not_found(State(shared): State<Arc<Shared>>) -> Response {
     let (kind, title) = ("not-found", "There is no such thing");
     let why = "no such path; /v1/openapi.json tells which there are";
-    shared.refuse(Refusal::Plain(Problem::plain(StatusCode::NOT_FOUND, kind, title, why)))
+    shared.refuse(Refusal::plain(StatusCode::NOT_FOUND, kind, title, why))
 }
 
 async fn method_not_allowed(State(shared): State<Arc<Shared>>, method: Method) -> Response {
     let (kind, title) = ("method-not-allowed", "This cannot be done there");
     let why = format!("{method} is not what this path is for; the field Allow tells what is");
-    shared.refuse(Refusal::Plain(Problem::plain(StatusCode::METHOD_NOT_ALLOWED, kind, title, why)))
+    shared.refuse(Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, kind, title, why))
 }
 
 /// No message has another id, so there is none.
-fn message_id(text: &str) -> Result<MessageId, Rejection> {
+fn message_id(id: Result<Path<String>, PathRejection>) -> Result<MessageId, Rejection> {
+    let Path(text) = id.map_err(|_| Rejection::not_found("no message id"))?;
     text.parse().map_err(|error: crate::mail::MessageIdError| Rejection::not_found(query::clean(&error.to_string())))
 }
 
@@ -397,7 +408,7 @@ fn kind(headers: &HeaderMap, known: &[&'static str]) -> Result<&'static str, Ref
     }
     let why = format!("the Content-Type must be {}", known.join(" or "));
     let (kind, title) = ("unsupported-media-type", "The body is of a kind we do not read");
-    Err(Refusal::Plain(Problem::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, title, why)))
+    Err(Refusal::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, title, why))
 }
 
 /// Whether the client takes what we answer with (RFC 9110 §12.5.1).
@@ -427,5 +438,56 @@ fn acceptable(headers: &HeaderMap, offered: &str) -> Result<(), Refusal> {
     }
     let why = format!("the answer is {offered}, which the field Accept does not allow");
     let (kind, title) = ("not-acceptable", "We have no answer of the kind asked for");
-    Err(Refusal::Plain(Problem::plain(StatusCode::NOT_ACCEPTABLE, kind, title, why)))
+    Err(Refusal::plain(StatusCode::NOT_ACCEPTABLE, kind, title, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_range_decides() {
+        let accepts = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| _ = headers.append(ACCEPT, HeaderValue::from_static(value)));
+            acceptable(&headers, JSON).is_ok()
+        };
+        for good in [
+            &[][..],
+            &["*/*"],
+            &["application/json"],
+            &["text/html, application/*;q=0.1"],
+            &["text/html", "Application/JSON; charset=utf-8"],
+            &["*/*;q=0, application/json"],
+            &["application/json;q=0.5, */*;q=0"],
+        ] {
+            assert!(accepts(good), "{good:?}");
+        }
+        for bad in [&["text/html"][..], &["application/json;q=0"], &["*/*, application/json;q=0.000"], &[""]] {
+            assert!(!accepts(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn one_thing_is_cancelled_at_a_time() {
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            what_to_cancel(pairs).map_err(|rejection| rejection.reply.text.into_owned())
+        };
+        let (tenant, campaign) = (Some("t".into()), "c".into());
+        assert_eq!(read(&[("campaign", "c"), ("tenant", "t")]), Ok(Cancel::Campaign { tenant, campaign }));
+        let key = "k".parse().expect("a key");
+        assert_eq!(read(&[("idempotency_key", "k")]), Ok(Cancel::Key { tenant: None, key }));
+        for bad in [
+            &[][..],
+            &[("tenant", "t")],
+            &[("campaign", "c"), ("idempotency_key", "k")],
+            &[("campaign", "c"), ("campaign", "d")],
+            &[("campaign", "")],
+            &[("idempotency_key", "a b")],
+            &[("campaign", "c"), ("x", "y")],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
 }

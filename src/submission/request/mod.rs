@@ -198,7 +198,6 @@ pub fn prepare<D: Door>(
     let copies = if request.personal { envelope.recipients.len() } else { 1 };
     room_for(copies, content.octets(), circumstances)?;
 
-    let fingerprint = envelope.key.is_some().then(|| said::print(&request, &envelope, content.raw()));
     let first = door.next_ids(copies as u32);
     let making = Making { request: &request, envelope: &envelope, content: &content, expire_after, circumstances };
     let mut messages: SmallVec<[NewMessage; 1]> = SmallVec::with_capacity(copies);
@@ -206,10 +205,15 @@ pub fn prepare<D: Door>(
         let only = request.personal.then(|| &envelope.recipients[copy]);
         messages.push(making.message(MessageId(first.0 + copy as u64), only)?);
     }
-    if let (Some(key), Some(fingerprint)) = (envelope.key, fingerprint) {
-        let keyed = Keyed { key, fingerprint, messages: copies as u32 };
-        messages[0].envelope.key = Some(Box::new(keyed));
+    // A raw message may bring its key itself; in copies it comes again and again.
+    let mut key = envelope.key.clone();
+    for message in &mut messages {
+        key = key.or(message.envelope.key.take().map(|keyed| keyed.key));
     }
+    messages[0].envelope.key = key.map(|key| {
+        let fingerprint = said::print(&request, &envelope, content.raw());
+        Box::new(Keyed { key, fingerprint, messages: copies as u32 })
+    });
     Ok(Handover { principal: Arc::clone(&circumstances.principal), messages })
 }
 
@@ -314,7 +318,7 @@ impl Making<'_> {
             ret: request.ret,
             envid: envelope.envid.clone(),
             tags: completed.tags,
-            key: None,
+            key: completed.key,
         };
         Ok(NewMessage { id, envelope, content: completed.content })
     }

@@ -176,7 +176,8 @@ fn orders_are_obeyed() {
 
 #[test]
 fn what_a_request_says_is_in_its_fingerprint() {
-    let with = |change: &dyn Fn(&mut Request, &mut Parts)| {
+    type Change<'a> = &'a dyn Fn(&mut Request, &mut Parts);
+    let with = |change: Change<'_>| {
         let mut parts = Parts {
             from: Some(mailbox("a@b.example")),
             to: vec![mailbox("c@d.example")],
@@ -189,7 +190,7 @@ fn what_a_request_says_is_in_its_fingerprint() {
         request.content = RequestContent::Parts(Box::new(parts));
         prepared(request).expect("good").messages[0].envelope.key.clone().expect("given").fingerprint
     };
-    let changes: [&dyn Fn(&mut Request, &mut Parts); 15] = [
+    let changes: [Change<'_>; 15] = [
         &|_, _| {},
         &|request, _| request.campaign = Some("c".into()),
         &|request, _| request.tenant = Some("c".into()),

@@ -239,27 +239,35 @@ fn converse(input: &[u8], cut: usize) -> (Vec<u8>, Vec<Accepted>) {
         errors_max: u32::MAX,
         ..SmtpConfig::default()
     };
-    let controls = Arc::new(Controls::new(Policy { config, tls: None }));
-    let authority = Arc::new(Example::default());
-    let door = Arc::new(Shelf::default());
-    let shared = Shared::new(hostname(), door.clone(), authority, controls, Arc::new(Metrics::new()), Clock);
-    let mut session = Session::new(Arc::new(shared), [127, 0, 0, 1].into());
+    let (mut session, door) = open(config);
     let mut buffer = Input::default();
     let mut said = Vec::new();
     session.greet();
     for piece in input.chunks(cut) {
-        let mut rest = piece;
-        while !rest.is_empty() {
-            read(&mut buffer, &mut rest);
-            if !advance(&mut session, &mut buffer, &mut said) {
-                break;
-            }
-        }
+        tell(&mut session, &mut buffer, &mut said, piece);
     }
     session.hung_up();
     advance(&mut session, &mut buffer, &mut said);
     let accepted = std::mem::take(&mut *door.accepted.lock().expect("no code panics under this lock"));
     (said, accepted)
+}
+
+/// A session with a client of our own, and the door behind it.
+fn open(config: SmtpConfig) -> (Session<Shelf>, Arc<Shelf>) {
+    let controls = Arc::new(Controls::new(Policy { config, tls: None }));
+    let (authority, door) = (Arc::new(Example::default()), Arc::new(Shelf::default()));
+    let shared = Shared::new(hostname(), door.clone(), authority, controls, Arc::new(Metrics::new()), Clock);
+    (Session::new(Arc::new(shared), [127, 0, 0, 1].into()), door)
+}
+
+/// Says this to a session, for as long as it listens.
+fn tell(session: &mut Session<Shelf>, buffer: &mut Input, said: &mut Vec<u8>, mut rest: &[u8]) {
+    while !rest.is_empty() {
+        read(buffer, &mut rest);
+        if !advance(session, buffer, said) {
+            break;
+        }
+    }
 }
 
 fn read(buffer: &mut Input, rest: &mut &[u8]) {
@@ -330,4 +338,21 @@ pub fn receive(wire: &[u8]) -> usize {
         reader.read(piece, &mut content);
     }
     content.finish().map_or(0, |whole| whole.buffer.len() - HEADROOM)
+}
+
+/// For benchmarks: a client that hands over so many messages of one recipient by DATA, `wire` being each one's content up
+/// to its dot. Returns how many came in.
+pub fn submit(messages: usize, wire: &[u8]) -> usize {
+    let (mut session, door) = open(SmtpConfig::default());
+    let (mut buffer, mut said, mut taken) = (Input::default(), Vec::new(), 0);
+    session.greet();
+    tell(&mut session, &mut buffer, &mut said, b"EHLO app1.us.example\r\n");
+    let envelope = b"MAIL FROM:<bounces+0K3V9Z8Q2M1XA@us.example>\r\nRCPT TO:<bob@them.example>\r\nDATA\r\n";
+    for _ in 0..messages {
+        tell(&mut session, &mut buffer, &mut said, envelope);
+        tell(&mut session, &mut buffer, &mut said, wire);
+        said.clear();
+        taken += door.accepted.lock().expect("no code panics under this lock").drain(..).count();
+    }
+    taken
 }

@@ -25,6 +25,11 @@ const LISTEN_FIRST: Duration = Duration::from_millis(1);
 /// A session silent for this long gives its read buffer back.
 const REST_AFTER: Duration = Duration::from_secs(2);
 
+/// So many octets are as good as a command: whoever sends them within `idle_timeout` gets on. At the default of five
+/// minutes that is 14 a second; an octet now and then holds no place for ever (RFC 5321 §4.5.3.2.7 asks for patience
+/// with who waits between commands, not with who never ends one).
+const PROGRESS: usize = 4096;
+
 /// How long a client that is cut off may go on talking, so that our last words are not lost in a reset.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -69,6 +74,12 @@ struct Talk<D> {
     told_closing: bool,
     alarm: Pin<Box<Sleep>>,
     last_heard: Instant,
+    /// When the last command was complete, the last message settled, or [`PROGRESS`] made.
+    last_progress: Instant,
+    /// Octets since then.
+    trickled: usize,
+    /// Commands at that time.
+    commands: u64,
     resting: bool,
 }
 
@@ -90,6 +101,9 @@ impl<D: Door> Talk<D> {
             told_closing: false,
             alarm: Box::pin(sleep(REST_AFTER)),
             last_heard: shared.clock.instant(),
+            last_progress: shared.clock.instant(),
+            trickled: 0,
+            commands: 0,
             resting: false,
         }
     }
@@ -122,6 +136,9 @@ impl<D: Door> Talk<D> {
     async fn converse<S: AsyncRead + AsyncWrite + Unpin>(&mut self, io: &mut S) -> io::Result<Ending> {
         loop {
             let next = self.session.advance(&mut self.input);
+            if self.session.commands() != self.commands {
+                self.got_on(self.last_heard);
+            }
             self.write(io).await?;
             let reading = match next {
                 Next::Write => continue,
@@ -130,9 +147,9 @@ impl<D: Door> Talk<D> {
                 Next::End(_) | Next::Settle => false,
             };
             match self.wait(io, reading).await {
-                Wake::Settled => self.last_heard = self.shared.clock.instant(),
+                Wake::Settled => self.got_on(self.shared.clock.instant()),
                 Wake::Read(Ok(0)) => self.session.hung_up(),
-                Wake::Read(Ok(_)) => self.heard(),
+                Wake::Read(Ok(octets)) => self.heard(octets),
                 Wake::Read(Err(error)) => return Err(error),
                 Wake::Closing => {
                     self.told_closing = true;
@@ -171,31 +188,44 @@ impl<D: Door> Talk<D> {
         Ok(())
     }
 
-    fn heard(&mut self) {
+    fn heard(&mut self, octets: usize) {
         self.last_heard = self.shared.clock.instant();
+        self.trickled += octets;
+        if self.trickled >= PROGRESS {
+            self.got_on(self.last_heard);
+        }
         if self.resting {
             self.resting = false;
-            self.alarm.as_mut().reset(self.last_heard + REST_AFTER);
+            let next = self.next_alarm();
+            self.alarm.as_mut().reset(next);
         }
+    }
+
+    fn got_on(&mut self, when: Instant) {
+        (self.last_progress, self.trickled, self.commands) = (when, 0, self.session.commands());
+    }
+
+    /// When the buffer may rest, or patience is at its end.
+    fn next_alarm(&self) -> Instant {
+        let end = self.last_progress + self.session.patience();
+        if self.resting { end } else { end.min(self.last_heard + REST_AFTER) }
     }
 
     /// The alarm is not set anew with each octet; when it rings, it looks at how long it has really been quiet.
     fn alarm(&mut self) {
         let now = self.shared.clock.instant();
         if self.session.replies().has_pending() {
-            self.last_heard = now;
+            self.got_on(now);
         }
-        let patience = self.session.patience();
-        let quiet = now.duration_since(self.last_heard);
-        if quiet >= patience {
+        if now.duration_since(self.last_progress) >= self.session.patience() {
             self.session.idled();
         }
-        self.resting = quiet >= REST_AFTER;
+        self.resting = now.duration_since(self.last_heard) >= REST_AFTER;
         if self.resting {
             self.input.rest();
         }
-        let again = if self.resting || patience < REST_AFTER { patience } else { REST_AFTER };
-        self.alarm.as_mut().reset((self.last_heard + again).max(now + Duration::from_millis(1)));
+        let next = self.next_alarm().max(now + Duration::from_millis(1));
+        self.alarm.as_mut().reset(next);
     }
 
     /// Shakes hands and goes on over TLS, with the banner if it is still to be sent.
@@ -209,7 +239,8 @@ impl<D: Door> Talk<D> {
         })?;
         self.session.secured(binding(io.get_ref().1));
         self.input = Input::default();
-        self.heard();
+        self.heard(0);
+        self.got_on(self.last_heard);
         if banner {
             self.greet(&mut io).await?;
         }

@@ -6,6 +6,7 @@ mod desk;
 mod fields;
 mod limits;
 mod streams;
+mod transports;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,8 @@ struct World {
 
 impl World {
     async fn start(change: impl FnOnce(&mut GrpcConfig)) -> World {
-        let mut config = GrpcConfig { listen: vec!["127.0.0.1:0".parse().unwrap()], ..GrpcConfig::default() };
+        let mut config = GrpcConfig::default();
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
         change(&mut config);
         let (folder, book, metrics) = (tempfile::tempdir().unwrap(), Book::new(), Arc::new(Metrics::new()));
         let (events, _) = EventLog::open(folder.path(), &EventsConfig::default(), Arc::clone(&metrics)).unwrap();

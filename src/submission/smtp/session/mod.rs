@@ -164,10 +164,10 @@ impl<D: Door> Session<D> {
         self.count(Reason::Tls);
     }
 
-    /// The client was silent for too long.
+    /// The client was silent for too long, or as good as silent.
     pub(super) fn idled(&mut self) {
         let waited = self.policy.config.idle_timeout.as_secs();
-        let text = format!("nothing heard for {waited} seconds, closing");
+        let text = format!("too little heard for {waited} seconds, closing");
         self.refuse(Refusal::new(Reason::Idle, 421, (4, 4, 2), text).fatal());
     }
 
@@ -189,6 +189,11 @@ impl<D: Door> Session<D> {
     /// How long the client may be silent.
     pub(super) fn patience(&self) -> Duration {
         self.policy.config.idle_timeout
+    }
+
+    /// Commands taken so far.
+    pub(super) fn commands(&self) -> u64 {
+        self.commands
     }
 
     /// What STARTTLS leads to.

@@ -1,0 +1,522 @@
+//! Facts: small values by table and key. The log is the truth; an index over it is what is asked.
+//!
+//! | deed | order |
+//! |---|---|
+//! | `put` | record in the log, synced; in memory, where `get` looks first; `put` resolves |
+//! | apply | the index's thread hands facts to the index, which syncs; only then they leave memory |
+//! | start | the index says how far it has come, and gets what the log has behind that |
+//! | the index fails, panics, will not open or knows more than the log | moved aside, and made anew from the log |
+//! | compaction | from the oldest segment on: facts that still count are written again, then the segment goes |
+//!
+//! Removals need no care: they are dropped with their segment, and by then all older ones are gone.
+
+mod index;
+#[cfg(test)]
+mod memory;
+mod sled;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::codec::{CodecError, Fact, read_facts, write_facts};
+use super::{LedgerError, Table, log_options};
+use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, Position, Replayed, SegmentId};
+use crate::telemetry::Metrics;
+pub(super) use index::Indexes;
+use index::{Applied, Entry, Index, IndexError};
+#[cfg(test)]
+pub(super) use memory::MemoryIndexes;
+pub(super) use sled::SledIndexes;
+
+const FACTS: u8 = 1;
+
+/// Longest value, in octets. sled is safe below 4 KiB.
+pub(super) const VALUE_MAX: usize = 3 << 10;
+/// Longest key, in octets.
+pub(super) const KEY_MAX: usize = 512;
+
+/// Facts handed to the index at once.
+const CHUNK: usize = 4096;
+/// How often a broken index is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// The index is not made anew with less than this free; the log has the better use for it.
+const FREE_MIN: u64 = 16 << 20;
+/// Segments that are never worth compacting.
+const SEGMENTS_MIN: usize = 4;
+
+type Key = (Table, Vec<u8>);
+
+/// All tables.
+#[derive(Default)]
+pub(super) struct Facts {
+    state: Mutex<State>,
+    /// Wakes the index's thread.
+    wake: Condvar,
+    /// `None`: in memory only.
+    disk: Option<Disk>,
+}
+
+struct Disk {
+    log: Log,
+    dir: PathBuf,
+    files: Arc<dyn Files>,
+    indexes: Box<dyn Indexes>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Durable, and perhaps not in the index yet.
+    fresh: BTreeMap<Key, Fresh>,
+    /// On their way to the log.
+    pending: HashMap<Key, usize>,
+    /// For the index, in the order of the log.
+    queue: VecDeque<(Position, Fact)>,
+    /// `None` while it is out of use.
+    index: Option<Arc<dyn Index>>,
+    applied: Option<Applied>,
+    /// What is retained, by segment.
+    records: BTreeMap<SegmentId, Vec<Location>>,
+    /// Segments after the last compaction.
+    compacted: usize,
+    closing: bool,
+}
+
+struct Fresh {
+    at: Position,
+    value: Option<Bytes>,
+}
+
+/// What `posthaste spool verify` prints for a record of this log.
+pub(super) fn describe(kind: u8, head: &[u8]) -> Result<&'static str, CodecError> {
+    match kind {
+        FACTS => read_facts(head).map(|_| "facts"),
+        _ => Err(CodecError("kind")),
+    }
+}
+
+impl Facts {
+    /// Opens the log in `dir` and brings the index up to date; makes it anew if need be.
+    pub(super) fn open(
+        dir: &Path,
+        segment_size: u64,
+        indexes: Box<dyn Indexes>,
+        files: Arc<dyn Files>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Facts>, LedgerError> {
+        let mut state = State::default();
+        let mut last = None;
+        let mut visit = |record: Replayed<'_>| {
+            last = Some(record.location.position);
+            state.records.entry(record.location.position.segment).or_default().push(record.location);
+        };
+        let nobody = Arc::new(Metrics::new());
+        let opened = Log::open(log_options(dir, segment_size), Arc::clone(&files), nobody, &mut visit);
+        let (log, _) = opened.map_err(|error| LedgerError::new(&error))?;
+        state.records.values().flatten().for_each(|location| log.retain(*location));
+        let disk = Disk { log, dir: dir.to_owned(), files, indexes, metrics };
+        let (index, applied) = disk.open_index(last).map_err(|error| LedgerError::new(&error))?;
+        (state.index, state.applied) = (Some(index), applied);
+        let facts = Facts { state: Mutex::new(state), wake: Condvar::new(), disk: Some(disk) };
+        facts.publish();
+        Ok(Arc::new(facts))
+    }
+
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
+        Ok(self.entry(table, key)?.map(|entry| entry.value))
+    }
+
+    fn entry(&self, table: Table, key: &[u8]) -> Result<Option<Entry>, LedgerError> {
+        let index = {
+            let state = self.lock();
+            if let Some(fresh) = state.fresh.get(&(table, key.to_vec())) {
+                return Ok(fresh.value.clone().map(|value| Entry { at: fresh.at, value }));
+            }
+            self.index(&state)?
+        };
+        match index {
+            Some(index) => index.get(table, key).map_err(|error| LedgerError::new(&error)),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>, LedgerError> {
+        let mut found = BTreeMap::new();
+        // Memory first: what leaves it meanwhile is in the index by then. Memory counts where both have something.
+        let (index, fresh) = {
+            let state = self.lock();
+            let from = state.fresh.range((table, prefix.to_vec())..);
+            let like = from.take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
+            let fresh: Vec<_> = like.map(|((_, key), fresh)| (key.clone(), fresh.value.clone())).collect();
+            (self.index(&state)?, fresh)
+        };
+        if let Some(index) = index {
+            let indexed = index.scan(table, prefix).map_err(|error| LedgerError::new(&error))?;
+            found.extend(indexed.into_iter().map(|(key, entry)| (key, entry.value)));
+        }
+        for (key, value) in fresh {
+            match value {
+                Some(value) => drop(found.insert(key, value)),
+                None => drop(found.remove(&key)),
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// The index to ask; `None` if all is in memory.
+    fn index(&self, state: &State) -> Result<Option<Arc<dyn Index>>, LedgerError> {
+        match (&self.disk, &state.index) {
+            (None, _) => Ok(None),
+            (Some(_), Some(index)) => Ok(Some(Arc::clone(index))),
+            (Some(_), None) => Err(LedgerError("its index is being made anew".into())),
+        }
+    }
+
+    /// Writes facts, all or nothing; `done` is called when they are durable and to be found.
+    pub(super) fn put(self: &Arc<Self>, facts: Vec<Fact>, done: impl FnOnce(Result<(), LedgerError>) + Send + 'static) {
+        if let Some(fact) = facts.iter().find(|fact| !fits(fact)) {
+            let key = String::from_utf8_lossy(&fact.key);
+            return done(Err(LedgerError(format!("{:?} {key:?} is too long to be kept", fact.table))));
+        }
+        let mut state = self.lock();
+        if self.disk.is_none() {
+            let at = Position { segment: SegmentId(0), offset: 0 };
+            state.fresh.extend(facts.into_iter().map(|f| ((f.table, f.key), Fresh { at, value: f.value })));
+            drop(state);
+            return done(Ok(()));
+        }
+        for fact in &facts {
+            *state.pending.entry((fact.table, fact.key.clone())).or_default() += 1;
+        }
+        // Under the lock, so that a copy of an older fact cannot come behind it.
+        self.append(facts, Durability::Synced, done);
+    }
+
+    /// Appends a record; on the log's thread its facts are noted.
+    fn append(
+        self: &Arc<Self>,
+        facts: Vec<Fact>,
+        durability: Durability,
+        done: impl FnOnce(Result<(), LedgerError>) + Send + 'static,
+    ) {
+        let Some(disk) = &self.disk else { return };
+        let (this, head) = (Arc::clone(self), write_facts(&facts));
+        let noted = move |result: Result<Location, LogError>| {
+            let put = durability == Durability::Synced;
+            match result {
+                Ok(location) => this.note(facts, location, put),
+                // After a close this is called under the lock, by `append` itself; nobody asks then.
+                Err(LogError::Closed) => {}
+                Err(_) => this.lock().settle(&facts, put),
+            }
+            done(result.map(|_| ()).map_err(|error| LedgerError::new(&error)));
+        };
+        let done = Some(Box::new(noted) as crate::log::Done);
+        disk.log.append([Append { kind: FACTS, id: 0, head, body: SmallVec::new(), durability, done }]);
+    }
+
+    /// On the log's thread: the facts are durable.
+    fn note(&self, facts: Vec<Fact>, location: Location, put: bool) {
+        let Some(disk) = &self.disk else { return };
+        disk.log.retain(location);
+        let at = location.position;
+        let mut state = self.lock();
+        state.settle(&facts, put);
+        state.records.entry(at.segment).or_default().push(location);
+        for fact in facts {
+            state.fresh.insert((fact.table, fact.key.clone()), Fresh { at, value: fact.value.clone() });
+            state.queue.push_back((at, fact));
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Keeps the index up to date until [`stop`](Facts::stop) is called.
+    pub(super) fn run(self: &Arc<Self>) {
+        let Some(disk) = &self.disk else { return };
+        loop {
+            let (closing, broken) = {
+                let state = self.lock();
+                let idle = |state: &mut State| state.queue.is_empty() && !state.closing;
+                let state = self.wake.wait_timeout_while(state, RETRY, idle).expect("no code panics under this lock").0;
+                (state.closing, state.index.is_none())
+            };
+            if broken {
+                self.mend(disk);
+            }
+            let whole = self.apply(disk);
+            self.publish();
+            if closing {
+                return;
+            }
+            if !whole {
+                self.pause();
+            } else if let Err(error) = self.compact(disk) {
+                tracing::warn!(%error, "the ledger's log could not be compacted");
+            }
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().closing = true;
+        self.wake.notify_all();
+    }
+
+    /// Syncs what is queued, and lets go of the index.
+    pub(super) fn close_log(&self) {
+        if let Some(disk) = &self.disk {
+            disk.log.close();
+            drop(self.lock().index.take());
+        }
+    }
+
+    /// Hands what waits to the index. False if it cannot take it.
+    fn apply(&self, disk: &Disk) -> bool {
+        loop {
+            let (index, facts): (_, Vec<(Position, Fact)>) = {
+                let state = self.lock();
+                let Some(index) = state.index.clone() else { return false };
+                (index, state.queue.iter().take(CHUNK).cloned().collect())
+            };
+            let Some((last, _)) = facts.last() else { return true };
+            match index.apply(&facts, *last) {
+                Ok(applied) => self.lock().applied(applied, facts.len()),
+                Err(error) => {
+                    tracing::error!(%error, dir = %disk.dir.display(), "the ledger's index failed and is opened anew");
+                    self.lock().index = None;
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Opens the index anew.
+    fn mend(&self, disk: &Disk) {
+        if disk.files.free_space(&disk.dir).is_ok_and(|free| free < FREE_MIN) {
+            return;
+        }
+        let last = self.lock().records.values().flatten().map(|location| location.position).max();
+        match disk.open_index(last) {
+            Ok((index, applied)) => {
+                let mut state = self.lock();
+                (state.index, state.applied) = (Some(index), applied);
+                // They were found in the log just now.
+                let through = applied.map(|applied| applied.through);
+                while state.queue.front().is_some_and(|(at, _)| through.is_some_and(|through| *at <= through)) {
+                    state.applied(applied.expect("it is not new"), 1);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the ledger's index cannot be made anew yet"),
+        }
+    }
+
+    fn pause(&self) {
+        let state = self.lock();
+        drop(self.wake.wait_timeout_while(state, RETRY, |state| !state.closing));
+    }
+
+    /// If the log has grown to twice what the last time left, writes what counts anew, oldest first.
+    fn compact(self: &Arc<Self>, disk: &Disk) -> Result<(), LedgerError> {
+        let segments = disk.log.segments();
+        if segments.len() < SEGMENTS_MIN + 2 * self.lock().compacted || disk.log.health() != Health::Ok {
+            return Ok(());
+        }
+        for (place, segment) in segments.iter().enumerate().take(segments.len() - 1) {
+            if !self.copy_forward(disk, *segment)? {
+                return Ok(());
+            }
+            // A removal must not go before what it removes, not even when a file cannot be deleted.
+            segments[..place].iter().for_each(|older| disk.log.depend(*segment, *older));
+            let records = self.lock().records.remove(segment).unwrap_or_default();
+            records.into_iter().for_each(|location| disk.log.release(location));
+            disk.log.reclaim();
+        }
+        self.lock().compacted = disk.log.segments().len();
+        Ok(())
+    }
+
+    /// Writes all facts of a segment again that still count, and waits for that. False: not now.
+    fn copy_forward(self: &Arc<Self>, disk: &Disk, segment: SegmentId) -> Result<bool, LedgerError> {
+        let mut records = Vec::new();
+        let scanned = disk.log.scan(segment, &mut |record| {
+            records.push((record.location.position, read_facts(record.head)));
+        });
+        scanned.map_err(|error| LedgerError::new(&error))?;
+        let (sender, copied) = channel();
+        let mut missing = 0;
+        for (at, facts) in records {
+            // What cannot be read is not to be thrown away: a later version may know better.
+            let facts = facts.map_err(|error| LedgerError::new(&error))?;
+            let appended = loop {
+                match self.copy(at, &facts, &sender)? {
+                    Some(appended) => break appended,
+                    None if !self.wait_for_puts() => return Ok(false),
+                    None => {}
+                }
+            };
+            missing += usize::from(appended);
+        }
+        while missing > 0 {
+            match copied.recv_timeout(RETRY) {
+                Ok(true) => missing -= 1,
+                Ok(false) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
+                Err(RecvTimeoutError::Timeout) if self.lock().closing => return Ok(false),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Appends those of a record's facts that count; whether there are any. `None`: one of them is being replaced.
+    fn copy(
+        self: &Arc<Self>,
+        at: Position,
+        facts: &[Fact],
+        sender: &Sender<bool>,
+    ) -> Result<Option<bool>, LedgerError> {
+        let state = self.lock();
+        let Some(index) = self.index(&state)? else { return Ok(None) };
+        let mut live = Vec::new();
+        for fact in facts {
+            let key = (fact.table, fact.key.clone());
+            if state.pending.contains_key(&key) {
+                return Ok(None);
+            }
+            let now = match state.fresh.get(&key) {
+                Some(fresh) => Some(fresh.at).filter(|_| fresh.value.is_some()),
+                None => index.get(fact.table, &fact.key).map_err(|error| LedgerError::new(&error))?.map(|e| e.at),
+            };
+            // A key that stands twice in one record counts as the record's last.
+            if now == Some(at) {
+                live.push(fact.clone());
+            }
+        }
+        if live.is_empty() {
+            return Ok(Some(false));
+        }
+        let sender = sender.clone();
+        self.append(live, Durability::Relaxed, move |result| _ = sender.send(result.is_ok()));
+        Ok(Some(true))
+    }
+
+    /// Until a put is on disk. False: the log does not get on, or is being closed.
+    fn wait_for_puts(&self) -> bool {
+        let (state, waited) = self.wake.wait_timeout(self.lock(), RETRY).expect("no code panics under this lock");
+        !waited.timed_out() && !state.closing
+    }
+
+    fn publish(&self) {
+        let Some(disk) = &self.disk else { return };
+        let state = self.lock();
+        disk.metrics.ledger_behind.set(state.queue.len() as i64);
+        disk.metrics.ledger_bytes.with_label_values(&["facts"]).set(disk.log.stats().bytes as i64);
+        disk.metrics.ledger_facts.set(state.applied.map_or(0, |applied| applied.facts) as i64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics under this lock")
+    }
+}
+
+impl State {
+    /// They are not on their way any more.
+    fn settle(&mut self, facts: &[Fact], put: bool) {
+        for fact in facts.iter().filter(|_| put) {
+            let key = (fact.table, fact.key.clone());
+            if let Some(count) = self.pending.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pending.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The first so many of the queue are in the index.
+    fn applied(&mut self, applied: Applied, count: usize) {
+        self.applied = Some(applied);
+        for (at, fact) in self.queue.drain(..count) {
+            let key = (fact.table, fact.key);
+            if self.fresh.get(&key).is_some_and(|fresh| fresh.at == at) {
+                self.fresh.remove(&key);
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// The index that is there, brought up to `last`, where the log ends; or a new one.
+    fn open_index(&self, last: Option<Position>) -> Result<(Arc<dyn Index>, Option<Applied>), IndexError> {
+        let there = self.indexes.open().and_then(|index| {
+            let applied = index.applied()?;
+            match applied.map(|applied| applied.through) {
+                through if through > last => Err(IndexError("it knows more than the log".into())),
+                None if last.is_some() => Err(IndexError("it is empty".into())),
+                through => self.catch_up(index, applied, through),
+            }
+        });
+        let error = match there {
+            Ok(good) => return Ok(good),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, dir = %self.dir.display(), "the ledger's index is moved aside and made anew from the log");
+        self.metrics.ledger_rebuilt.inc();
+        self.indexes.set_aside()?;
+        self.catch_up(self.indexes.open()?, None, None)
+    }
+
+    /// Applies what the log has behind `from`.
+    fn catch_up(
+        &self,
+        index: Arc<dyn Index>,
+        mut applied: Option<Applied>,
+        from: Option<Position>,
+    ) -> Result<(Arc<dyn Index>, Option<Applied>), IndexError> {
+        let mut chunk: Vec<(Position, Fact)> = Vec::new();
+        for segment in self.log.segments() {
+            if from.is_some_and(|from| segment < from.segment) {
+                continue;
+            }
+            let mut outcome = Ok(());
+            let scanned = self.log.scan(segment, &mut |record| {
+                let at = record.location.position;
+                if from.is_some_and(|from| at <= from) || outcome.is_err() {
+                    return;
+                }
+                match read_facts(record.head) {
+                    Ok(facts) => chunk.extend(facts.into_iter().map(|fact| (at, fact))),
+                    Err(error) => tracing::error!(?at, %error, "a record in the ledger is passed over"),
+                }
+                if chunk.len() >= CHUNK {
+                    outcome = index.apply(&chunk, at).map(|done| applied = Some(done));
+                    chunk.clear();
+                }
+            });
+            scanned.map_err(|error| IndexError(error.to_string()))?;
+            outcome?;
+        }
+        if let Some((at, _)) = chunk.last() {
+            applied = Some(index.apply(&chunk, *at)?);
+        }
+        Ok((index, applied))
+    }
+}
+
+fn fits(fact: &Fact) -> bool {
+    fact.key.len() <= KEY_MAX && fact.value.as_ref().is_none_or(|value| value.len() <= VALUE_MAX)
+}
+
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Facts").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

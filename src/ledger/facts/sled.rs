@@ -1,0 +1,169 @@
+//! sled 0.34 as the index, with what it takes to live with it.
+//!
+//! Its `flush` is no fsync on Linux, so its `db` file is synced by ourselves after each; without that no power cut was
+//! survived. `flush_async` can deadlock and is not used. Values of 4 KiB and more may land in files that are never
+//! synced, so there are none. A damaged folder makes it panic rather than fail; every call is guarded.
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::index::{Applied, Entry, Index, IndexError, Indexes, Result};
+use crate::ledger::Table;
+use crate::ledger::codec::{Fact, Reader, write_position};
+use crate::log::Position;
+
+/// Raised when keys or values are laid out anew: the old index is then made again.
+const FORMAT: u8 = 1;
+/// Key of what it says of itself; no table has that number.
+const APPLIED: &[u8] = &[0];
+/// With more facts than this they are not counted at start.
+const COUNTED_MAX: u64 = 100_000;
+
+/// Indexes in a folder.
+#[derive(Debug)]
+pub(in crate::ledger) struct SledIndexes {
+    pub dir: PathBuf,
+    /// Octets of memory for reading.
+    pub cache: u64,
+}
+
+impl SledIndexes {
+    fn aside(&self) -> PathBuf {
+        self.dir.with_extension("aside")
+    }
+}
+
+impl Indexes for SledIndexes {
+    fn open(&self) -> Result<Arc<dyn Index>> {
+        guard(|| {
+            let config = sled::Config::new()
+                .path(&self.dir)
+                .mode(sled::Mode::LowSpace)
+                .cache_capacity(self.cache)
+                .flush_every_ms(Some(500));
+            let db = config.open()?;
+            let raw = File::open(self.dir.join("db"))?;
+            Ok(SledIndex { db, raw })
+        })
+        .and_then(SledIndex::checked)
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        let aside = self.aside();
+        guard(|| {
+            // One is enough to find out what happened; none must fill the disk.
+            if aside.exists() {
+                remove(&aside)?;
+            }
+            if self.dir.exists() {
+                fs::rename(&self.dir, &aside)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn remove(path: &std::path::Path) -> std::io::Result<()> {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+struct SledIndex {
+    db: sled::Db,
+    /// Our own handle of sled's file, to sync it.
+    raw: File,
+}
+
+impl SledIndex {
+    /// Counts its facts, if that takes no time: a page that was lost is not always noticed by sled.
+    fn checked(self) -> Result<Arc<dyn Index>> {
+        let said = self.applied()?.map_or(0, |applied| applied.facts);
+        if said < COUNTED_MAX {
+            let found =
+                guard(|| Ok(self.db.iter().keys().filter(|key| !matches!(key, Ok(key) if key == APPLIED)).count()))?;
+            if found as u64 != said {
+                return Err(IndexError(format!("it has {found} facts and should have {said}")));
+            }
+        }
+        Ok(Arc::new(self))
+    }
+}
+
+/// What sled or the file system says, as text; a panic too.
+fn guard<T>(call: impl FnOnce() -> std::result::Result<T, sled::Error>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| IndexError(error.to_string())),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            Err(IndexError(format!("sled panicked: {}", text.unwrap_or_default())))
+        }
+    }
+}
+
+fn place(table: Table, key: &[u8]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(1 + key.len());
+    place.push(table as u8);
+    place.extend_from_slice(key);
+    place
+}
+
+fn read_entry(octets: &[u8]) -> Result<Entry> {
+    let mut r = Reader(octets);
+    let at = r.position("position").map_err(|error| IndexError(error.to_string()))?;
+    Ok(Entry { at, value: Bytes::copy_from_slice(r.0) })
+}
+
+impl Index for SledIndex {
+    fn applied(&self) -> Result<Option<Applied>> {
+        let Some(octets) = guard(|| self.db.get(APPLIED))? else { return Ok(None) };
+        let read = || {
+            let mut r = Reader(&octets);
+            let [format] = r.array("format").ok()?;
+            let through = r.position("position").ok()?;
+            let facts = u64::from_le_bytes(r.array("count").ok()?);
+            (format == FORMAT).then_some(Applied { through, facts })
+        };
+        read().map(Some).ok_or_else(|| IndexError("it was laid out by another version".into()))
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Entry>> {
+        guard(|| self.db.get(place(table, key)))?.map(|octets| read_entry(&octets)).transpose()
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>> {
+        let found: Vec<_> = guard(|| self.db.scan_prefix(place(table, prefix)).collect())?;
+        found.into_iter().map(|(key, octets)| Ok((key[1..].to_vec(), read_entry(&octets)?))).collect()
+    }
+
+    fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied> {
+        let mut count = self.applied()?.map_or(0, |applied| applied.facts);
+        guard(|| {
+            for (at, fact) in facts {
+                let place = place(fact.table, &fact.key);
+                let before = match &fact.value {
+                    Some(value) => {
+                        let mut octets = Vec::with_capacity(8 + value.len());
+                        write_position(&mut octets, *at);
+                        octets.extend_from_slice(value);
+                        count += 1;
+                        self.db.insert(place, octets)?
+                    }
+                    None => self.db.remove(place)?,
+                };
+                count = count.saturating_sub(before.is_some().into());
+            }
+            // Last, and sled recovers a first part of what was written: so it is never ahead of the facts.
+            let mut octets = vec![FORMAT];
+            write_position(&mut octets, through);
+            octets.extend_from_slice(&count.to_le_bytes());
+            self.db.insert(APPLIED, octets)?;
+            self.db.flush()?;
+            self.raw.sync_data()?;
+            Ok(Applied { through, facts: count })
+        })
+    }
+}

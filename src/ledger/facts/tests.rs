@@ -1,0 +1,279 @@
+//! Facts on a simulated disk and on sled, against a map.
+
+use std::fs;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::log::DiskFiles;
+use crate::log::sim::{Deed, Fault, SimFiles};
+
+/// Facts and the thread that keeps their index, until the value is dropped.
+struct Open {
+    facts: Arc<Facts>,
+    metrics: Arc<Metrics>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Open {
+    fn new(dir: &Path, files: Arc<dyn Files>, indexes: Box<dyn Indexes>) -> Open {
+        let metrics = Arc::new(Metrics::new());
+        let facts = Facts::open(dir, 64 << 10, indexes, files, Arc::clone(&metrics)).unwrap();
+        let running = Arc::clone(&facts);
+        Open { facts, metrics, thread: Some(std::thread::spawn(move || running.run())) }
+    }
+
+    fn sim(files: &SimFiles, indexes: &MemoryIndexes) -> Open {
+        Open::new(Path::new("/facts"), Arc::new(files.clone()), Box::new(indexes.clone()))
+    }
+
+    fn sled(dir: &Path) -> Open {
+        let indexes = SledIndexes { dir: dir.join("index"), cache: 1 << 20 };
+        Open::new(&dir.join("facts"), Arc::new(DiskFiles), Box::new(indexes))
+    }
+
+    fn put(&self, facts: Vec<Fact>) -> bool {
+        let (sender, answer) = channel();
+        self.facts.put(facts, move |result| sender.send(result.is_ok()).unwrap());
+        answer.recv().unwrap()
+    }
+
+    fn set(&self, key: &str, value: &str) -> bool {
+        self.put(vec![fact(key, Some(value))])
+    }
+
+    fn all(&self) -> BTreeMap<String, String> {
+        loop {
+            // While it is made anew it says so.
+            let Ok(found) = self.facts.scan(Table::Tenants, b"") else { continue };
+            let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
+            return found.iter().map(|(key, value)| (text(key), text(value))).collect();
+        }
+    }
+
+    /// Waits until the index has everything.
+    fn settle(&self) {
+        while !self.facts.lock().queue.is_empty() {
+            self.facts.wake.notify_all();
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.facts.stop();
+        self.thread.take().unwrap().join().unwrap();
+        self.facts.close_log();
+    }
+}
+
+fn fact(key: &str, value: Option<&str>) -> Fact {
+    let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+    Fact { table: Table::Tenants, key: key.into(), value }
+}
+
+fn map<const N: usize>(facts: [(&str, &str); N]) -> BTreeMap<String, String> {
+    facts.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// With three facts in it, one set twice and one removed.
+fn fill(open: &Open) -> BTreeMap<String, String> {
+    assert!(open.set("a", "1") && open.set("b", "1"));
+    assert!(open.put(vec![fact("a", Some("2")), fact("c", Some("1")), fact("b", None), fact("d", Some(""))]));
+    map([("a", "2"), ("c", "1"), ("d", "")])
+}
+
+#[test]
+fn facts_are_found_at_once_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::sled(dir.path());
+    let expected = fill(&open);
+    for _ in 0..2 {
+        assert_eq!(open.all(), expected);
+        assert_eq!(open.facts.get(Table::Tenants, b"a").unwrap().as_deref(), Some(&b"2"[..]));
+        assert_eq!(open.facts.get(Table::Tenants, b"b").unwrap(), None);
+        assert_eq!(open.facts.get(Table::Usage, b"a").unwrap(), None);
+        assert_eq!(open.facts.scan(Table::Tenants, b"c").unwrap().len(), 1);
+        open.settle();
+    }
+    drop(open);
+    let open = Open::sled(dir.path());
+    assert_eq!(open.all(), expected);
+    assert_eq!((open.metrics.ledger_rebuilt.get(), open.metrics.ledger_facts.get()), (0, 3));
+    let long = Bytes::from(vec![0; VALUE_MAX + 1]);
+    assert!(!open.put(vec![Fact { table: Table::Usage, key: b"k".to_vec(), value: Some(long) }]));
+}
+
+/// Whatever is done to sled's folder, the facts are there, and go on being there.
+#[test]
+fn a_damaged_sled_folder_is_made_anew() {
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 5] = [
+        ("deleted", |index| fs::remove_dir_all(index).unwrap()),
+        ("file deleted", |index| fs::remove_file(index.join("db")).unwrap()),
+        ("garbage", |index| fs::write(index.join("db"), [0xa5; 1 << 19]).unwrap()),
+        ("garbage settings", |index| fs::write(index.join("conf"), "segment_size: 17\n").unwrap()),
+        ("a file in its place", |index| {
+            fs::remove_dir_all(index).unwrap();
+            fs::write(index, "mine").unwrap();
+        }),
+    ];
+    for (what, harm) in harms {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Open::sled(dir.path());
+        let mut expected = fill(&open);
+        open.settle();
+        drop(open);
+        harm(&dir.path().join("index"));
+        let open = Open::sled(dir.path());
+        assert_eq!((open.all(), open.metrics.ledger_rebuilt.get()), (expected.clone(), 1), "{what}");
+        assert!(open.set("new", "1"));
+        open.settle();
+        drop(open);
+        expected.insert("new".into(), "1".into());
+        let open = Open::sled(dir.path());
+        assert_eq!((open.all(), open.metrics.ledger_rebuilt.get()), (expected, 0), "{what}, once more");
+    }
+}
+
+/// Cut anywhere, sled may hold everything, some of it or nothing, and fail or not.
+#[test]
+fn a_sled_file_cut_off_anywhere_loses_no_fact() {
+    for len in [0, 1, 40, 400, 700, 3000, 20_000, 300_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Open::sled(dir.path());
+        let mut expected = fill(&open);
+        for n in 0..100 {
+            let (key, value) = (format!("k{n}"), format!("{n:0500}"));
+            assert!(open.set(&key, &value));
+            expected.insert(key, value);
+        }
+        open.settle();
+        drop(open);
+        let file = fs::OpenOptions::new().write(true).open(dir.path().join("index/db")).unwrap();
+        file.set_len(len.min(file.metadata().unwrap().len())).unwrap();
+        for _ in 0..2 {
+            assert_eq!(Open::sled(dir.path()).all(), expected, "cut to {len}");
+        }
+    }
+}
+
+#[test]
+fn an_index_that_knows_more_than_the_log_is_not_believed() {
+    let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
+    let open = Open::sim(&files, &indexes);
+    let expected = fill(&open);
+    open.settle();
+    drop(open);
+    indexes.held.lock().unwrap().applied.as_mut().unwrap().through.segment.0 += 100;
+    indexes.held.lock().unwrap().entries.clear();
+    files.restart();
+    let open = Open::sim(&files, &indexes);
+    assert_eq!((open.all(), open.metrics.ledger_rebuilt.get()), (expected, 1));
+}
+
+#[test]
+fn an_index_that_fails_is_opened_again_or_made_anew() {
+    // One failure: opening it again is enough. Three: that fails too.
+    for (failures, set_aside) in [(1, 0), (2, 1)] {
+        let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
+        let open = Open::sim(&files, &indexes);
+        let mut expected = fill(&open);
+        open.settle();
+        indexes.held.lock().unwrap().failures = failures;
+        assert!(open.set("new", "1"));
+        expected.insert("new".into(), "1".into());
+        open.settle();
+        assert_eq!(open.all(), expected);
+        assert_eq!(indexes.held.lock().unwrap().set_aside, set_aside);
+        assert_eq!(indexes.held.lock().unwrap().entries.len(), 4);
+    }
+}
+
+/// Many changes of few facts: the log keeps to a few segments, and is right when the index is lost.
+#[test]
+fn the_log_does_not_grow_with_changes() {
+    let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
+    let open = Open::sim(&files, &indexes);
+    let mut dice = SmallRng::seed_from_u64(1);
+    let (mut expected, mut most) = (BTreeMap::new(), 0);
+    for round in 0..600 {
+        let facts: Vec<Fact> = (0..20)
+            .map(|_| {
+                let (key, value) = (format!("k{}", dice.random_range(0..50)), format!("{round:0100}"));
+                match dice.random_range(0..4) {
+                    0 => drop(expected.remove(&key)),
+                    _ => drop(expected.insert(key.clone(), value.clone())),
+                }
+                fact(&key, expected.get(&key).map(String::as_str))
+            })
+            .collect();
+        assert!(open.put(facts));
+        most = most.max(open.facts.disk.as_ref().unwrap().log.segments().len());
+    }
+    // 600 records of 2.2 KB would fill 40 segments of 64 KiB.
+    assert!(most <= 20, "{most} segments");
+    assert_eq!(open.all(), expected);
+    drop(open);
+    files.restart();
+    let open = Open::sim(&files, &MemoryIndexes::default());
+    assert_eq!(open.all(), expected, "from the log alone");
+}
+
+/// Power cuts at any deed, with compactions going on and an index that keeps up, falls behind or is lost.
+#[test]
+fn a_crash_at_any_write_loses_nothing_and_brings_nothing_back() {
+    for seed in 0..40 {
+        let files = SimFiles::new(seed);
+        let mut dice = SmallRng::seed_from_u64(seed);
+        let mut indexes = MemoryIndexes::default();
+        // What is known, and what may be, since its put was cut off.
+        let (mut sure, mut perhaps) = (BTreeMap::new(), None::<Vec<(String, Option<String>)>>);
+        for life in 0..6 {
+            files.clear_faults();
+            let open = Open::sim(&files, &indexes);
+            let found = open.all();
+            if let Some(facts) = perhaps.take() {
+                let mut other = sure.clone();
+                apply(&mut other, &facts);
+                assert!(found == sure || found == other, "seed {seed} life {life}: half of a put");
+            } else {
+                assert_eq!(found, sure, "seed {seed} life {life}");
+            }
+            sure = found;
+            let deed = [Deed::Write, Deed::Sync, Deed::Change][dice.random_range(0..3)];
+            files.fail(deed, dice.random_range(1..60), Fault::PowerCut);
+            for _ in 0..150 {
+                let set = |dice: &mut SmallRng| {
+                    (dice.random_range(0..3) > 0).then(|| format!("{:0900}", dice.random::<u32>()))
+                };
+                let facts: Vec<(String, Option<String>)> = (0..dice.random_range(1..4))
+                    .map(|_| (format!("k{}", dice.random_range(0..12)), set(&mut dice)))
+                    .collect();
+                let put = facts.iter().map(|(key, value)| fact(key, value.as_deref())).collect();
+                if !open.put(put) {
+                    perhaps = Some(facts);
+                    break;
+                }
+                apply(&mut sure, &facts);
+            }
+            files.restart();
+            drop(open);
+            files.restart();
+            if dice.random_range(0..3) == 0 {
+                indexes = MemoryIndexes::default();
+            }
+        }
+    }
+}
+
+fn apply(to: &mut BTreeMap<String, String>, facts: &[(String, Option<String>)]) {
+    for (key, value) in facts {
+        match value {
+            Some(value) => drop(to.insert(key.clone(), value.clone())),
+            None => drop(to.remove(key)),
+        }
+    }
+}

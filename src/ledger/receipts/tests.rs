@@ -1,0 +1,249 @@
+//! Receipts on a simulated disk, against what was promised of them.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::log::sim::{Deed, Fault, SimFiles};
+use crate::mail::MessageId;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn keyed(key: &str, says: u8) -> Keyed {
+    Keyed { key: key.parse().unwrap(), fingerprint: Fingerprint([says; 16]), messages: 1 }
+}
+
+fn receipt(id: u64, accepted_at: Timestamp) -> Receipt {
+    Receipt { id: MessageId(id), messages: 1, accepted_at, replayed: false }
+}
+
+fn position(n: u32) -> Position {
+    Position { segment: SegmentId(n / 100 + 1), offset: n % 100 }
+}
+
+/// A thread that writes, until the value is dropped.
+struct Open {
+    receipts: Arc<Receipts>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Open {
+    fn new(files: &SimFiles, recent_max: usize) -> Open {
+        Open::try_new(files, recent_max).expect("the disk works")
+    }
+
+    fn try_new(files: &SimFiles, recent_max: usize) -> Option<Open> {
+        let pace = Pace { linger: Duration::from_millis(1), recent_max, batches_max: 4096, segment_size: 64 << 10 };
+        let (files, metrics) = (Arc::new(files.clone()), Arc::new(Metrics::new()));
+        let opened = Receipts::open(std::path::Path::new("/receipts"), 7 * DAY, pace, files, metrics, Clock);
+        let receipts = opened.ok()?;
+        let writing = Arc::clone(&receipts);
+        Some(Open { receipts, thread: Some(std::thread::spawn(move || writing.run())) })
+    }
+
+    /// Waits until all that was recorded is on disk and no run is due.
+    fn settle(&self) {
+        loop {
+            {
+                let state = self.receipts.lock();
+                let due = state.frozen.is_some() || state.job.is_some() || alike_is_due(&state);
+                if state.outbox.is_empty() && state.unsynced.is_empty() && !due {
+                    return;
+                }
+            }
+            self.receipts.wake.notify_all();
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn alike_is_due(state: &State) -> bool {
+    writer::alike(&state.runs).is_some()
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.receipts.stop();
+        self.thread.take().unwrap().join().unwrap();
+        self.receipts.close_log();
+    }
+}
+
+fn begun(receipts: &Arc<Receipts>, key: &str, says: u8) -> String {
+    match receipts.begin("shop", &keyed(key, says)) {
+        Begun::New(_) => "new".into(),
+        Begun::Known(receipt) => format!("{} {}", receipt.id.0, receipt.replayed),
+        Begun::UnderWay(_) => "under way".into(),
+        Begun::Contradicts => "contradicts".into(),
+        Begun::Unreadable(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn concurrent_duplicates_are_one() {
+    let receipts = Arc::new(Receipts::default());
+    let now = Clock.timestamp();
+    let one = keyed("one", 1);
+    let Begun::New(ticket) = receipts.begin("shop", &one) else { panic!("it is new") };
+    let Begun::UnderWay(waiter) = receipts.begin("shop", &one) else { panic!("it is under way") };
+    assert_eq!(begun(&receipts, "one", 2), "contradicts");
+    assert!(matches!(receipts.begin("other", &one), Begun::New(_)));
+    assert_eq!(receipts.get("shop", "one"), Ok(None));
+    drop(ticket);
+    assert_eq!(waiter.await, None);
+    let Begun::New(ticket) = receipts.begin("shop", &one) else { panic!("it may be tried again") };
+    ticket.hand_over();
+    let Begun::UnderWay(waiter) = receipts.begin("shop", &one) else { panic!("the spool has it") };
+    receipts.record("shop", &one, receipt(7, now), now, position(1));
+    assert_eq!(waiter.await, Some(Receipt { replayed: true, ..receipt(7, now) }));
+    assert_eq!(begun(&receipts, "one", 1), "7 true");
+    assert_eq!(begun(&receipts, "one", 2), "contradicts");
+    assert_eq!(receipts.get("shop", "one"), Ok(Some(receipt(7, now))));
+    let Begun::New(ticket) = receipts.begin("shop", &keyed("two", 1)) else { panic!("it is new") };
+    ticket.hand_over();
+    receipts.abandon("shop", &keyed("two", 1));
+    assert_eq!(begun(&receipts, "two", 1), "new");
+}
+
+#[test]
+fn what_was_recorded_is_known_after_a_stop() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let open = Open::new(&files, 50);
+    for n in 0..3000u32 {
+        open.receipts.record("shop", &keyed(&format!("k{n}"), 1), receipt(n.into(), now), now, position(n));
+        // So that there are many runs, and merged ones.
+        if n % 60 == 0 {
+            open.settle();
+        }
+    }
+    open.settle();
+    assert_eq!(open.receipts.unrecorded(), None);
+    drop(open);
+    files.restart();
+    for _ in 0..2 {
+        let open = Open::new(&files, 50);
+        assert_eq!(open.receipts.recorded(), Some(position(2999)));
+        let runs = open.receipts.lock().runs.len();
+        assert!((2..16).contains(&runs), "{runs}");
+        for n in 0..3000u32 {
+            let key = format!("k{n}");
+            assert_eq!(open.receipts.get("shop", &key), Ok(Some(receipt(n.into(), now))));
+            assert_eq!(begun(&open.receipts, &key, 1), format!("{n} true"));
+            assert_eq!(begun(&open.receipts, &key, 2), "contradicts");
+            assert_eq!(begun(&open.receipts, &format!("no{n}"), 1), "new");
+        }
+        let stats = open.receipts.log.as_ref().unwrap().stats();
+        assert!(stats.segments <= 10, "{stats:?}");
+    }
+}
+
+#[test]
+fn keys_are_forgotten_when_their_time_is_over_and_not_before() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let old = |days: u64| Timestamp(now.0 - days * DAY.as_millis() as u64);
+    let open = Open::new(&files, 10);
+    let cases = [("gone", 8, old(1), false), ("young", 6, now, true), ("long", 8, now.after(DAY), true)];
+    let later = now.after(90 * DAY);
+    let cases = cases.into_iter().chain([("very-long", 8, later, true)]);
+    for (key, days, expires_at, _) in cases.clone() {
+        open.receipts.record("shop", &keyed(key, 1), receipt(1, old(days)), expires_at, position(1));
+    }
+    let check = |open: &Open, when: &str| {
+        for (key, _, _, known) in cases.clone() {
+            assert_eq!(open.receipts.get("shop", key).unwrap().is_some(), known, "{key} {when}");
+            assert_eq!(begun(&open.receipts, key, 1) == "new", !known, "{key} {when}");
+        }
+    };
+    check(&open, "in memory");
+    for n in 0..30 {
+        open.receipts.record("shop", &keyed(&format!("{n}"), 1), receipt(1, old(8)), old(1), position(2));
+    }
+    open.settle();
+    check(&open, "in a run");
+    let longs = open.receipts.lock().runs.iter().filter(|run| run.long).count();
+    assert_eq!(longs, 1, "what lives long stands apart");
+    assert!(open.receipts.lock().keys() < 20, "what is over is not kept");
+    drop(open);
+    check(&Open::new(&files, 10), "after a restart");
+}
+
+/// The spool's part: what stands in its log is handed over again from where the ledger knows.
+#[derive(Default)]
+struct Spool {
+    keys: BTreeMap<u32, bool>,
+}
+
+#[test]
+fn a_crash_at_any_write_forgets_nothing() {
+    let now = Clock.timestamp();
+    let key = |n: u32| keyed(&format!("k{n}"), 1);
+    for seed in 0..60 {
+        let files = SimFiles::new(seed);
+        let mut dice = SmallRng::seed_from_u64(seed);
+        let (mut spool, mut next) = (Spool::default(), 0u32);
+        for _ in 0..6 {
+            files.clear_faults();
+            let open = Open::new(&files, 30);
+            let recorded = open.receipts.recorded();
+            for (n, held) in &spool.keys {
+                if *held && recorded.is_none_or(|recorded| position(*n) > recorded) {
+                    open.receipts.record_again("shop", &key(*n), receipt((*n).into(), now), now, position(*n));
+                }
+            }
+            for n in spool.keys.keys() {
+                assert_eq!(
+                    open.receipts.get("shop", &format!("k{n}")),
+                    Ok(Some(receipt((*n).into(), now))),
+                    "{seed} {n}"
+                );
+            }
+            let deed = [Deed::Write, Deed::Sync, Deed::Change][dice.random_range(0..3)];
+            files.fail(deed, dice.random_range(1..12), Fault::PowerCut);
+            for _ in 0..dice.random_range(1..200) {
+                open.receipts.record("shop", &key(next), receipt(next.into(), now), now, position(next));
+                spool.keys.insert(next, true);
+                next += 1;
+                if dice.random_range(0..20) == 0 {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                // The spool gives up what is below the floor.
+                let floor = open.receipts.unrecorded().unwrap_or(position(next).segment);
+                let below = spool.keys.range_mut(..next).filter(|(n, _)| position(**n).segment < floor);
+                below.for_each(|(_, held)| *held = false);
+            }
+            files.restart();
+            drop(open);
+            files.restart();
+        }
+    }
+}
+
+#[test]
+fn a_damaged_page_is_told_of_and_only_that() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let open = Open::new(&files, 500);
+    for n in 0..500u32 {
+        open.receipts.record("shop", &keyed(&format!("k{n}"), 1), receipt(n.into(), now), now, position(n));
+    }
+    open.settle();
+    let run = Arc::clone(&open.receipts.lock().runs[0]);
+    drop(open);
+    let Position { segment, offset } = run.location.position;
+    let path = format!("/receipts/seg-{:010}.log", segment.0);
+    let at = u64::from(offset) + 36 + u64::from(run.location.head_len) + 4096 + 100;
+    crate::log::Files::open(&files, std::path::Path::new(&path), true)
+        .and_then(|file| file.write_at(&[std::io::IoSlice::new(b"damage")], at))
+        .unwrap();
+    let open = Open::new(&files, 500);
+    let told: Vec<bool> = (0..500).map(|n| open.receipts.get("shop", &format!("k{n}")).is_err()).collect();
+    let damaged = told.iter().filter(|told| **told).count();
+    assert!((80..=100).contains(&damaged), "{damaged}: one page holds 93");
+    let lost = told.iter().position(|told| *told).unwrap();
+    assert!(begun(&open.receipts, &format!("k{lost}"), 1).contains("damaged"));
+    assert_eq!(begun(&open.receipts, "new", 1), "new");
+}

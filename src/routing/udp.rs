@@ -1,0 +1,221 @@
+//! Questions over UDP: a pool of sockets in place of hickory's new one for each question.
+//!
+//! Making, registering and closing a socket costs more than asking over it, and hickory hands each question through a
+//! task of its own. What protects against forged answers stays (RFC 5452):
+//!
+//! - A socket has one question at a time, with a random id, on a port the system picks at random (RFC 6056 §3.2), and
+//!   serves at most [`USES_MAX`] questions and [`AGE_MAX`]. An answer that does not come spoils it.
+//! - It is connected, so the kernel drops what does not come from the server's address and port.
+//! - Answers waiting before the question is asked were not asked for: the socket is thrown away.
+//! - An answer counts only with the question's id and the question itself; others are ignored, not taken for failures.
+//!
+//! Everything else is hickory's: caching, choosing a server, TCP after a truncated answer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::{DnsExchange, DnsHandle, DnsResponseStream, FirstAnswer};
+use hickory_resolver::proto::op::{DEFAULT_RETRY_FLOOR, DnsRequest, DnsResponse};
+use hickory_resolver::{ConnectionProvider, PoolContext};
+use tokio::net::UdpSocket;
+
+use crate::clock::{Clock, Instant};
+
+/// Questions one socket serves.
+const USES_MAX: u32 = 256;
+
+/// How long one socket serves. Whoever wants to find its port by trying has this long.
+const AGE_MAX: Duration = Duration::from_secs(2);
+
+/// Idle sockets kept for one server.
+const IDLE_MAX: usize = 64;
+
+/// The longest answer read: more than any EDNS size we announce.
+const ANSWER_MAX: usize = 4096;
+
+/// Makes hickory's connections: UDP by us, all else by hickory.
+#[derive(Clone, Default)]
+pub(super) struct Connections {
+    runtime: TokioRuntimeProvider,
+}
+
+/// A way to one name server.
+#[derive(Clone)]
+pub(super) enum Channel {
+    Udp(Arc<Sockets>),
+    Stream(DnsExchange<TokioRuntimeProvider>),
+}
+
+impl ConnectionProvider for Connections {
+    type Conn = Channel;
+    type FutureConn = Pin<Box<dyn Future<Output = Result<Channel, NetError>> + Send + 'static>>;
+    type RuntimeProvider = TokioRuntimeProvider;
+
+    fn new_connection(
+        &self,
+        ip: IpAddr,
+        config: &ConnectionConfig,
+        context: &PoolContext,
+    ) -> Result<Self::FutureConn, NetError> {
+        if !matches!(config.protocol, ProtocolConfig::Udp) {
+            let stream = self.runtime.new_connection(ip, config, context)?;
+            return Ok(Box::pin(async move { stream.await.map(Channel::Stream) }));
+        }
+        let server = SocketAddr::new(ip, config.port);
+        let sockets = Sockets::new(server, config.bind_addr, context.options.timeout);
+        Ok(Box::pin(async move { Ok(Channel::Udp(Arc::new(sockets))) }))
+    }
+
+    fn runtime_provider(&self) -> &TokioRuntimeProvider {
+        &self.runtime
+    }
+}
+
+impl DnsHandle for Channel {
+    type Response = DnsResponseStream;
+    type Runtime = TokioRuntimeProvider;
+
+    fn send(&self, request: DnsRequest) -> DnsResponseStream {
+        match self.clone() {
+            Channel::Udp(sockets) => Box::pin(async move { sockets.ask(&request).await }).into(),
+            Channel::Stream(stream) => Box::pin(async move { stream.send(request).first_answer().await }).into(),
+        }
+    }
+}
+
+/// The sockets to one server.
+pub(super) struct Sockets {
+    server: SocketAddr,
+    bind: SocketAddr,
+    timeout: Duration,
+    /// The one used last is taken first, so that those too many grow old.
+    idle: Mutex<VecDeque<Socket>>,
+    clock: Clock,
+}
+
+struct Socket {
+    socket: UdpSocket,
+    born: Instant,
+    uses: u32,
+}
+
+impl Sockets {
+    /// To `server`, from `bind` or any address; a question has so long.
+    pub(super) fn new(server: SocketAddr, bind: Option<SocketAddr>, timeout: Duration) -> Sockets {
+        let any = match server {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        Sockets { server, bind: bind.unwrap_or(any), timeout, idle: Mutex::default(), clock: Clock }
+    }
+
+    /// One question: asked again after a third of a second (or somewhat longer than this server's answers take), then
+    /// ever more rarely until the time is up. A server that cannot be reached may be starting: that is no answer either.
+    pub(super) async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+        let question = request.to_vec()?;
+        let end = self.clock.instant() + self.timeout;
+        let mut interval = request.options().retry_interval.max(DEFAULT_RETRY_FLOOR);
+        let mut buffer = vec![0; ANSWER_MAX];
+        let mut socket = self.take().await?;
+        loop {
+            let again = (self.clock.instant() + interval).min(end);
+            let answer = tokio::time::timeout_at(again, socket.exchange(&question, request, &mut buffer)).await;
+            match answer {
+                Ok(Ok(answer)) => {
+                    self.give_back(socket);
+                    return Ok(answer);
+                }
+                Ok(Err(NetError::Io(error))) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    tokio::time::sleep_until(again).await;
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {}
+            }
+            if again == end {
+                return Err(NetError::Timeout);
+            }
+            interval *= 2;
+            socket.uses = USES_MAX;
+        }
+    }
+
+    /// An idle socket that may serve on, or a new one.
+    async fn take(&self) -> io::Result<Socket> {
+        let now = self.clock.instant();
+        loop {
+            let socket = self.idle.lock().expect("no code panics under this lock").pop_back();
+            let Some(mut socket) = socket else { break };
+            // The read is no extra work: the one after the question finds the socket known to be empty and waits at once.
+            if socket.may_serve(now) && socket.is_quiet() {
+                socket.uses += 1;
+                return Ok(socket);
+            }
+        }
+        let socket = UdpSocket::bind(self.bind).await?;
+        socket.connect(self.server).await?;
+        Ok(Socket { socket, born: now, uses: 1 })
+    }
+
+    fn give_back(&self, socket: Socket) {
+        let now = self.clock.instant();
+        let mut idle = self.idle.lock().expect("no code panics under this lock");
+        if socket.may_serve(now) && idle.len() < IDLE_MAX {
+            idle.push_back(socket);
+        }
+        while idle.front().is_some_and(|oldest| !oldest.may_serve(now)) {
+            idle.pop_front();
+        }
+    }
+}
+
+impl Socket {
+    fn may_serve(&self, now: Instant) -> bool {
+        self.uses < USES_MAX && now.saturating_duration_since(self.born) < AGE_MAX
+    }
+
+    /// Nothing has come that was not asked for.
+    fn is_quiet(&self) -> bool {
+        let mut octet = [0];
+        matches!(self.socket.try_recv(&mut octet), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Asks and waits for the answer, for as long as it takes.
+    async fn exchange(
+        &self,
+        question: &[u8],
+        request: &DnsRequest,
+        buffer: &mut [u8],
+    ) -> Result<DnsResponse, NetError> {
+        self.socket.send(question).await?;
+        loop {
+            let length = self.socket.recv(buffer).await?;
+            if let Some(answer) = answer_to(request, &buffer[..length])? {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// The answer in `octets`; `None` if it is not one to this question.
+///
+/// # Errors
+/// It has the question's id and is not DNS.
+fn answer_to(request: &DnsRequest, octets: &[u8]) -> Result<Option<DnsResponse>, NetError> {
+    if !octets.starts_with(&request.id.to_be_bytes()) {
+        return Ok(None);
+    }
+    let answer = DnsResponse::from_buffer(octets.to_vec())?;
+    // An error may come without the question (RFC 1035 §4.1.1: a server that could not read it has none to repeat).
+    let same = answer.queries.iter().all(|query| request.queries.contains(query));
+    Ok(same.then_some(answer))
+}
+
+#[cfg(test)]
+mod tests;
