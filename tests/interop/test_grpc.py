@@ -3,14 +3,13 @@
 import email
 import email.policy
 import itertools
-import json
 import os
 import threading
 
 import grpc
 import peers
 import pytest
-from conftest import relay
+from conftest import relay, tenant
 from google.protobuf import descriptor_pb2
 from grpc_client import Client, fails
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -37,12 +36,6 @@ def door(start, sink, connect):
     target = sink()
     daemon = start(relay(target))
     return daemon, target, connect(daemon)
-
-
-def tenant(daemon, name, *words):
-    """Registers a tenant; its token."""
-    done = daemon.cli("tenant", "add", name, "--json", "--config", daemon.file, *words)
-    return json.loads(done.stdout).get("token")
 
 
 def parts(to="a@them.test", **fields):
