@@ -84,12 +84,12 @@ def free_port(*addresses):
     raise OSError("no free port")
 
 
-def certificate(directory, name):
-    """A self-signed certificate and its key for `name`, as paths."""
+def certificate(directory, name, *names):
+    """A self-signed certificate and its key for `name` and more `names`, as paths."""
     cert, key = directory / f"{name}.pem", directory / f"{name}.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-         "-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", cert],
+         "-addext", "subjectAltName=" + ",".join(f"DNS:{each}" for each in (name, *names)), "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )
     return cert, key
@@ -142,6 +142,13 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.child.kill()
         return self.child.wait()
+
+
+def node(work, script, *arguments, **variables):
+    """Runs a script with Debian's Node, which finds its own parts only in their place: in the root, `work` beside it."""
+    command = [HERE / "in-root", ROOT, work, "/usr/bin/node", script, *arguments]
+    environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs", **{key: str(value) for key, value in variables.items()}}
+    return subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=60)
 
 
 class Nsd:

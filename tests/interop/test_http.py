@@ -5,6 +5,7 @@ import email
 import email.policy
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -262,9 +263,9 @@ def test_the_document_keeps_its_promises(start, sink, tmp_path):
     document = Curl(f"http://127.0.0.1:{daemon.http}")("/v1/openapi.json")[2]
     assert document["openapi"].startswith("3.1")
     done = subprocess.run(
-        [os.path.join(os.path.dirname(sys.executable), "schemathesis"), "run", f"http://127.0.0.1:{daemon.http}/v1/openapi.json",
-         "--checks", "all", "--max-examples", "40", "--max-time", "60", "--seed", "1", "--no-color", "--workers", "1"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=150)
+        [pathlib.Path(sys.executable).with_name("schemathesis"), "--config-file", peers.HERE / "schemathesis.toml", "run",
+         f"http://127.0.0.1:{daemon.http}/v1/openapi.json", "--checks", "all", "--no-color"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=150, env={**os.environ, "PYTHONPATH": str(peers.HERE)})
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     assert done.returncode == 0, said[-20000:]
     assert daemon.process.running()
