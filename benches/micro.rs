@@ -9,11 +9,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use posthaste::clock::Timestamp;
-use posthaste::config::DkimConfig;
+use posthaste::clock::{Clock, Timestamp};
+use posthaste::config::{DkimConfig, LedgerConfig};
+use posthaste::ledger::{Begun, Ledger};
 use posthaste::log::probe::MemoryFiles;
-use posthaste::log::{Append, Durability, Log, LogOptions};
-use posthaste::mail::header;
+use posthaste::log::{Append, Durability, Log, LogOptions, Position, SegmentId};
+use posthaste::mail::{Fingerprint, Keyed, MessageId, Receipt, header};
 use posthaste::signing::Signer;
 use posthaste::signing::keygen::{self, KeyAlgorithm};
 use posthaste::telemetry::Metrics;
@@ -45,6 +46,7 @@ fn main() {
     sign(&bench, &content);
     append(&bench, &content);
     bench.run("scheduler: add, pick, end 1000", 1000, || queue::probe::pass_through(1000));
+    keys(&bench);
     let envelope = message::envelope();
     let encoded = spool::probe::encode(&envelope);
     bench.run("envelope: encode", encoded.len(), || spool::probe::encode(&envelope));
@@ -95,6 +97,32 @@ fn append(bench: &Bench, content: &[u8]) {
         log.reclaim();
         written
     });
+}
+
+/// Idempotency keys in the ledger: new ones from claim to record, and one that is known. What the ledger's own threads do is not in it.
+fn keys(bench: &Bench) {
+    let (files, metrics) = (Arc::new(MemoryFiles::default()), Arc::new(Metrics::new()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger =
+        Ledger::open(folder.path(), &LedgerConfig::default(), files, metrics, Clock).expect("memory does not fail");
+    let now = Clock.timestamp();
+    let mut number = 0u32;
+    let keyed = |number: u32| Keyed {
+        key: format!("order-{number:09}").parse().expect("a key"),
+        fingerprint: Fingerprint([7; 16]),
+        messages: 1,
+    };
+    bench.run("ledger: begin and record a new key", 1, || {
+        number += 1;
+        let keyed = keyed(number);
+        let Begun::New(ticket) = ledger.begin("shop", &keyed) else { panic!("it is new") };
+        ticket.hand_over();
+        let receipt = Receipt { id: MessageId(number.into()), messages: 1, accepted_at: now, replayed: false };
+        let at = Position { segment: SegmentId(number >> 20), offset: number & 0xf_ffff };
+        ledger.record("shop", &keyed, receipt, now, at);
+    });
+    let known = keyed(number);
+    bench.run("ledger: begin with a known key", 1, || matches!(ledger.begin("shop", &known), Begun::Known(_)));
 }
 
 /// Runs steps and prints what they took.

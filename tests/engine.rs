@@ -30,10 +30,14 @@ mod outcomes;
 mod restart;
 #[path = "engine/routes.rs"]
 mod routes;
+#[path = "engine/sendmail.rs"]
+mod sendmail;
 #[path = "engine/signing.rs"]
 mod signing;
 #[path = "engine/sites.rs"]
 mod sites;
+#[path = "engine/submission.rs"]
+mod submission;
 #[path = "engine/tenants.rs"]
 mod tenants;
 #[path = "engine/times.rs"]

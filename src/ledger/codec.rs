@@ -45,6 +45,11 @@ pub(super) fn hour_after(time: Timestamp) -> u32 {
     u32::try_from(time.0.div_ceil(HOUR_MS)).unwrap_or(u32::MAX).min(U24_MAX)
 }
 
+/// Whether that hour has not begun yet.
+pub(super) fn is_before(now: Timestamp, hour: u32) -> bool {
+    now.0 / HOUR_MS < u64::from(hour)
+}
+
 impl Kept {
     pub(super) fn receipt(&self) -> Receipt {
         Receipt { id: self.id, messages: self.messages, accepted_at: self.accepted_at, replayed: false }
@@ -52,7 +57,7 @@ impl Kept {
 
     /// Whether it still counts.
     pub(super) fn holds(&self, now: Timestamp) -> bool {
-        now.0 / HOUR_MS < u64::from(self.until)
+        is_before(now, self.until)
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {

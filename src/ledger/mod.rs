@@ -110,7 +110,7 @@ impl Ledger {
         let (again, counts) = (Arc::clone(&files), Arc::clone(&metrics));
         let opened = Receipts::open(&receipts_dir, config.keep_keys, pace, again, counts, clock);
         let receipts = opened.map_err(|error| LedgerError::new(&error))?;
-        let facts = Facts::open(&dir.join("facts"), pace.segment_size, indexes, files, Arc::clone(&metrics))?;
+        let facts = Facts::open(&dir.join("facts"), pace.segment_size / 4, indexes, files, Arc::clone(&metrics))?;
         let ledger = Ledger { receipts, facts, threads: Mutex::default() };
         let (receipts, facts) = (Arc::clone(&ledger.receipts), Arc::clone(&ledger.facts));
         ledger.start("ledger", move || receipts.run())?;
@@ -172,7 +172,7 @@ impl Ledger {
     }
 
     /// Sets (`Some`) or removes (`None`) facts, all or nothing. They are durable, and to be found, when this resolves. A key has
-    /// at most 512 octets, a value 3 KiB.
+    /// at most 512 octets, a value 1 MiB; above 3 KiB it is read from the log.
     ///
     /// # Errors
     /// Nothing was written.

@@ -79,9 +79,9 @@ impl Files for MemoryFiles {
         Ok(())
     }
 
-    fn list(&self, _dir: &Path) -> io::Result<Vec<String>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        Ok(self.lock().keys().filter_map(name).collect())
+        Ok(self.lock().keys().filter(|path| path.parent() == Some(dir)).filter_map(name).collect())
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {

@@ -70,17 +70,30 @@ class Daemon(Posthaste):
 
 
 class Load:
-    """Clients that hand over mail until stopped. `accepted`: recipients with a 250; `replies`: what else was said."""
+    """Clients that hand over mail until stopped. `tried`: all recipients; `accepted`: those with a 250; `replies`: what else
+    was said. `keyed`: each message has an idempotency key."""
 
-    def __init__(self, daemon, clients=3, size=2000, pause=0.004, prefix="user", domain="them.test"):
+    def __init__(self, daemon, clients=3, size=2000, pause=0.004, prefix="user", domain="them.test", keyed=False):
         self.daemon, self.size, self.pause, self.prefix, self.domain = daemon, size, pause, prefix, domain
+        self.keyed, self.tried = keyed, []
         self.accepted, self.replies, self.halt = [], [], threading.Event()
         self.workers = [threading.Thread(target=self.work, args=(n,), daemon=True) for n in range(clients)]
         for worker in self.workers:
             worker.start()
 
+    def message(self, recipient):
+        key = f"X-Posthaste-Idempotency-Key: {recipient}\r\n".encode() if self.keyed else b""
+        body = b"A line that stands for the rest of it.\r\n" * (self.size // 40)
+        return b"From: orders@shop.test\r\nSubject: x\r\n" + key + b"\r\n" + body
+
+    def again(self, recipients):
+        """Hands the same messages over once more, to the daemon as it runs now."""
+        with self.daemon.client() as session:
+            for recipient in recipients:
+                session.sendmail("orders@shop.test", [recipient], self.message(recipient))
+
     def work(self, worker):
-        number, body = 0, b"A line that stands for the rest of it.\r\n" * (self.size // 40)
+        number = 0
         while not self.halt.is_set():
             try:
                 with smtplib.SMTP("127.0.0.1", self.daemon.smtp, timeout=30) as session:
@@ -88,9 +101,9 @@ class Load:
                     while not self.halt.is_set():
                         number += 1
                         recipient = f"{self.prefix}{worker}-{number}@{self.domain}"
+                        self.tried.append(recipient)
                         try:
-                            session.sendmail("orders@shop.test", [recipient],
-                                             b"From: orders@shop.test\r\nSubject: x\r\n\r\n" + body)
+                            session.sendmail("orders@shop.test", [recipient], self.message(recipient))
                             self.accepted.append(recipient)
                         except smtplib.SMTPRecipientsRefused as error:
                             self.replies.append(next(iter(error.recipients.values())))

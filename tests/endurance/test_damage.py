@@ -1,6 +1,7 @@
 """Files that are not what they were: the daemon starts, says what is wrong, and delivers everything else."""
 
 import os
+import shutil
 
 import pytest
 from conftest import relay
@@ -143,6 +144,42 @@ def test_event_log(make, sink, load, harm):
     if harm == "torn":
         assert "cut an unfinished line off the event log" in daemon.log()
         assert file.read_bytes().startswith(whole), "the cut line was not told again"
+
+
+@pytest.mark.parametrize("harm", ["removed", "emptied", "cut off", "garbage", "a file"])
+def test_ledger_index(make, sink, load, harm):
+    """sled's folder is damaged: it is made anew from the ledger's log, and nobody loses a tenant or a key."""
+    daemon = make({**relay(sink()), **CONFIG}).start()
+    clients = load(daemon, size=400, keyed=True)
+    clients.wait(20)
+    accepted = clients.stop()
+    daemon.cli("tenant", "add", "shop", "--from-domain", "shop.test", "--config", daemon.file)
+    wait_until(lambda: daemon.metric("posthaste_ledger_behind") == 0, 10, "the index has it")
+    daemon.wait_terminal(accepted)
+    daemon.kill()
+    folder = daemon.data / "ledger" / "index"
+    if harm in ("removed", "a file"):
+        shutil.rmtree(folder)
+    if harm == "a file":
+        folder.write_text("mine")
+    elif harm == "emptied":
+        (folder / "db").write_bytes(b"")
+    elif harm == "cut off":
+        os.truncate(folder / "db", 100)
+    elif harm == "garbage":
+        for file in folder.iterdir():
+            if file.is_file():
+                file.write_bytes(os.urandom(max(file.stat().st_size, 4096)))
+    daemon.start()
+    assert daemon.metric("posthaste_ledger_rebuilt_total") == 1 or harm == "cut off"
+    assert "moved aside and made anew" in daemon.log() or harm == "cut off"
+    assert "shop" in daemon.cli("tenant", "list", "--config", daemon.file).stdout
+    clients.again(accepted)
+    daemon.send("after@them.test")
+    daemon.wait_terminal(["after@them.test"])
+    delivered = [event["recipient"] for event in daemon.events(names=["delivered"])]
+    assert sorted(delivered) == sorted([*accepted, "after@them.test"]), "a key was forgotten"
+    assert daemon.verify()[1]
 
 
 def test_foreign_files(make, sink, load):

@@ -1,5 +1,6 @@
 """The power goes, on a real file system. What the disk holds at that moment must be enough."""
 
+import collections
 import random
 import signal
 
@@ -63,6 +64,30 @@ def test_power_cut_while_mail_waits(disk, make, sink, load):
     daemon.kill()
     held = False
     check(daemon, target, accepted, "after two cuts")
+
+
+def test_power_cut_and_all_sent_again(disk, make, sink, load):
+    """Clients with idempotency keys send everything again after each cut, what was acknowledged and what was not: the
+    ledger knows every key that the spool has, so each message is there once."""
+    place, target = disk(), sink()
+    daemon = make({**relay(target), **CONFIG}, data=place.path / "data").start()
+    tried = []
+    for cut in range(CUTS):
+        clients = load(daemon, prefix=f"key{cut}-", keyed=True)
+        clients.wait(random.randrange(20, 120))
+        place.cut()
+        daemon.kill()
+        clients.stop()
+        place.again()
+        said, clean = daemon.verify()
+        assert clean, f"cut {cut}: {said}"
+        daemon.start(timeout=60)
+        tried += clients.tried
+        clients.again(tried)
+    daemon.wait_terminal(tried)
+    ends = collections.Counter(event["recipient"] for event in daemon.events(names=["delivered"]))
+    twice = [recipient for recipient in tried if ends[recipient] != 1]
+    assert not twice, f"{len(twice)} of {len(tried)} are not there exactly once, such as {twice[:5]}"
 
 
 def test_image_copied_while_running(disk, make, sink, load, stack):

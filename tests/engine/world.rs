@@ -14,7 +14,7 @@ use posthaste::demo::dns::{DnsServer, Zone};
 use posthaste::demo::receiver::bind_together;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long a test waits for anything.
@@ -253,18 +253,30 @@ pub async fn time(deed: impl Future<Output = ()>) -> Duration {
 }
 
 /// A client of the SMTP door that reads one reply for each line it writes.
-pub struct Door {
-    stream: BufReader<TcpStream>,
+pub struct Door<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Door {
     async fn open(address: SocketAddr) -> Door {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut door = Door { stream: BufReader::new(stream) };
+        let mut door = Door::over(stream);
         door.reply("220").await;
         door.say("EHLO client.us.test", "250").await;
         door
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Door<S> {
+    /// Over a connection on which nothing was heard yet, or all of it.
+    pub fn over(stream: S) -> Door<S> {
+        Door { stream: BufReader::new(stream) }
+    }
+
+    /// The connection.
+    pub fn into_inner(self) -> S {
+        self.stream.into_inner()
     }
 
     /// One message; its id.
@@ -289,12 +301,14 @@ impl Door {
         answer.rsplit(' ').next().unwrap().to_owned()
     }
 
-    async fn say(&mut self, line: &str, expected: &str) -> String {
+    /// Writes a line; the last line of the reply, which begins as expected.
+    pub async fn say(&mut self, line: &str, expected: &str) -> String {
         self.stream.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
         self.reply(expected).await
     }
 
-    async fn reply(&mut self, expected: &str) -> String {
+    /// The last line of the next reply, which begins as expected.
+    pub async fn reply(&mut self, expected: &str) -> String {
         loop {
             let mut line = String::new();
             self.stream.read_line(&mut line).await.unwrap();

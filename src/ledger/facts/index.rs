@@ -19,8 +19,12 @@ pub(super) type Result<T> = std::result::Result<T, IndexError>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::ledger) struct Entry {
     pub at: Position,
-    pub value: Bytes,
+    /// `None`: too long for an index; it stands in the log only.
+    pub value: Option<Bytes>,
 }
+
+/// Longest value that an index holds, in octets. sled is safe below 4 KiB.
+pub(in crate::ledger) const INDEXED_MAX: usize = 3 << 10;
 
 /// How far an index has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

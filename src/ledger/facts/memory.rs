@@ -1,83 +1,60 @@
-//! An index in memory that fails when it is told to. For tests.
+//! An index in memory, for when none can be made on disk.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, MutexGuard};
 
-use bytes::Bytes;
-
-use super::index::{Applied, Entry, Index, IndexError, Indexes, Result};
+use super::index::{Applied, Entry, INDEXED_MAX, Index, Result};
 use crate::ledger::Table;
 use crate::ledger::codec::Fact;
 use crate::log::Position;
 
-/// Shared by its clones; what is in it stays when the ledger is closed, as on a disk.
-#[derive(Clone, Default)]
-pub(in crate::ledger) struct MemoryIndexes {
-    pub held: Arc<Mutex<Held>>,
+/// Facts in a map.
+#[derive(Debug, Default)]
+pub(super) struct MemoryIndex {
+    held: Mutex<Held>,
 }
 
-#[derive(Default)]
-pub(in crate::ledger) struct Held {
+#[derive(Debug, Default)]
+pub(super) struct Held {
     pub entries: BTreeMap<(Table, Vec<u8>), Entry>,
     pub applied: Option<Applied>,
-    pub set_aside: usize,
-    /// All calls but `set_aside` fail, so many times.
-    pub failures: usize,
 }
 
-impl MemoryIndexes {
-    fn held<T>(&self, call: impl FnOnce(&mut Held) -> T) -> Result<T> {
-        let mut held = self.held.lock().unwrap();
-        if held.failures > 0 {
-            held.failures -= 1;
-            return Err(IndexError("told to fail".into()));
-        }
-        Ok(call(&mut held))
+impl MemoryIndex {
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("no code panics under this lock")
     }
 }
 
-impl Indexes for MemoryIndexes {
-    fn open(&self) -> Result<Arc<dyn Index>> {
-        self.held(|_| Arc::new(self.clone()) as Arc<dyn Index>)
-    }
-
-    fn set_aside(&self) -> Result<()> {
-        let mut held = self.held.lock().unwrap();
-        held.entries.clear();
-        held.applied = None;
-        held.set_aside += 1;
-        Ok(())
-    }
-}
-
-impl Index for MemoryIndexes {
+impl Index for MemoryIndex {
     fn applied(&self) -> Result<Option<Applied>> {
-        self.held(|held| held.applied)
+        Ok(self.held().applied)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Entry>> {
-        self.held(|held| held.entries.get(&(table, key.to_vec())).cloned())
+        Ok(self.held().entries.get(&(table, key.to_vec())).cloned())
     }
 
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>> {
-        self.held(|held| {
-            let like = held.entries.iter().filter(|((of, key), _)| *of == table && key.starts_with(prefix));
-            like.map(|((_, key), entry)| (key.clone(), entry.clone())).collect()
-        })
+        let held = self.held();
+        let from = held.entries.range((table, prefix.to_vec())..);
+        let like = from.take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
+        Ok(like.map(|((_, key), entry)| (key.clone(), entry.clone())).collect())
     }
 
     fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied> {
-        self.held(|held| {
-            for (at, Fact { table, key, value }) in facts {
-                match value {
-                    Some(value) => {
-                        let value = Bytes::clone(value);
-                        held.entries.insert((*table, key.clone()), Entry { at: *at, value });
-                    }
-                    None => drop(held.entries.remove(&(*table, key.clone()))),
+        let mut held = self.held();
+        for (at, Fact { table, key, value }) in facts {
+            let place = (*table, key.clone());
+            match value {
+                Some(value) => {
+                    let value = Some(value.clone()).filter(|value| value.len() <= INDEXED_MAX);
+                    held.entries.insert(place, Entry { at: *at, value });
                 }
+                None => drop(held.entries.remove(&place)),
             }
-            *held.applied.insert(Applied { through, facts: held.entries.len() as u64 })
-        })
+        }
+        let facts = held.entries.len() as u64;
+        Ok(*held.applied.insert(Applied { through, facts }))
     }
 }

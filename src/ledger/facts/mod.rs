@@ -5,13 +5,14 @@
 //! | `put` | record in the log, synced; in memory, where `get` looks first; `put` resolves |
 //! | apply | the index's thread hands facts to the index, which syncs; only then they leave memory |
 //! | start | the index says how far it has come, and gets what the log has behind that |
-//! | the index fails, panics, will not open or knows more than the log | moved aside, and made anew from the log |
+//! | the index fails, panics, will not open or knows more than the log | moved aside, and made anew from the log; in memory if the disk is full |
 //! | compaction | from the oldest segment on: facts that still count are written again, then the segment goes |
 //!
 //! Removals need no care: they are dropped with their segment, and by then all older ones are gone.
 
-mod index;
 #[cfg(test)]
+mod faulty;
+mod index;
 mod memory;
 mod sled;
 
@@ -28,16 +29,17 @@ use super::codec::{CodecError, Fact, read_facts, write_facts};
 use super::{LedgerError, Table, log_options};
 use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, Position, Replayed, SegmentId};
 use crate::telemetry::Metrics;
+#[cfg(test)]
+pub(super) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
 use index::{Applied, Entry, Index, IndexError};
-#[cfg(test)]
-pub(super) use memory::MemoryIndexes;
+use memory::MemoryIndex;
 pub(super) use sled::SledIndexes;
 
 const FACTS: u8 = 1;
 
-/// Longest value, in octets. sled is safe below 4 KiB.
-pub(super) const VALUE_MAX: usize = 3 << 10;
+/// Longest value, in octets.
+pub(super) const VALUE_MAX: usize = 1 << 20;
 /// Longest key, in octets.
 pub(super) const KEY_MAX: usize = 512;
 
@@ -47,6 +49,8 @@ const CHUNK: usize = 4096;
 const RETRY: Duration = Duration::from_secs(1);
 /// The index is not made anew with less than this free; the log has the better use for it.
 const FREE_MIN: u64 = 16 << 20;
+/// A value is looked for in the log so many times before its index is called wrong.
+const READS: usize = 100;
 /// Segments that are never worth compacting.
 const SEGMENTS_MIN: usize = 4;
 
@@ -121,7 +125,12 @@ impl Facts {
         let (log, _) = opened.map_err(|error| LedgerError::new(&error))?;
         state.records.values().flatten().for_each(|location| log.retain(*location));
         let disk = Disk { log, dir: dir.to_owned(), files, indexes, metrics };
-        let (index, applied) = disk.open_index(last).map_err(|error| LedgerError::new(&error))?;
+        let opened = disk.open_index(last).or_else(|error| {
+            // A full disk, say: mail must be taken from the queue all the same. Today's tables are small.
+            tracing::error!(%error, "no index of the ledger can be made on disk; it is held in memory until the next start");
+            disk.catch_up(Arc::new(MemoryIndex::default()), None, None)
+        });
+        let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
         (state.index, state.applied) = (Some(index), applied);
         let facts = Facts { state: Mutex::new(state), wake: Condvar::new(), disk: Some(disk) };
         facts.publish();
@@ -129,21 +138,23 @@ impl Facts {
     }
 
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
-        Ok(self.entry(table, key)?.map(|entry| entry.value))
-    }
-
-    fn entry(&self, table: Table, key: &[u8]) -> Result<Option<Entry>, LedgerError> {
-        let index = {
-            let state = self.lock();
-            if let Some(fresh) = state.fresh.get(&(table, key.to_vec())) {
-                return Ok(fresh.value.clone().map(|value| Entry { at: fresh.at, value }));
+        for _ in 0..READS {
+            let index = {
+                let state = self.lock();
+                if let Some(fresh) = state.fresh.get(&(table, key.to_vec())) {
+                    return Ok(fresh.value.clone());
+                }
+                self.index(&state)?
+            };
+            let Some(index) = index else { return Ok(None) };
+            let entry = index.get(table, key).map_err(|error| LedgerError::new(&error))?;
+            let Some(Entry { at, value: None }) = entry else { return Ok(entry.and_then(|entry| entry.value)) };
+            // If it is not there, it was replaced, or written again elsewhere, in this moment.
+            if let Some(value) = self.read(at, table, key)? {
+                return Ok(Some(value));
             }
-            self.index(&state)?
-        };
-        match index {
-            Some(index) => index.get(table, key).map_err(|error| LedgerError::new(&error)),
-            None => Ok(None),
         }
+        Err(LedgerError("its index points to what is not in its log".into()))
     }
 
     pub(super) fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>, LedgerError> {
@@ -157,8 +168,13 @@ impl Facts {
             (self.index(&state)?, fresh)
         };
         if let Some(index) = index {
-            let indexed = index.scan(table, prefix).map_err(|error| LedgerError::new(&error))?;
-            found.extend(indexed.into_iter().map(|(key, entry)| (key, entry.value)));
+            for (key, entry) in index.scan(table, prefix).map_err(|error| LedgerError::new(&error))? {
+                let value = match entry.value {
+                    Some(value) => Some(value),
+                    None => self.get(table, &key)?,
+                };
+                found.extend(value.map(|value| (key, value)));
+            }
         }
         for (key, value) in fresh {
             match value {
@@ -167,6 +183,28 @@ impl Facts {
             }
         }
         Ok(found.into_iter().collect())
+    }
+
+    /// A value from the log; `None` if the record is not there any more.
+    fn read(&self, at: Position, table: Table, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
+        let Some(disk) = &self.disk else { return Ok(None) };
+        let location = {
+            let state = self.lock();
+            let records = state.records.get(&at.segment);
+            match records.and_then(|records| records.iter().find(|location| location.position == at)) {
+                Some(location) => *location,
+                None => return Ok(None),
+            }
+        };
+        let record = match disk.log.read_blocking(location) {
+            Ok(record) => record,
+            Err(LogError::Gone { .. }) => return Ok(None),
+            Err(error) => return Err(LedgerError::new(&error)),
+        };
+        let facts = read_facts(&record.head).map_err(|error| LedgerError::new(&error))?;
+        // Of two with one key the later counts.
+        let fact = facts.into_iter().rev().find(|fact| fact.table == table && fact.key == key);
+        Ok(fact.and_then(|fact| fact.value))
     }
 
     /// The index to ask; `None` if all is in memory.

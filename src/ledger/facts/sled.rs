@@ -11,15 +11,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::index::{Applied, Entry, Index, IndexError, Indexes, Result};
+use super::index::{Applied, Entry, INDEXED_MAX, Index, IndexError, Indexes, Result};
 use crate::ledger::Table;
-use crate::ledger::codec::{Fact, Reader, write_position};
+use crate::ledger::codec::{CodecError, Fact, Reader, write_position};
 use crate::log::Position;
 
 /// Raised when keys or values are laid out anew: the old index is then made again.
 const FORMAT: u8 = 1;
 /// Key of what it says of itself; no table has that number.
 const APPLIED: &[u8] = &[0];
+/// What follows a fact's position: its value, or nothing, as the value is too long.
+const HERE: u8 = 1;
+const ELSEWHERE: u8 = 0;
 /// With more facts than this they are not counted at start.
 const COUNTED_MAX: u64 = 100_000;
 
@@ -113,8 +116,9 @@ fn place(table: Table, key: &[u8]) -> Vec<u8> {
 
 fn read_entry(octets: &[u8]) -> Result<Entry> {
     let mut r = Reader(octets);
-    let at = r.position("position").map_err(|error| IndexError(error.to_string()))?;
-    Ok(Entry { at, value: Bytes::copy_from_slice(r.0) })
+    let mut read = || Ok((r.position("position")?, r.array::<1>("flag")?));
+    let (at, [here]) = read().map_err(|error: CodecError| IndexError(error.to_string()))?;
+    Ok(Entry { at, value: (here == HERE).then(|| Bytes::copy_from_slice(r.0)) })
 }
 
 impl Index for SledIndex {
@@ -146,9 +150,14 @@ impl Index for SledIndex {
                 let place = place(fact.table, &fact.key);
                 let before = match &fact.value {
                     Some(value) => {
-                        let mut octets = Vec::with_capacity(8 + value.len());
+                        let mut octets = Vec::with_capacity(9 + value.len().min(INDEXED_MAX));
                         write_position(&mut octets, *at);
-                        octets.extend_from_slice(value);
+                        if value.len() <= INDEXED_MAX {
+                            octets.push(HERE);
+                            octets.extend_from_slice(value);
+                        } else {
+                            octets.push(ELSEWHERE);
+                        }
                         count += 1;
                         self.db.insert(place, octets)?
                     }

@@ -69,6 +69,30 @@ impl Drop for Open {
     }
 }
 
+/// Values too long for the index are read from the log, wherever compaction puts them.
+#[test]
+fn long_values_stand_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut expected = BTreeMap::new();
+    for life in 0..3 {
+        let open = Open::sled(dir.path());
+        assert_eq!(open.all(), expected);
+        for round in 0..40 {
+            let (key, value) = (format!("k{}", round % 3), format!("{life}{round:0>10000}"));
+            assert!(open.set(&key, &value));
+            if round % 2 == 0 {
+                open.settle();
+            }
+            let found = open.facts.get(Table::Tenants, key.as_bytes()).unwrap();
+            assert_eq!(found.as_deref(), Some(value.as_bytes()));
+            expected.insert(key, value);
+        }
+        assert!(open.set("short", "1"));
+        expected.insert("short".into(), "1".into());
+        assert_eq!(open.all(), expected);
+    }
+}
+
 fn fact(key: &str, value: Option<&str>) -> Fact {
     let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
     Fact { table: Table::Tenants, key: key.into(), value }
@@ -167,8 +191,9 @@ fn an_index_that_knows_more_than_the_log_is_not_believed() {
     let expected = fill(&open);
     open.settle();
     drop(open);
-    indexes.held.lock().unwrap().applied.as_mut().unwrap().through.segment.0 += 100;
-    indexes.held.lock().unwrap().entries.clear();
+    let index = indexes.index();
+    index.held().applied.as_mut().unwrap().through.segment.0 += 100;
+    index.held().entries.clear();
     files.restart();
     let open = Open::sim(&files, &indexes);
     assert_eq!((open.all(), open.metrics.ledger_rebuilt.get()), (expected, 1));
@@ -182,14 +207,26 @@ fn an_index_that_fails_is_opened_again_or_made_anew() {
         let open = Open::sim(&files, &indexes);
         let mut expected = fill(&open);
         open.settle();
-        indexes.held.lock().unwrap().failures = failures;
+        indexes.fail(failures);
         assert!(open.set("new", "1"));
         expected.insert("new".into(), "1".into());
         open.settle();
         assert_eq!(open.all(), expected);
-        assert_eq!(indexes.held.lock().unwrap().set_aside, set_aside);
-        assert_eq!(indexes.held.lock().unwrap().entries.len(), 4);
+        assert_eq!(indexes.set_aside_count(), set_aside);
+        assert_eq!(indexes.index().held().entries.len(), 4);
     }
+}
+
+#[test]
+fn without_any_index_facts_are_held_in_memory() {
+    let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
+    let expected = fill(&Open::sim(&files, &indexes));
+    indexes.fail(usize::MAX);
+    let open = Open::sim(&files, &indexes);
+    assert_eq!(open.all(), expected);
+    assert!(open.set("new", "1"));
+    open.settle();
+    assert_eq!(open.all().len(), 4);
 }
 
 /// Many changes of few facts: the log keeps to a few segments, and is right when the index is lost.

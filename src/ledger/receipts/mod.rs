@@ -6,13 +6,14 @@
 //!    came in a fifth of a second as one small record, a *batch* (`writer.rs`).
 //! 3. When enough came together, they are written once more, sorted by name, as a *run* (`run.rs`), and the batches may go. Eight runs
 //!    of like size are merged into one. A run is asked by its filter first, in memory, and then by reading one page.
-//! 4. An hour after the last of a run is due to be forgotten, the run is dropped.
+//! 4. When the last of a run is to be forgotten, the run is dropped.
 //!
 //! Nothing is ever changed in place, and a receipt is the same wherever it stands: a batch or run that a crash brings back does no
 //! harm.
 //!
 //! Runs rather than sled, which the rest of the ledger uses: ten million keys in sled 0.34 took 15.5 µs of CPU each, 1.7 GB of
-//! disk, 426 MB of memory with a cache of 32 MB, and 8 s to open; here they take less than a microsecond, 0.5 GB and 40 MB.
+//! disk, 426 MB of memory with a cache of 32 MB, and 8 s to open; here they take 3.7 µs on all
+//! threads together, 484 MB, 137 MB at most while runs are merged, and 51 ms (`ten_million_keys` in the tests).
 
 mod filter;
 mod run;

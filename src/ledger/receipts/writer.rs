@@ -10,7 +10,7 @@ use smallvec::smallvec;
 use super::run::{Builder, Run, RunError, merge};
 use super::{Batch, Names, Receipts, State};
 use crate::clock::{Clock, Timestamp};
-use crate::ledger::codec::{BatchHead, CodecError, Kept, RunHead, hour_after};
+use crate::ledger::codec::{BatchHead, CodecError, Kept, RunHead, hour_after, is_before};
 use crate::ledger::log_options;
 use crate::log::{Append, Durability, Files, Location, Log, LogError, Position, Replayed};
 use crate::telemetry::Metrics;
@@ -99,7 +99,7 @@ impl Replay {
     fn finish(self, log: &Log, now: Timestamp) -> State {
         let Replay { batches, mut runs, replaced } = self;
         let newest = runs.iter().max_by_key(|run| run.covers).map(|run| (run.covers, run.through));
-        runs.retain(|run| !replaced.contains(&run.location.position) && counts(run.until_max, now));
+        runs.retain(|run| !replaced.contains(&run.location.position) && is_before(now, run.until_max));
         runs.iter().for_each(|run| log.retain(run.location));
         let mut state = State { runs: Arc::new(runs), through: newest.map(|(_, through)| through), ..State::default() };
         for (location, head) in batches {
@@ -114,12 +114,6 @@ impl Replay {
         }
         state
     }
-}
-
-/// Whether the last of a run is not to be forgotten yet.
-fn counts(until_max: u32, now: Timestamp) -> bool {
-    // An hour later than need be: `hour_after` rounds up.
-    hour_after(now) <= until_max
 }
 
 impl Receipts {
@@ -252,10 +246,10 @@ impl Receipts {
     /// Drops runs of which nothing is to be known any more.
     fn forget(&self, log: &Log, now: Timestamp) {
         let mut state = self.lock();
-        if state.job.is_some() || state.runs.iter().all(|run| counts(run.until_max, now)) {
+        if state.job.is_some() || state.runs.iter().all(|run| is_before(now, run.until_max)) {
             return;
         }
-        let (stay, go): (Vec<_>, Vec<_>) = state.runs.iter().cloned().partition(|run| counts(run.until_max, now));
+        let (stay, go): (Vec<_>, Vec<_>) = state.runs.iter().cloned().partition(|run| is_before(now, run.until_max));
         state.runs = Arc::new(stay);
         go.iter().for_each(|run| log.release(run.location));
     }

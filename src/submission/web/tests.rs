@@ -13,9 +13,8 @@ use crate::config::GrpcConfig;
 use crate::submission::RejectionKind;
 
 async fn start(connections_max: usize, router: Router) -> (Api, Arc<Metrics>) {
-    let mut config = GrpcConfig::default();
-    config.listen = vec!["127.0.0.1:0".parse().unwrap()];
-    config.connections_max = connections_max;
+    let listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let config = GrpcConfig { listen, connections_max, ..GrpcConfig::default() };
     let metrics = Arc::new(Metrics::new());
     (Api::start("grpc", &config, router, Arc::clone(&metrics)).unwrap(), metrics)
 }

@@ -42,8 +42,7 @@ struct World {
 
 impl World {
     async fn start(change: impl FnOnce(&mut GrpcConfig)) -> World {
-        let mut config = GrpcConfig::default();
-        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        let mut config = GrpcConfig { listen: vec!["127.0.0.1:0".parse().unwrap()], ..GrpcConfig::default() };
         change(&mut config);
         let (folder, book, metrics) = (tempfile::tempdir().unwrap(), Book::new(), Arc::new(Metrics::new()));
         let (events, _) = EventLog::open(folder.path(), &EventsConfig::default(), Arc::clone(&metrics)).unwrap();

@@ -193,6 +193,9 @@ proptest! {
             Just("DATA\r\n".to_owned().into_bytes()),
             Just("\r\n.\r\n".to_owned().into_bytes()),
             Just("STARTTLS\r\nRSET\r\n".to_owned().into_bytes()),
+            "AUTH (PLAIN|LOGIN|SCRAM-SHA-256)( [A-Za-z0-9+/]{4}={0,2})?\r\n".prop_map(String::into_bytes),
+            "([A-Za-z0-9+/]{4}){0,3}\r\n".prop_map(String::into_bytes),
+            "MAIL FROM:<> (HOLDFOR|HOLDUNTIL|BY|MT-PRIORITY|AUTH)=[-+0-9;RNT:Z]{0,12}\r\n".prop_map(String::into_bytes),
             "BDAT [0-9]{1,21}( LAST)?\r\n".prop_map(String::into_bytes),
             "BDAT [0-9]( LAST)?\r\n".prop_map(String::into_bytes),
             "(MAIL FROM|RCPT TO):<?[a@.\"\\\\:,\\[\\]é]{0,12}>?( [A-Z0-9=+;]{0,10}){0,3}\r\n".prop_map(String::into_bytes),
@@ -202,7 +205,8 @@ proptest! {
         ], 0..40),
         cuts in proptest::collection::vec(1_usize..5000, 1..8),
     ) {
-        let mut bench = Bench::new(SmtpConfig { errors_max: 1000, ..config() });
+        let auth_without_tls = config().trusted_networks;
+        let mut bench = Bench::new(SmtpConfig { errors_max: 1000, auth_without_tls, ..config() });
         bench.feed_cut(&pieces.concat(), &cuts);
         for line in bench.replies.split_inclusive(|b| *b == b'\n') {
             prop_assert!(line.ends_with(b"\r\n") && line.len() <= 512, "{:?}", line.escape_ascii().to_string());
