@@ -102,7 +102,9 @@ async fn send(
                 println!("{key}: {}{note}", receipt.message_id);
                 open.remove(&which);
             }
-            Some(Outcome::Error(status)) if matches!(status.code.into(), Code::ResourceExhausted | Code::Unavailable) => {
+            Some(Outcome::Error(status))
+                if matches!(status.code.into(), Code::ResourceExhausted | Code::Unavailable) =>
+            {
                 wait = wait.max(retry_delay(&status).unwrap_or(Duration::from_secs(1)));
             }
             Some(Outcome::Error(status)) => {

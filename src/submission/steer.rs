@@ -65,16 +65,14 @@ impl Gate {
     /// What was begun goes on.
     pub async fn cancel(&self, principal: &Principal, what: Cancel) -> Result<CancelReceipt, Rejection> {
         let ids = match what {
-            Cancel::Message(id) => {
-                match self.queue().tenant_of(id) {
-                    Some(tenant) if principal.may_see(&tenant) => vec![id],
-                    Some(_) => return Err(unknown(id)),
-                    None => {
-                        self.status(principal, id).await?;
-                        Vec::new()
-                    }
+            Cancel::Message(id) => match self.queue().tenant_of(id) {
+                Some(tenant) if principal.may_see(&tenant) => vec![id],
+                Some(_) => return Err(unknown(id)),
+                None => {
+                    self.status(principal, id).await?;
+                    Vec::new()
                 }
-            }
+            },
             Cancel::Key { tenant, key } => {
                 let tenant = scope(principal, tenant)?;
                 let receipt = self.ledger().receipt(&tenant, key.as_str());
