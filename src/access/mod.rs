@@ -107,7 +107,7 @@ pub enum AccessError {
     /// The tenant may not do that.
     #[error("{field}: {why}")]
     Forbidden {
-        /// The field of the submission to blame: `class`, `tenant`, `from`, `reverse_path`.
+        /// The field of the submission to blame: `class`, `tenant`, `from`, `sender`.
         field: &'static str,
         /// What is wrong and what would be right.
         why: Cow<'static, str>,

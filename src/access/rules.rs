@@ -56,10 +56,10 @@ fn check_names(tenant: &Tenant, reverse_path: &ReversePath, content: &[u8]) -> R
     match reverse_path {
         ReversePath::Null => {
             let why = "may not be null: reports of what cannot be delivered need an address to go to";
-            return Err(forbidden("reverse_path", why.to_owned()));
+            return Err(forbidden("sender", why.to_owned()));
         }
         ReversePath::Address(address) if !tenant.may_write(address.host()) => {
-            return Err(forbidden("reverse_path", not_yours(tenant, &address.to_string())));
+            return Err(forbidden("sender", not_yours(tenant, &address.to_string())));
         }
         ReversePath::Address(_) => {}
     }

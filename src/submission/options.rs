@@ -13,7 +13,7 @@ use crate::mail::{Class, IdempotencyKey, IdempotencyKeyError, Stream};
 pub const PREFIX: &str = "X-Posthaste-";
 
 /// Longest tenant, campaign or tag, in octets.
-const WORD_MAX: usize = 128;
+pub const WORD_MAX: usize = 128;
 
 /// Most tags on one message.
 const TAGS_MAX: usize = 32;

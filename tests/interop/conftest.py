@@ -1,6 +1,7 @@
 """What every test may ask for; all of it ends with the test."""
 
 import contextlib
+import json
 
 import peers
 import pytest
@@ -78,3 +79,9 @@ def nsd(tmp_path, stack):
 def relay(sink):
     """Configuration that sends everything to one sink."""
     return {"route": [{"match": "*", "relay": [f"{sink.addresses[0]}:{sink.port}"]}]}
+
+
+def tenant(daemon, name, *words):
+    """Registers a tenant; its token, if it gets one."""
+    done = daemon.cli("tenant", "add", name, "--json", "--config", daemon.file, *words)
+    return json.loads(done.stdout).get("token")

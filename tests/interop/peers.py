@@ -84,15 +84,37 @@ def free_port(*addresses):
     raise OSError("no free port")
 
 
-def certificate(directory, name):
-    """A self-signed certificate and its key for `name`, as paths."""
+def certificate(directory, name, *names):
+    """A self-signed certificate and its key for `name` and more `names`, as paths."""
     cert, key = directory / f"{name}.pem", directory / f"{name}.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-         "-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", cert],
+         "-addext", "subjectAltName=" + ",".join(f"DNS:{each}" for each in (name, *names)), "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )
     return cert, key
+
+
+def authority(directory):
+    """An authority for client certificates: its certificate, and `issue(name)` for one's chain and key."""
+
+    def openssl(*words):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+    root, root_key = directory / "authority.pem", directory / "authority.key"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=authority", "-keyout", root_key, "-out", root)
+
+    def issue(name):
+        cert, key, asked = (directory / f"{name}.{end}" for end in ("pem", "key", "csr"))
+        extensions = directory / f"{name}.ext"
+        extensions.write_text(f"subjectAltName=DNS:{name}\nbasicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n")
+        openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", key, "-out", asked)
+        openssl("x509", "-req", "-in", asked, "-CA", root, "-CAkey", root_key, "-days", "2", "-extfile", extensions,
+                "-set_serial", str(time.time_ns()), "-out", cert)
+        return cert, key
+
+    return root, issue
 
 
 class Process:
@@ -120,6 +142,13 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.child.kill()
         return self.child.wait()
+
+
+def node(work, script, *arguments, **variables):
+    """Runs a script with Debian's Node, which finds its own parts only in their place: in the root, `work` beside it."""
+    command = [HERE / "in-root", ROOT, work, "/usr/bin/node", script, *arguments]
+    environment = {**os.environ, "NODE_PATH": "/usr/share/nodejs", **{key: str(value) for key, value in variables.items()}}
+    return subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=60)
 
 
 class Nsd:

@@ -14,7 +14,7 @@ import urllib.request
 from peers import Process, free_port, listens, wait_until
 
 BINARY = os.environ["POSTHASTE"]
-TERMINAL = ("delivered", "bounced", "expired")
+TERMINAL = ("delivered", "bounced", "expired", "suppressed", "cancelled")
 
 
 def toml(table, prefix=""):
@@ -47,7 +47,10 @@ class Posthaste:
 
     def __init__(self, directory, config=None):
         self.directory = pathlib.Path(directory)
-        self.smtp, self.grpc, self.http, self.admin = (free_port() for _ in range(4))
+        ports = set()
+        while len(ports) < 4:  # one is free again as soon as it was found
+            ports.add(free_port())
+        self.smtp, self.grpc, self.http, self.admin = ports
         self.file = self.directory / "posthaste.toml"
         self.data = self.directory / "data"
         self.data.mkdir(exist_ok=True)

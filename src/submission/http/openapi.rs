@@ -78,6 +78,9 @@ pub(super) enum Problems {
     /// Larger than allowed.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
+    /// The query is longer than 64 KiB; the answer has no body.
+    #[response(status = 414)]
+    UriTooLong,
     /// The body is of a kind we do not read.
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),

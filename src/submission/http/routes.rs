@@ -22,6 +22,7 @@ use super::{LISTENER, Shared};
 use crate::access::Principal;
 use crate::mail::MessageId;
 use crate::submission::door::Door;
+use crate::submission::options::WORD_MAX;
 use crate::submission::rejection::{Rejection, Violation};
 use crate::submission::request::{Request, RequestContent};
 use crate::submission::steer::Cancel;
@@ -339,7 +340,11 @@ fn what_to_cancel(pairs: Vec<(String, String)>) -> Result<Cancel, Rejection> {
                 continue;
             }
         };
-        if value.is_empty() || slot.replace(value).is_some() {
+        // No campaign or tenant is longer; that a key is not, its own reading says.
+        if name != "idempotency_key" && value.len() > WORD_MAX {
+            let why = format!("must have at most {WORD_MAX} octets").into();
+            violations.push(Violation { field: query::clean(&name).into(), why });
+        } else if value.is_empty() || slot.replace(value).is_some() {
             violations
                 .push(Violation { field: query::clean(&name).into(), why: "must be given once, not empty".into() });
         }
