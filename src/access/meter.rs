@@ -55,10 +55,10 @@ pub(super) struct Saved {
     day: Vec<(u64, u64)>,
 }
 
-/// Room taken from quotas. Dropped, what was counted in the hour and the day is given back; what went from the rate per
-/// second comes back by itself.
+/// Room taken from quotas, held while the recipients are on their way to the queue. Dropped, they count as taken: whoever
+/// drops it need not know whether the queue got them after all, and going away early must not make mail free.
 #[derive(Debug)]
-#[must_use = "dropped, the room is given back"]
+#[must_use = "hold it until the recipients are in the queue"]
 pub struct Charge(Option<Taken>);
 
 #[derive(Debug)]
@@ -66,7 +66,6 @@ struct Taken {
     meter: Arc<Meter>,
     recipients: u64,
     at: Timestamp,
-    kept: bool,
 }
 
 impl Charge {
@@ -75,10 +74,14 @@ impl Charge {
         Charge(None)
     }
 
-    /// The recipients are in the queue now.
-    pub fn keep(mut self) {
-        if let Some(taken) = &mut self.0 {
-            taken.kept = true;
+    /// The queue did not take the recipients: the hour and the day are given back. What went from the rate per second
+    /// comes back by itself.
+    pub fn refund(self) {
+        if let Some(Taken { meter, recipients, at }) = &self.0 {
+            let mut counts = meter.counts();
+            counts.hour.take_back(*recipients, *at);
+            counts.day.take_back(*recipients, *at);
+            counts.changes += 1;
         }
     }
 }
@@ -87,11 +90,6 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let mut counts = self.meter.counts();
         counts.in_flight = counts.in_flight.saturating_sub(self.recipients);
-        if !self.kept {
-            counts.hour.take_back(self.recipients, self.at);
-            counts.day.take_back(self.recipients, self.at);
-            counts.changes += 1;
-        }
     }
 }
 
@@ -147,7 +145,7 @@ impl Meter {
         counts.in_flight += recipients;
         counts.changes += 1;
         drop(counts);
-        Ok(Charge(Some(Taken { meter: Arc::clone(self), recipients, at, kept: false })))
+        Ok(Charge(Some(Taken { meter: Arc::clone(self), recipients, at })))
     }
 
     /// Recipients in the last hour and day.
@@ -253,7 +251,7 @@ mod tests {
     fn charge(meter: &Arc<Meter>, tenant: &Tenant, recipients: u64, waiting: u64, at: Timestamp) -> Option<u128> {
         match meter.charge(tenant, recipients, || waiting, at) {
             Ok(charge) => {
-                charge.keep();
+                drop(charge);
                 None
             }
             Err(AccessError::Quota { retry_after, .. }) => retry_after.map(|wait| wait.as_millis()),
@@ -326,10 +324,19 @@ mod tests {
         let (meter, tenant) = (meter(), tenant(quota));
         let first = meter.charge(&tenant, 10, || 0, NOW).expect("room");
         assert_eq!(charge(&meter, &tenant, 1, 0, NOW), Some(30_000), "ten are under way");
-        drop(first);
+        first.refund();
         assert_eq!(meter.used(NOW), (0, 0));
         assert_eq!(charge(&meter, &tenant, 10, 0, NOW), None);
         assert_eq!(meter.used(NOW), (10, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn going_away_makes_nothing_free() {
+        let quota = Quota { per_hour: Some(10), waiting_max: Some(10), ..Quota::default() };
+        let (meter, tenant) = (meter(), tenant(quota));
+        drop(meter.charge(&tenant, 10, || 0, NOW).expect("room"));
+        assert_eq!(meter.used(NOW), (10, 10));
+        assert!(charge(&meter, &tenant, 1, 0, NOW).is_some_and(|wait| wait > 30_000), "the hour, not the queue");
     }
 
     #[tokio::test(start_paused = true)]

@@ -180,7 +180,7 @@ async fn tokens_are_changed_without_a_gap() {
 #[tokio::test(start_paused = true)]
 async fn tenants_survive_a_restart() {
     let (world, Issued { token, .. }) = World::with_shop().await;
-    world.access.charge("shop", 7).expect("no limit").keep();
+    drop(world.access.charge("shop", 7).expect("no limit"));
     world.access.save_usage().await.expect("the ledger takes it");
     let restarted = world.restarted();
     assert_eq!(restarted.tenant("shop").expect("there").tenant, shop());
@@ -353,14 +353,14 @@ async fn quotas_hold_whoever_submits() {
     let charge = access.charge("shop", 10).expect("room");
     let refused = access.charge("shop", 1).map(drop).map_err(|error| error.to_string());
     assert_eq!(refused, Err("tenant \"shop\" has used up what it may have waiting, 100 recipients".into()));
-    drop(charge);
-    access.charge("shop", 10).expect("room again").keep();
+    charge.refund();
+    drop(access.charge("shop", 10).expect("room again"));
     assert_eq!(access.tenant("shop").expect("there").used, Used { hour: 10, day: 10, waiting: 90 });
     for free in ["", "unregistered"] {
-        access.charge(free, 1_000_000).expect("nobody counts").keep();
+        drop(access.charge(free, 1_000_000).expect("nobody counts"));
     }
     // What was used stays used when the quota changes.
     access.change("shop", |shop| shop.quota = Quota { per_hour: Some(15), ..Quota::default() }).await.expect("good");
     assert!(matches!(access.charge("shop", 6), Err(AccessError::Quota { retry_after: Some(_), .. })));
-    access.charge("shop", 5).expect("room").keep();
+    drop(access.charge("shop", 5).expect("room"));
 }

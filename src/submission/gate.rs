@@ -107,10 +107,15 @@ impl Door for Gate {
                     Rejection::trouble("the same submission, under way on another connection, failed; try again later")
                 }),
                 Taken::Accepting { receipt, charge, accepting } => {
-                    // Not taken, or given up in a shutdown: then the charge goes back to the tenant.
-                    accepting.await.map_err(Rejection::from_queue)?;
-                    charge.keep();
-                    Ok(receipt)
+                    let result = accepting.await;
+                    // Only a clear no gives the charge back. Whoever drops this future stops nothing: the queue goes on.
+                    match result {
+                        Ok(()) => Ok(receipt),
+                        Err(reply) => {
+                            charge.refund();
+                            Err(Rejection::from_queue(reply))
+                        }
+                    }
                 }
             }
         }
