@@ -228,6 +228,6 @@ def test_another_instance(make, sink, load, tmp_path):
     process = Process([BINARY, "serve", "--config", second.file], tmp_path / "second.log")
     assert process.child.wait(20) == 1
     said = process.output()
-    assert str(daemon.data / "spool") in said and "another" in said, said
+    assert str(daemon.data) in said and "in use by another process" in said, said
     clients.wait(20)
     whole(daemon, target, clients.stop())
