@@ -93,20 +93,23 @@ fn check(segment: &Surveyed, report: &mut VerifyReport, visit: &mut dyn FnMut(Ve
         }
     };
     let mut walk = Walk::new(&*segment.file, segment.stamp, end);
+    let mut head = Vec::new();
     loop {
         match walk.step()? {
             Step::End => return Ok(()),
             Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
             Step::Record(found) => {
+                // What was checked. Behind a long body it would be read again, and a daemon at work may have used the file anew.
+                head.clear();
+                head.extend_from_slice(walk.head(&found)?);
                 let body_intact = walk.body_intact(&found)?;
                 if !body_intact {
                     report.damaged.push(segment.damage(found.offset(), found.header.record_len(), BODY));
                 }
                 report.records += 1;
                 report.bytes += found.header.record_len();
-                let head = walk.head(&found)?;
                 let (kind, id) = (found.header.kind, found.header.id);
-                visit(VerifiedRecord { location: found.location, kind, id, head, body_intact });
+                visit(VerifiedRecord { location: found.location, kind, id, head: &head, body_intact });
             }
         }
     }

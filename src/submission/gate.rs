@@ -59,6 +59,10 @@ impl Gate {
             Some(Begun::UnderWay(other)) => return Taken::UnderWay(other),
             Some(Begun::Contradicts) => return Taken::Refused(Rejection::key_reused()),
             Some(Begun::Unreadable(error)) => return Taken::Refused(Rejection::trouble(error)),
+            Some(Begun::Crowded) => {
+                let why = "idempotency keys cannot be written at present, try again later";
+                return Taken::Refused(Rejection::trouble(why));
+            }
         };
         let recipients = handover.messages.iter().map(|message| message.envelope.recipients.len()).sum();
         let charge = match self.access.charge(&first.envelope.stream.tenant, recipients) {

@@ -113,11 +113,13 @@ def test_verify_beside_the_daemon(make, sink, load):
     target = sink()
     daemon = make({**relay(target), **CONFIG}).start()
     clients = load(daemon, clients=6, size=20_000, pause=0)
+    # Some whose content does not fit into what is read at once.
+    large = load(daemon, clients=2, size=600_000, pause=0, prefix="large")
     for _ in range(12):
         clients.wait(60)
         said, clean = daemon.verify()
         assert clean, said
-    daemon.wait_terminal(clients.stop())
+    daemon.wait_terminal(clients.stop() + large.stop())
 
 
 @pytest.mark.parametrize("harm", ["removed", "torn", "garbage"])

@@ -1,5 +1,6 @@
 """The disk fails: full, without inodes, read-only, erring, slow, hanging."""
 
+import collections
 import os
 import pathlib
 import random
@@ -67,6 +68,60 @@ def test_disk_full(disk, make, sink, load):
     heals(daemon, clients)
     says_so(daemon)
     whole(daemon, target, clients.stop())
+
+
+def sent_again(daemon, clients, accepted):
+    """Every message that was taken with a key is known by it, and is there once."""
+    clients.again(accepted)
+    daemon.wait_terminal(accepted)
+    ends = collections.Counter(event["recipient"] for event in daemon.events(names=["delivered"]))
+    wrong = [recipient for recipient in accepted if ends[recipient] != 1]
+    assert not wrong, f"{len(wrong)} of {len(accepted)} are not there exactly once, such as {wrong[:5]}"
+
+
+def test_disk_full_and_keys(disk, make, sink, load):
+    """Submissions with idempotency keys get 452 too; those taken before are known when there is space again, also when the
+    daemon was killed and started in between."""
+    place, target = disk(size="48M"), sink()
+    daemon = make({**relay(target), **SMALL}, data=place.path / "data").start()
+    clients = load(daemon, keyed=True)
+    clients.wait(100)
+    place.fill()
+    refuses(daemon, "the disk is full")
+    wait_until(lambda: clients.replies, 10, "a refusal of a key")
+    daemon.kill()
+    daemon.launch()
+    wait_until(lambda: daemon.get("/healthz")[0] == 200 or not daemon.process.running(), 20, "it is up")
+    assert daemon.process.running(), daemon.log()
+    refuses(daemon, "the disk is full")
+    (place.path / "filler").unlink()
+    heals(daemon, clients)
+    accepted = clients.stop()
+    assert {code for code, _ in clients.replies} <= {451, 452}, clients.replies[:3]
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
+
+
+def test_ledger_on_a_broken_disk(disk, make, sink, load, tmp_path):
+    """The ledger has a disk of its own, which turns read-only under load: mail goes on, as the spool keeps the keys until
+    the ledger has them. Those taken before and after are known, also after a kill and a repair."""
+    place, target = disk(size="64M", errors="remount-ro"), sink()
+    daemon = make({**relay(target), **SMALL})
+    (daemon.data / "ledger").symlink_to(place.path)
+    daemon.start()
+    clients = load(daemon, keyed=True)
+    clients.wait(random.randrange(30, 100))
+    place.trigger_error()
+    wait_until(lambda: "the log takes no new records until this is mended" in daemon.log(), 20, "a word in the log")
+    clients.wait(100)
+    accepted = clients.stop()
+    assert not clients.replies, clients.replies[:3]
+    sent_again(daemon, clients, accepted)
+    daemon.kill()
+    place.again()
+    daemon.start()
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
 
 
 def test_less_disk_free_than_demanded(disk, make, sink, load):

@@ -8,6 +8,9 @@
 //!    of like size are merged into one. A run is asked by its filter first, in memory, and then by reading one page.
 //! 4. When the last of a run is to be forgotten, the run is dropped.
 //!
+//! While the log takes nothing (a full or broken disk of its own) keys wait in memory, and the spool keeps their messages' records.
+//! Too many of them, and new keys are put off ([`Begun::Crowded`]).
+//!
 //! Nothing is ever changed in place, and a receipt is the same wherever it stands: a batch or run that a crash brings back does no
 //! harm.
 //!
@@ -54,6 +57,8 @@ pub enum Begun {
     Contradicts,
     /// What is known of the key cannot be read.
     Unreadable(String),
+    /// Too many keys wait in memory, since their log takes nothing at present.
+    Crowded,
 }
 
 /// The right to hand a new submission to the spool. Dropped before, others may try.
@@ -77,6 +82,10 @@ impl Drop for Ticket {
         }
     }
 }
+
+/// No new keys are taken with so many times [`Pace::recent_max`] in memory. That many come together only when the log takes
+/// nothing: a quarter of a million keys, about 40 MB.
+const RECENT_FULL: usize = 4;
 
 /// Names are hashes already.
 #[derive(Debug, Default)]
@@ -181,6 +190,9 @@ impl Receipts {
     }
 
     fn claim(self: &Arc<Self>, state: &mut State, name: u128, fingerprint: u64) -> Begun {
+        if self.log.is_some() && state.recent.len() >= RECENT_FULL * self.pace.recent_max {
+            return Begun::Crowded;
+        }
         state.claims.insert(name, (fingerprint, watch::Sender::new(None)));
         Begun::New(Ticket { receipts: Arc::clone(self), name: Some(name) })
     }

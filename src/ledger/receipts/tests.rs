@@ -6,6 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::log::Health;
 use crate::log::sim::{Deed, Fault, SimFiles};
 use crate::mail::MessageId;
 
@@ -79,6 +80,7 @@ fn begun(receipts: &Arc<Receipts>, key: &str, says: u8) -> String {
         Begun::UnderWay(_) => "under way".into(),
         Begun::Contradicts => "contradicts".into(),
         Begun::Unreadable(error) => error,
+        Begun::Crowded => "crowded".into(),
     }
 }
 
@@ -139,6 +141,40 @@ fn what_was_recorded_is_known_after_a_stop() {
         let stats = open.receipts.log.as_ref().unwrap().stats();
         assert!(stats.segments <= 10, "{stats:?}");
     }
+}
+
+#[test]
+fn a_full_disk_puts_new_keys_off_and_forgets_none() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let open = Open::new(&files, 50);
+    files.set_free(0);
+    let mut count = 0;
+    // One at a time, until what was allocated ahead is used up.
+    while begun(&open.receipts, &format!("k{count}"), 1) == "new" {
+        let kept = receipt(count.into(), now);
+        open.receipts.record("shop", &keyed(&format!("k{count}"), 1), kept, now, position(count));
+        count += 1;
+        assert!(count < 1_000_000, "memory has no bound");
+        // Else a slow thread would be crowding enough.
+        while !open.receipts.lock().outbox.is_empty() {
+            std::thread::yield_now();
+        }
+    }
+    assert!(matches!(open.receipts.log.as_ref().unwrap().health(), Health::ReadOnly { .. }));
+    assert_eq!(begun(&open.receipts, &format!("k{count}"), 1), "crowded");
+    assert!(open.receipts.unrecorded().is_some(), "the spool may reclaim what is nowhere else");
+    let known = |open: &Open| (0..count).all(|n| begun(&open.receipts, &format!("k{n}"), 1) == format!("{n} true"));
+    assert!(known(&open), "while it is full");
+    files.set_free(1 << 40);
+    while begun(&open.receipts, &format!("k{count}"), 1) == "crowded" {
+        std::thread::yield_now();
+    }
+    open.settle();
+    assert_eq!(open.receipts.unrecorded(), None);
+    drop(open);
+    files.restart();
+    assert!(known(&Open::new(&files, 50)), "after a power cut");
 }
 
 #[test]

@@ -162,6 +162,8 @@ impl Receipts {
     fn step(self: &Arc<Self>) {
         let Some(log) = &self.log else { return };
         while self.write_batch(false) {}
+        // Also when no new ones come, perhaps because they are too many.
+        self.lock().set_aside(&self.pace);
         let now = self.clock.timestamp();
         self.forget(log, now);
         let done = self.write_run(log, now).and_then(|busy| if busy { Ok(()) } else { self.merge(log, now) });
@@ -205,7 +207,7 @@ impl Receipts {
         !state.closing
     }
 
-    /// Appends what waits; true if there is more. Sets the recent ones aside for a run when they are many enough.
+    /// Appends what waits; true if there is more.
     fn write_batch(self: &Arc<Self>, closing: bool) -> bool {
         let Some(log) = &self.log else { return false };
         let mut state = self.lock();
@@ -236,9 +238,8 @@ impl Receipts {
             },
             self,
         )]);
-        let many = state.recent.len() >= self.pace.recent_max || state.batches.len() >= self.pace.batches_max;
-        if many && !more && !closing && state.frozen.is_none() {
-            state.frozen = Some((number, Arc::new(std::mem::take(&mut state.recent))));
+        if !closing {
+            state.set_aside(&self.pace);
         }
         more
     }
@@ -331,6 +332,14 @@ impl Receipts {
 }
 
 impl State {
+    /// Sets the recent ones aside for a run when they are many enough and all in batches.
+    fn set_aside(&mut self, pace: &Pace) {
+        let many = self.recent.len() >= pace.recent_max || self.batches.len() >= pace.batches_max;
+        if many && self.outbox.is_empty() && self.frozen.is_none() && !self.recent.is_empty() {
+            self.frozen = Some((self.batch, Arc::new(std::mem::take(&mut self.recent))));
+        }
+    }
+
     /// The runs of a job are on disk.
     fn install(&mut self, log: &Log, job: Job) {
         let replaced = |run: &Arc<Run>| job.replaces.iter().any(|old| Arc::ptr_eq(old, run));
