@@ -9,6 +9,8 @@
 //!          [--domains D]        over d0.test … d(D-1).test; 0: all in sink.test
 //!          [--user PREFIX]      local parts begin so
 //!          [--per-conn M]       messages on a connection, 0: all
+//!          [--hold SECONDS]     HOLDFOR (RFC 4865)
+//!          [--keys PREFIX]      an idempotency key for each message, in posthaste's header field
 //!          [--first-id N]       number of the first message
 //!          [--times FILE]       writes (id, start of content, 250), little-endian u64, ns since 1970, per message
 //!
@@ -30,6 +32,8 @@ struct Job {
     domains: u64,
     user: String,
     per_connection: u64,
+    mail: String,
+    keys: Option<String>,
     body: Vec<u8>,
 }
 
@@ -107,6 +111,9 @@ impl Job {
     }
 
     fn content(&self, id: u64, into: &mut Vec<u8>) {
+        if let Some(prefix) = &self.keys {
+            let _ = write!(into, "X-Posthaste-Idempotency-Key: {prefix}-{id}\r\n");
+        }
         let _ = write!(
             into,
             "From: load@load.test\r\nTo: {}\r\nSubject: load {id}\r\nMessage-Id: <{id}@load.test>\r\n\
@@ -121,13 +128,13 @@ impl Job {
         buffer.clear();
         let recipients = (0..self.recipients).map(|place| format!("RCPT TO:<{}>\r\n", self.recipient(id, place)));
         if self.speak == Speak::Lockstep || !connection.pipelining {
-            connection.ask(b"MAIL FROM:<load@load.test>\r\n", b'2')?;
+            connection.ask(self.mail.as_bytes(), b'2')?;
             for recipient in recipients {
                 connection.ask(recipient.as_bytes(), b'2')?;
             }
             connection.ask(b"DATA\r\n", b'3')?;
         } else {
-            buffer.extend_from_slice(b"MAIL FROM:<load@load.test>\r\n");
+            buffer.extend_from_slice(self.mail.as_bytes());
             recipients.for_each(|recipient| buffer.extend_from_slice(recipient.as_bytes()));
             buffer.extend_from_slice(b"DATA\r\n");
             connection.writer.write_all(buffer)?;
@@ -148,7 +155,7 @@ impl Job {
         let mut content = Vec::with_capacity(self.body.len() + 512);
         self.content(id, &mut content);
         buffer.clear();
-        buffer.extend_from_slice(b"MAIL FROM:<load@load.test>\r\n");
+        buffer.extend_from_slice(self.mail.as_bytes());
         for place in 0..self.recipients {
             let _ = write!(buffer, "RCPT TO:<{}>\r\n", self.recipient(id, place));
         }
@@ -210,8 +217,8 @@ impl Job {
 fn main() {
     let options = Options::read(
         &[
-            "to", "messages", "sessions", "size", "speak", "window", "rcpt", "domains", "user", "per-conn", "first-id",
-            "times",
+            "to", "messages", "sessions", "size", "speak", "window", "rcpt", "domains", "user", "per-conn", "hold",
+            "keys", "first-id", "times",
         ],
         &[],
     );
@@ -226,6 +233,9 @@ fn main() {
         Some("bdat") => Speak::Bdat,
         Some(other) => panic!("--speak: {other} is none of data, lockstep, bdat"),
     };
+    let hold = options
+        .text("hold")
+        .map_or(String::new(), |seconds| format!(" HOLDFOR={seconds}"));
     let job = Job {
         to: options.get("to", "127.0.0.1:2525".to_string()),
         speak,
@@ -234,6 +244,8 @@ fn main() {
         domains: options.get("domains", 0),
         user: options.get("user", "u".to_string()),
         per_connection: options.get("per-conn", 0),
+        mail: format!("MAIL FROM:<load@load.test>{hold}\r\n"),
+        keys: options.text("keys").map(str::to_string),
         body: line.repeat(size.div_ceil(line.len())),
     };
     let threads: Vec<_> = (0..sessions)

@@ -1,0 +1,186 @@
+//! Promise 1: did every message that got its 250 arrive? A copy too many needs an excuse: the one before it arrived
+//! shortly before a kill. Promise 2: does the event log give every accepted recipient exactly one end?
+//!
+//! `POSTHASTE_KILLS=N` kills as often.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use posthaste::clock::{Clock, Instant};
+use posthaste::demo::account::Event;
+use posthaste::demo::load::{Client, Letter};
+use posthaste::demo::receiver::Delivery;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::books;
+use crate::stage::Stage;
+use crate::{from_environment, seed};
+
+/// Kills, unless told otherwise.
+const KILLS: usize = 25;
+const CLIENTS: u64 = 6;
+/// The whole test with [`KILLS`], and as much again for each as many more; a daemon that hangs must not hang the suite.
+const LIMIT: Duration = Duration::from_secs(58);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
+    let seed = seed();
+    let kills = from_environment("POSTHASTE_KILLS").map_or(KILLS, |kills| kills as usize);
+    println!("POSTHASTE_SEED={seed} POSTHASTE_KILLS={kills}");
+    let stage = Stage::build().await;
+    let limit = LIMIT * kills.div_ceil(KILLS) as u32;
+    match tokio::time::timeout(limit, play(&stage, seed, kills)).await {
+        Ok(story) => story.check(kills),
+        Err(_) => panic!("not done within {limit:?}; the daemon's log ends:\n{}", stage.log_end()),
+    }
+}
+
+/// Everything that happened.
+struct Story {
+    kills: Vec<Instant>,
+    accepted: HashSet<u64>,
+    deliveries: Vec<Delivery>,
+    events: Vec<Event>,
+}
+
+/// What the clients know.
+#[derive(Default)]
+struct Load {
+    next: AtomicU64,
+    stop: AtomicBool,
+    accepted: Mutex<HashSet<u64>>,
+}
+
+/// Kills under load, then lets it drain.
+async fn play(stage: &Stage, seed: u64, times: usize) -> Story {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let load = Arc::new(Load::default());
+    let mut daemon = stage.start();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(client(stage.smtp, Arc::clone(&load)))).collect();
+    let mut kills = Vec::new();
+    for _ in 0..times {
+        stage.answers(&mut daemon).await;
+        // Mostly under full load, sometimes while it still reads its spool.
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..600))).await;
+        daemon.kill();
+        kills.push(Clock.instant());
+        daemon = stage.start();
+    }
+    stage.answers(&mut daemon).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    load.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let accepted = std::mem::take(&mut *load.accepted.lock().unwrap());
+    let mut open: HashSet<String> = accepted.iter().flat_map(|number| letter(*number).recipients).collect();
+    // Every refusal's report comes to an end, too.
+    open.extend(accepted.iter().filter(|number| is_refused(**number)).map(|number| sender(*number)));
+    stage.drain(open).await;
+    assert_eq!(daemon.stop().await, Some(0), "the daemon's log ends:\n{}", stage.log_end());
+    let deliveries = stage.deliveries();
+    let events = stage.events().await;
+    Story { kills, accepted, deliveries, events }
+}
+
+/// Hands over one message after the other, through every crash, until told to stop. A message whose session failed is
+/// not offered again: it may or may not be in.
+async fn client(door: SocketAddr, load: Arc<Load>) {
+    while !load.stop.load(Ordering::Relaxed) {
+        let Ok(mut client) = Client::connect(door).await else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        while !load.stop.load(Ordering::Relaxed) {
+            let number = load.next.fetch_add(1, Ordering::Relaxed);
+            if client.hand_over(number, &letter(number)).await.is_err() {
+                break;
+            }
+            load.accepted.lock().unwrap().insert(number);
+            // Enough to keep it busy, not so much that a debug build drowns before the end.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn is_refused(number: u64) -> bool {
+    number % 20 == 7
+}
+
+fn sender(number: u64) -> String {
+    format!("orders+{number}@shop.test")
+}
+
+/// Message `number`: mostly to the good receiver, some to the greylisting one, some to both, some refused.
+fn letter(number: u64) -> Letter {
+    let domains: &[&str] = match number % 20 {
+        7 => &["refusing.test"],
+        3 => &["greylisting.test"],
+        5 => &["good.test", "greylisting.test", "other.test"],
+        _ => &["good.test"],
+    };
+    let recipients = domains.iter().map(|domain| format!("customer{number}@{domain}")).collect();
+    let body = "A line that stands for the rest of the message.\r\n".repeat(number as usize % 100);
+    let content =
+        format!("From: orders@shop.test\r\nSubject: order {number}\r\nX-Number: {number}\r\n\r\n{body}").into_bytes();
+    Letter { sender: sender(number), recipients, content }
+}
+
+impl Story {
+    fn check(&self, kills: usize) {
+        println!(
+            "{} kills, {} messages accepted, {} deliveries, {} events",
+            self.kills.len(),
+            self.accepted.len(),
+            self.deliveries.len(),
+            self.events.len()
+        );
+        assert!(
+            self.kills.len() == kills && self.accepted.len() > 8 * kills,
+            "that was no load: {}",
+            self.accepted.len()
+        );
+        self.check_arrivals();
+        self.check_ends();
+    }
+
+    /// Promise 1.
+    fn check_arrivals(&self) {
+        let arrivals = books::arrivals(&self.deliveries);
+        let mut lost = Vec::new();
+        for number in &self.accepted {
+            let letter = letter(*number);
+            let wanted = if is_refused(*number) { vec![letter.sender] } else { letter.recipients };
+            lost.extend(wanted.into_iter().filter(|recipient| !arrivals.contains_key(recipient.as_str())));
+        }
+        assert!(
+            lost.is_empty(),
+            "{} accepted recipients never got theirs: {:?}",
+            lost.len(),
+            &lost[..lost.len().min(10)]
+        );
+
+        let copies = books::excused_copies(arrivals, &self.kills);
+        println!("{copies} copies too many, each explained by a kill");
+    }
+
+    /// Promise 2.
+    fn check_ends(&self) {
+        let ends = books::ends(&self.events);
+        let mut by_recipient: HashMap<&str, Vec<&str>> = HashMap::new();
+        for ((_, recipient), end) in ends {
+            by_recipient.entry(recipient).or_default().push(end);
+        }
+        for number in &self.accepted {
+            let want = if is_refused(*number) { "bounced" } else { "delivered" };
+            for recipient in letter(*number).recipients {
+                let ends = by_recipient.get(recipient.as_str()).cloned().unwrap_or_default();
+                assert_eq!(ends, [want], "{recipient}");
+            }
+        }
+    }
+}
