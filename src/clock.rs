@@ -18,7 +18,7 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The time `later` after this one.
     pub fn after(self, later: Duration) -> Timestamp {
-        Timestamp(self.0.saturating_add(later.as_millis() as u64))
+        Timestamp(self.0.saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// How long from `earlier` until this time; zero if `earlier` is not earlier.
@@ -154,6 +154,15 @@ mod tests {
         assert_eq!(Clock.timestamp(), Timestamp(86_405_000));
         drop(guard);
         assert!(Clock.timestamp() > Timestamp(1_700_000_000_000));
+    }
+
+    #[test]
+    fn the_end_of_time_is_not_passed() {
+        let now = Timestamp(1_000);
+        // 2^64 + 384 milliseconds.
+        assert_eq!(now.after(Duration::from_secs(18_446_744_073_709_552)), Timestamp(u64::MAX));
+        assert_eq!(now.after(Duration::MAX), Timestamp(u64::MAX));
+        assert_eq!(now.after(Duration::from_secs(1)), Timestamp(2_000));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::domain::{Domain, DomainError};
+use super::domain::{Domain, DomainError, short};
 
 /// A mailbox as SMTP carries it (RFC 5321 §4.1.2, RFC 6531 §3.3): the local part exactly as given (quotes included), the
 /// host parsed. Holds no control character, so it can be written into a command as it is.
@@ -109,7 +109,7 @@ fn is_quoted_content(content: &str) -> bool {
 }
 
 fn parse_literal(text: &str) -> Result<IpAddr, AddressError> {
-    let bad = || AddressError::Literal(format!("[{text}"));
+    let bad = || AddressError::Literal(format!("[{}", short(text)));
     let inner = text.strip_suffix(']').ok_or_else(bad)?;
     let v6 = inner.get(..5).filter(|tag| tag.eq_ignore_ascii_case("IPv6:"));
     match v6 {

@@ -29,6 +29,9 @@ pub enum DomainError {
     IpAddress(String),
 }
 
+/// Most characters of a text that an error repeats.
+const ECHO_MAX: usize = 80;
+
 impl Domain {
     /// The domain as text.
     pub fn as_str(&self) -> &str {
@@ -49,11 +52,16 @@ impl FromStr for Domain {
         let ascii = if text.is_ascii() {
             text.to_ascii_lowercase()
         } else {
-            idna::domain_to_ascii(text).map_err(|_| DomainError::Syntax(text.into()))?
+            idna::domain_to_ascii(text).map_err(|_| DomainError::Syntax(short(text)))?
         };
         check_labels(&ascii, text)?;
         Ok(Domain(ascii.into()))
     }
+}
+
+/// What an error repeats of a text: enough to find it, however long it is.
+pub(super) fn short(text: &str) -> String {
+    text.chars().take(ECHO_MAX).collect()
 }
 
 fn check_labels(ascii: &str, original: &str) -> Result<(), DomainError> {
@@ -66,12 +74,12 @@ fn check_labels(ascii: &str, original: &str) -> Result<(), DomainError> {
         }
         let inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if label.is_empty() || !inner || label.starts_with('-') || label.ends_with('-') {
-            return Err(DomainError::Syntax(original.into()));
+            return Err(DomainError::Syntax(short(original)));
         }
     }
     // RFC 3696 §2: a top-level label is never all digits, so this can only be an address.
     if ascii.rsplit('.').next().is_some_and(|tld| tld.bytes().all(|b| b.is_ascii_digit())) {
-        return Err(DomainError::IpAddress(original.into()));
+        return Err(DomainError::IpAddress(short(original)));
     }
     Ok(())
 }

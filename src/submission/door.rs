@@ -49,6 +49,9 @@ pub struct Handover {
     /// One, or one for each recipient of a personal submission, with ids that follow one another. The idempotency key of
     /// the submission, if any, is in the envelope of the first.
     pub messages: SmallVec<[NewMessage; 1]>,
+    /// What is wrong with its times. It is refused for that unless its key is known: what was good when it was first sent
+    /// may have passed when it is repeated. Only where there is a key.
+    pub overdue: Option<Box<Rejection>>,
 }
 
 /// A message about to be accepted.
@@ -65,6 +68,6 @@ pub struct NewMessage {
 impl Handover {
     /// One message.
     pub fn one(principal: Arc<Principal>, id: MessageId, envelope: Envelope, content: Bytes) -> Handover {
-        Handover { principal, messages: smallvec::smallvec![NewMessage { id, envelope, content }] }
+        Handover { principal, messages: smallvec::smallvec![NewMessage { id, envelope, content }], overdue: None }
     }
 }

@@ -11,6 +11,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use memchr::{memchr, memmem};
 
+use super::message::mbox_line_len;
 use crate::mail::{Fingerprint, Recipient, ReversePath};
 
 /// Most boundaries known at a time, and the longest; what lies beyond counts as text.
@@ -23,6 +24,31 @@ const LEFT_OUT: [&[u8]; 5] = [b"Date", b"Message-ID", b"Received", b"DKIM-Signat
 /// The fingerprint of a submission: SHA-256 cut to 16 octets. `content` is as received, with lines that end in CRLF.
 pub fn fingerprint(reverse_path: &ReversePath, recipients: &[Recipient], content: &[u8]) -> Fingerprint {
     fingerprint_with(reverse_path, recipients, &[], content)
+}
+
+/// The same for SMTP: `said` is what MAIL ordered, and what RCPT did is in the recipients. Without orders it is no other
+/// than [`fingerprint`].
+pub fn fingerprint_of_mail(
+    reverse_path: &ReversePath,
+    recipients: &[Recipient],
+    said: &str,
+    content: &[u8],
+) -> Fingerprint {
+    let ordered = |recipient: &&Recipient| recipient.notify.is_some() || recipient.orcpt.is_some();
+    let mut orders: Vec<String> = recipients.iter().filter(ordered).map(orders).collect();
+    if said.is_empty() && orders.is_empty() {
+        return fingerprint(reverse_path, recipients, content);
+    }
+    orders.sort_unstable();
+    orders.dedup();
+    fingerprint_with(reverse_path, recipients, &[said.as_bytes(), orders.join("\n").as_bytes()], content)
+}
+
+/// What RCPT said of a recipient.
+fn orders(recipient: &Recipient) -> String {
+    let Recipient { address, notify, orcpt } = recipient;
+    let notify = notify.map(|notify| (notify.success, notify.failure, notify.delay));
+    format!("{address} {notify:?} {orcpt:?}")
 }
 
 /// The same where the client says more beside the content, piece by piece.
@@ -48,7 +74,8 @@ pub fn fingerprint_with(
         reader.hash.update(piece);
     }
     reader.hash.update(&u64::MAX.to_le_bytes());
-    let body = reader.header(content, true);
+    // Some programs leave a line of an mbox file in front. It does not leave with the message, and names the time.
+    let body = reader.header(&content[mbox_line_len(content)..], true);
     reader.body(body);
     let digest = reader.hash.finish();
     let mut short = [0; 16];
@@ -175,6 +202,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mail::Notify;
 
     fn of(sender: &str, recipients: &[&str], content: &str) -> Fingerprint {
         let recipients: Vec<Recipient> =
@@ -208,6 +236,10 @@ mod tests {
             content("To: t\r\nx-posthaste-idempotency-key: k\r\n\r\nb\r\n")
         );
         assert_eq!(of("", &["a@b", "c@d"], "x"), of("", &["c@d", "a@b", "a@b"], "x"));
+        assert_eq!(
+            content("From a@b Sun Nov 22 12:00:00 2026\r\nDate: x\r\nTo: t\r\n\r\nb\r\n"),
+            content("From a@b Sun Nov 22 12:00:09 2026\r\nDate: y\r\nTo: t\r\n\r\nb\r\n"),
+        );
     }
 
     #[test]
@@ -238,6 +270,36 @@ mod tests {
         let pieces: [&[&[u8]]; 5] = [&[], &[b""], &[b"ab"], &[b"a", b"b"], &[b"b", b"a"]];
         let prints: HashSet<Fingerprint> = pieces.into_iter().map(with).collect();
         assert_eq!(prints.len(), pieces.len());
+    }
+
+    #[test]
+    fn what_mail_and_rcpt_order_counts() {
+        let with = |said: &str, recipients: &[(&str, Option<Notify>, Option<&str>)]| {
+            let recipients: Vec<Recipient> = recipients
+                .iter()
+                .map(|(address, notify, orcpt)| Recipient {
+                    address: address.parse().expect("an address"),
+                    notify: *notify,
+                    orcpt: orcpt.map(Box::from),
+                })
+                .collect();
+            fingerprint_of_mail(&ReversePath::Null, &recipients, said, b"x\r\n")
+        };
+        let (never, orcpt) = (Some(Notify::default()), Some("rfc822;a@b"));
+        let prints = [
+            with("", &[("a@b", None, None)]),
+            with(" HOLDFOR=60", &[("a@b", None, None)]),
+            with(" HOLDFOR=61", &[("a@b", None, None)]),
+            with("", &[("a@b", never, None)]),
+            with("", &[("a@b", None, orcpt)]),
+            with("", &[("a@b", never, orcpt)]),
+            with("", &[("a@b", never, None), ("c@d", None, None)]),
+            with("", &[("a@b", None, None), ("c@d", never, None)]),
+        ];
+        assert_eq!(prints.iter().collect::<HashSet<_>>().len(), prints.len());
+        assert_eq!(prints[0], of("", &["a@b"], "x\r\n"), "as it was before these counted");
+        let again = with("", &[("c@d", never, None), ("a@b", None, None), ("c@d", never, None)]);
+        assert_eq!(again, prints[7], "order and repetition do not count");
     }
 
     #[test]

@@ -64,6 +64,10 @@ impl Gate {
                 return Taken::Refused(Rejection::trouble(why));
             }
         };
+        // Before it is charged. The ticket, dropped, leaves the key as it was.
+        if let Some(overdue) = handover.overdue {
+            return Taken::Refused(*overdue);
+        }
         let recipients = handover.messages.iter().map(|message| message.envelope.recipients.len()).sum();
         let charge = match self.access.charge(&first.envelope.stream.tenant, recipients) {
             Ok(charge) => charge,

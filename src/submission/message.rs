@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-use super::fingerprint::fingerprint;
+use super::fingerprint::fingerprint_of_mail;
 use super::options::{Asked, OptionError, Options, PREFIX};
 use super::received::Received;
 use crate::clock::Timestamp;
@@ -46,6 +46,8 @@ pub struct Circumstances<'a> {
     pub recipients: &'a [Recipient],
     /// What the protocol asked beside the message.
     pub asked: Asked,
+    /// The same and what else it said of the envelope, as given: it counts in the fingerprint, as RCPT's parameters do.
+    pub said: &'a str,
     /// The client said SMTPUTF8.
     pub smtputf8: bool,
     /// The content holds octets above 127.
@@ -71,6 +73,9 @@ pub struct Completed {
     pub expires_at: Timestamp,
     /// What the client calls the submission, if it does, with what it says.
     pub key: Option<Box<Keyed>>,
+    /// What is wrong with its times, which are stand-ins then. Without a key the message is to be refused; with one it may
+    /// have been taken while they were good.
+    pub overdue: Option<OptionError>,
 }
 
 /// Why a message is refused for its header.
@@ -144,9 +149,15 @@ pub fn complete_with(
     let section = &message[..header::section_len(message)];
     let mut facts = Facts { options, ..Facts::default() };
     facts.read(section, circumstances)?;
-    let (not_before, expires_at) = facts.options.times(now, circumstances.expire_after)?;
+    let times = facts.options.times(now, circumstances.expire_after);
+    let (times, overdue) = match times {
+        Ok(times) => (times, None),
+        Err(error) => ((now, now.after(circumstances.expire_after)), Some(error)),
+    };
+    let (not_before, expires_at) = times;
     let key = facts.options.take_key().map(|key| {
-        let fingerprint = fingerprint(circumstances.reverse_path, circumstances.recipients, message);
+        let Circumstances { reverse_path, recipients, said, .. } = *circumstances;
+        let fingerprint = fingerprint_of_mail(reverse_path, recipients, said, message);
         Box::new(Keyed { key, fingerprint, messages: 1 })
     });
 
@@ -158,7 +169,7 @@ pub fn complete_with(
     let mut content = Bytes::from(buffer);
     content.advance(start);
     let (stream, tags) = (facts.options.stream(), facts.options.take_tags());
-    Ok(Completed { content, capacity, stream, tags, not_before, expires_at, key })
+    Ok(Completed { content, capacity, stream, tags, not_before, expires_at, key, overdue })
 }
 
 /// What a walk over the header finds.
@@ -268,7 +279,7 @@ impl std::fmt::Display for HeaderAddress<'_> {
 }
 
 /// The length of a line that separates messages in an mbox file, which some programs leave in front.
-fn mbox_line_len(section: &[u8]) -> usize {
+pub(super) fn mbox_line_len(section: &[u8]) -> usize {
     if !section.starts_with(b"From ") && !section.starts_with(b">From ") {
         return 0;
     }
@@ -351,6 +362,7 @@ mod tests {
                     reverse_path: &reverse_path,
                     recipients: &[],
                     asked: Asked::default(),
+                    said: "",
                     smtputf8: self.smtputf8,
                     eight_bit: !message.is_ascii(),
                     expire_after: Duration::from_secs(3600),
@@ -446,10 +458,17 @@ mod tests {
             b"X-Posthaste-Class: system\r\n\r\n",
             "550 5.6.0 X-Posthaste-Class: \"system\": is kept for our own reports; say transactional or bulk",
         );
-        PLAIN.check_refused(
-            b"X-Posthaste-Expires: 1h\r\nX-Posthaste-Not-Before: 2h\r\n\r\n",
-            "550 5.6.0 X-Posthaste-Expires: \"2026-11-22T13:00:00.000Z\": is not after X-Posthaste-Not-Before",
-        );
+    }
+
+    #[test]
+    fn wrong_times_are_told_beside_the_message() {
+        for key in ["", "X-Posthaste-Idempotency-Key: k\r\n"] {
+            let message = format!("{key}X-Posthaste-Expires: 1h\r\nX-Posthaste-Not-Before: 2h\r\n\r\n");
+            let completed = PLAIN.run(message.as_bytes()).expect("whoever asked decides");
+            let told = completed.overdue.map(|error| error.to_string());
+            let expected = "X-Posthaste-Expires: \"2026-11-22T13:00:00.000Z\": is not after X-Posthaste-Not-Before";
+            assert_eq!((told.as_deref(), completed.key.is_some()), (Some(expected), !key.is_empty()));
+        }
     }
 
     #[test]
@@ -473,6 +492,7 @@ mod tests {
                 reverse_path: &ReversePath::Address(address(255)),
                 recipients: &[],
                 asked: Asked::default(),
+                said: "",
                 smtputf8: true,
                 eight_bit: false,
                 expire_after: Duration::from_secs(1),

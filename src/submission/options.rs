@@ -30,6 +30,8 @@ pub struct Asked {
     pub expires_at: Option<(&'static str, Timestamp)>,
     /// The class, unless a field says otherwise.
     pub class: Option<Class>,
+    /// `not_before` had passed when it was asked, which its protocol does not allow.
+    pub too_late: bool,
 }
 
 /// The fields of one message, read.
@@ -69,7 +71,7 @@ impl Options {
     /// The name is unknown or was there before, or the value is not what it must be. A misspelt name is refused, too:
     /// a password reset whose `-Expires` was ignored would come a day late.
     pub fn set(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), OptionError> {
-        let Asked { not_before, expires_at, class: _ } = self.asked;
+        let Asked { not_before, expires_at, class: _, too_late: _ } = self.asked;
         let known =
             match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
                 "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
@@ -78,7 +80,7 @@ impl Options {
                 "tags" => tags(value).and_then(|tags| once(&mut self.tags, tags)),
                 "not-before" => time(value, now)
                     .and_then(|time| not_too(not_before).and_then(|()| once(&mut self.not_before, time))),
-                "expires" => expiry(value, now)
+                "expires" => time(value, now)
                     .and_then(|time| not_too(expires_at).and_then(|()| once(&mut self.expires_at, time))),
                 "idempotency-key" => key(value).and_then(|key| once(&mut self.key, key)),
                 _ => Err("no such field in this version".into()),
@@ -109,11 +111,23 @@ impl Options {
     /// that one planned for next week is not given up before.
     ///
     /// # Errors
-    /// It would expire before it may be tried.
+    /// It would expire before it may be tried, or a time has passed. Both may come of nothing but delay: what was good
+    /// when a submission was first sent is in the past when it is repeated.
     pub fn times(&self, now: Timestamp, expire_after: Duration) -> Result<(Timestamp, Timestamp), OptionError> {
         let named = |name, time: Option<Timestamp>| time.map(|time| (name, time));
         let release = named("X-Posthaste-Not-Before", self.not_before).or(self.asked.not_before);
         let deadline = named("X-Posthaste-Expires", self.expires_at).or(self.asked.expires_at);
+        let passed = |(field, time): (&str, Timestamp)| OptionError {
+            field: field.into(),
+            value: time.to_string(),
+            why: "has passed".into(),
+        };
+        if let Some(release) = self.asked.not_before.filter(|_| self.asked.too_late) {
+            return Err(passed(release));
+        }
+        if let Some(deadline) = deadline.filter(|(_, time)| *time <= now) {
+            return Err(passed(deadline));
+        }
         let not_before = release.map_or(now, |(_, time)| time.max(now));
         let expires_at = deadline.map_or_else(|| not_before.after(expire_after), |(_, time)| time);
         if expires_at <= not_before {
@@ -174,11 +188,6 @@ fn tags(value: &str) -> Result<Vec<Box<str>>, Why> {
         return Err("at most 32 tags".into());
     }
     Ok(tags)
-}
-
-fn expiry(value: &str, now: Timestamp) -> Result<Timestamp, Why> {
-    let time = time(value, now)?;
-    if time <= now { Err("has passed".into()) } else { Ok(time) }
 }
 
 /// A point in time (RFC 3339, with any offset), or a duration from now: `2h`, `1h 30m`.
@@ -270,7 +279,6 @@ mod tests {
         check(&[("Tenant", "")], Err("X-Posthaste-Tenant: \"\": must be 1 to 128 printable octets"));
         check(&[("Tenant", "a\tb")], Err("X-Posthaste-Tenant: \"a\\tb\": must be 1 to 128 printable octets"));
         check(&[("Tenant", "a"), ("tenant", "b")], Err("X-Posthaste-tenant: \"b\": the field is there twice"));
-        check(&[("Expires", "0s")], Err("X-Posthaste-Expires: \"0s\": has passed"));
         check(&[("Expires", "2000d")], Err("X-Posthaste-Expires: \"2000d\": is more than a year ahead"));
         check(
             &[("Idempotency-Key", "k 1")],
@@ -293,12 +301,25 @@ mod tests {
     }
 
     #[test]
+    fn tells_what_has_passed() {
+        let hour = Duration::from_secs(3600);
+        let mut options = Options::default();
+        options.set("X-Posthaste-Expires", "0s", NOW).expect("a time");
+        let error = options.times(NOW, hour).expect_err("it is over").to_string();
+        assert_eq!(error, "X-Posthaste-Expires: \"2026-11-22T12:00:00.000Z\": has passed");
+        let asked = Asked { not_before: Some(("HOLDUNTIL", NOW)), too_late: true, ..Asked::default() };
+        let error = Options::new(asked).times(NOW, hour).expect_err("it is over").to_string();
+        assert_eq!(error, "HOLDUNTIL: \"2026-11-22T12:00:00.000Z\": has passed");
+    }
+
+    #[test]
     fn what_the_protocol_asks_is_asked_once() {
         let hour = Duration::from_secs(3600);
         let asked = Asked {
             not_before: Some(("HOLDFOR", NOW.after(hour))),
             expires_at: Some(("BY", NOW.after(2 * hour))),
             class: Some(Class::Bulk),
+            too_late: false,
         };
         let mut options = Options::new(asked);
         assert_eq!(options.times(NOW, hour), Ok((NOW.after(hour), NOW.after(2 * hour))));

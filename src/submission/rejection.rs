@@ -69,6 +69,9 @@ pub struct Violation {
 /// When to try again if we cannot know: memory and disk come back within seconds or not soon.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
+/// Longest path of a field, and longest word on what is wrong with it, in octets.
+const TEXT_MAX: usize = 200;
+
 impl Rejection {
     fn new(kind: RejectionKind, code: u16, enhanced: (u8, u16, u16), why: impl Into<Cow<'static, str>>) -> Rejection {
         let reply = Reply::ours(code, EnhancedCode(enhanced.0, enhanced.1, enhanced.2), why);
@@ -81,7 +84,8 @@ impl Rejection {
     }
 
     /// Fields are wrong; at least one.
-    pub fn violations(violations: Vec<Violation>) -> Rejection {
+    pub fn violations(mut violations: Vec<Violation>) -> Rejection {
+        violations.iter_mut().for_each(Violation::shorten);
         let why = violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         Rejection { violations, ..Rejection::new(RejectionKind::Invalid, 550, (5, 6, 0), why) }
     }
@@ -98,7 +102,8 @@ impl Rejection {
 
     /// The client may not do that.
     pub fn forbidden(field: impl Into<Cow<'static, str>>, why: impl Into<Cow<'static, str>>) -> Rejection {
-        let violation = Violation { field: field.into(), why: why.into() };
+        let mut violation = Violation { field: field.into(), why: why.into() };
+        violation.shorten();
         let text = violation.to_string();
         Rejection { violations: vec![violation], ..Rejection::new(RejectionKind::Forbidden, 550, (5, 7, 1), text) }
     }
@@ -154,8 +159,36 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+impl Violation {
+    /// What repeats a client's words must not be as long as they are.
+    fn shorten(&mut self) {
+        for text in [&mut self.field, &mut self.why] {
+            if text.len() > TEXT_MAX {
+                let mut short = text[..text.floor_char_boundary(TEXT_MAX)].to_owned();
+                short.push('\u{2026}');
+                *text = short.into();
+            }
+        }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut() {
+        let long = "\u{fc}".repeat(1 << 20);
+        for rejection in [Rejection::invalid(long.clone(), long.clone()), Rejection::forbidden("tenant", long.clone())]
+        {
+            assert!(rejection.reply.text.len() < 500 && rejection.violations[0].why.ends_with("\u{fc}\u{2026}"));
+        }
+        assert_eq!(Rejection::invalid("a", "b").violations[0].to_string(), "a: b");
     }
 }

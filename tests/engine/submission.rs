@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use posthaste::clock::Clock;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
@@ -155,6 +156,21 @@ async fn a_key_makes_one_message_of_many() {
     assert_eq!(taken.len(), 1);
     assert!(!taken[0].content.contains("Idempotency"), "{}", taken[0].content);
     assert_eq!(world.told("delivered", "b@them.test").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_is_known_after_its_time() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let world = World::start(zone(&["them"]), host.address().port(), |_| {}).await;
+    let end = Clock.timestamp().after(Duration::from_secs(2));
+    let headers = |key: &str| format!("X-Posthaste-Idempotency-Key: {key}\r\nX-Posthaste-Expires: {end}\r\n");
+    let first = world.send_with(&["b@them.test"], &headers("k")).await;
+    tokio::time::sleep(end.since(Clock.timestamp()) + Duration::from_millis(20)).await;
+    assert_eq!(answer(&world, &headers("k")).await, format!("250 2.0.0 ok, queued as {first} (accepted before)"));
+    let new = answer(&world, &headers("new")).await;
+    assert_eq!(new, format!("550 5.6.0 X-Posthaste-Expires: \"{end}\": has passed"));
+    let again = answer(&world, &headers("new")).await;
+    assert_eq!(again, new, "the key is as free as before");
 }
 
 /// What is said to the message of [`World::send_with`].

@@ -56,6 +56,11 @@ impl Messages {
         self.places.remove(&id).map(|place| self.states.remove(place as usize))
     }
 
+    /// The messages in places `from..to`, and whether there may be some behind. Each keeps its place.
+    pub(super) fn slice(&self, from: usize, to: usize) -> (impl Iterator<Item = &MessageState>, bool) {
+        ((from..to).filter_map(|place| self.states.get(place)), to < self.states.capacity())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &MessageState> {
         self.states.iter().map(|(_, state)| state)
     }

@@ -397,6 +397,20 @@ impl Scheduler {
         self.streams.open_of(tenant)
     }
 
+    /// The messages of a campaign in places `from..to` of the table, and whether there may be some behind.
+    pub(super) fn messages_of(
+        &self,
+        (tenant, campaign): (&Arc<str>, &Arc<str>),
+        (from, to): (usize, usize),
+    ) -> (Vec<MessageId>, bool) {
+        let streams = self.streams.of_campaign(tenant, campaign);
+        if streams.is_empty() {
+            return (Vec::new(), false);
+        }
+        let (messages, more) = self.messages.slice(from, to);
+        (messages.filter(|message| streams.contains(&message.stream)).map(|message| message.id).collect(), more)
+    }
+
     /// Messages with open recipients: id, stream, acceptance; in no order.
     pub(super) fn messages(&self) -> impl Iterator<Item = (MessageId, &Stream, Timestamp)> {
         self.messages.iter().map(|m| (m.id, self.streams.get(m.stream), m.accepted_at))

@@ -60,6 +60,12 @@ impl Streams {
         self.open.get(tenant).map_or(0, |open| (*open).max(0) as u64)
     }
 
+    /// The streams of a campaign, one for each class at most.
+    pub(super) fn of_campaign(&self, tenant: &Arc<str>, campaign: &Arc<str>) -> Vec<StreamId> {
+        let stream = |class| Stream { tenant: Arc::clone(tenant), class, campaign: Arc::clone(campaign) };
+        Class::ALL.into_iter().filter_map(|class| self.ids.get(&stream(class)).copied()).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.streams.len()
     }
@@ -70,5 +76,26 @@ impl Streams {
 
     pub(super) fn class(&self, id: StreamId) -> Class {
         self.get(id).class
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_is_found_in_all_its_classes_and_no_other() {
+        let mut streams = Streams::default();
+        let stream =
+            |tenant: &str, class, campaign: &str| Stream { tenant: tenant.into(), class, campaign: campaign.into() };
+        let bulk = streams.take(&stream("shop", Class::Bulk, "spring"));
+        let quick = streams.take(&stream("shop", Class::Transactional, "spring"));
+        streams.take(&stream("shop", Class::Bulk, "autumn"));
+        streams.take(&stream("club", Class::Bulk, "spring"));
+        let (shop, spring) = ("shop".into(), "spring".into());
+        assert_eq!(streams.of_campaign(&shop, &spring), [quick, bulk]);
+        streams.release(quick);
+        assert_eq!(streams.of_campaign(&shop, &spring), [bulk]);
+        assert!(streams.of_campaign(&"club".into(), &"autumn".into()).is_empty());
     }
 }

@@ -62,6 +62,8 @@ struct InFlight {
     answer: Answer,
     /// What it takes in memory.
     _memory: Share,
+    /// The memory of personal copies.
+    _copies: Option<Share>,
 }
 
 enum Answer {
@@ -141,12 +143,14 @@ impl Batch {
     /// Hands over what a line asks.
     fn take(&mut self, line: Line) {
         let Line { number, octets } = line;
+        let copies = self.shared.budget.share();
         let (answer, taken) = match octets {
             Err(length) => (Err(too_long(length, self.shared.json_max())), 0),
             Ok(octets) if octets.trim_ascii().is_empty() => return drop(self.memory.split(octets.len() + 1)),
             Ok(octets) => {
                 let request = Submission::read(&octets);
-                let prepared = request.and_then(|request| self.shared.prepare(request, &self.principal, &self.peer));
+                let prepare = |request| self.shared.prepare(request, &self.principal, &self.peer, &copies);
+                let prepared = request.and_then(prepare);
                 (prepared, octets.len() * (1 + COPIES))
             }
         };
@@ -154,7 +158,12 @@ impl Batch {
             Ok(handover) => Answer::Accepting(self.shared.accept(handover)),
             Err(rejection) => Answer::Refused(rejection),
         };
-        self.in_flight.push_back(InFlight { line: number, answer, _memory: self.memory.split(taken) });
+        self.in_flight.push_back(InFlight {
+            line: number,
+            answer,
+            _memory: self.memory.split(taken),
+            _copies: Some(copies),
+        });
     }
 
     /// Reads no more; `rejection` is why, if the client is not done.
@@ -163,7 +172,7 @@ impl Batch {
         if let Some(rejection) = rejection {
             let line = self.lines.number + 1;
             let answer = Answer::Refused(rejection);
-            self.in_flight.push_back(InFlight { line, answer, _memory: self.memory.split(0) });
+            self.in_flight.push_back(InFlight { line, answer, _memory: self.memory.split(0), _copies: None });
         }
     }
 

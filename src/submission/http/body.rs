@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
@@ -23,6 +23,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Most elements read of lists, so that a body of many small ones does not take many times its size in memory. What is
+/// allowed may be less: `recipients_max`, and the rules of [`request`](crate::submission::request).
+const WORDS_MAX: usize = 1000;
+const MAILBOXES_MAX: usize = 100_000;
+const FILES_MAX: usize = 100;
+const FIELDS_MAX: usize = 100;
 
 /// A message to be sent: either `raw`, or built from `from`, `to`, `subject`, `text` and so on.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -48,7 +55,7 @@ pub(super) struct Submission {
     /// Free words for the events; without commas.
     #[schema(schema_with = openapi::tags)]
     #[serde(default)]
-    tags: Vec<String>,
+    tags: List<String, WORDS_MAX>,
     /// Not tried before: a time (RFC 3339) or a duration from now such as `2h`, at most a year ahead.
     #[schema(example = "2h", max_length = 64)]
     not_before: Option<String>,
@@ -64,12 +71,13 @@ pub(super) struct Submission {
     /// The recipients in the envelope. Default: those of `to`, `cc` and `bcc`.
     #[schema(schema_with = openapi::recipients)]
     #[serde(default)]
-    recipients: Vec<String>,
+    recipients: List<String, MAILBOXES_MAX>,
     /// Each recipient gets a message of its own, with only that recipient in To.
     #[serde(default)]
     personal: bool,
     /// Which reports you want (RFC 3461 §4.1); empty: none. Default: of failures.
-    notify: Option<Vec<NotifyWord>>,
+    #[schema(value_type = Option<Vec<NotifyWord>>)]
+    notify: Option<List<NotifyWord, WORDS_MAX>>,
     /// How much of the message a failure report returns (RFC 3461 §4.3).
     ret: Option<RetWord>,
     /// Your name for the envelope in reports (RFC 3461 §4.4).
@@ -81,18 +89,21 @@ pub(super) struct Submission {
     /// The author.
     from: Option<Who>,
     /// Where answers go.
-    #[schema(max_items = 100)]
+    #[schema(max_items = 100, value_type = Vec<Who>)]
     #[serde(default)]
-    reply_to: Vec<Who>,
+    reply_to: List<Who, MAILBOXES_MAX>,
     /// Shown as To.
+    #[schema(value_type = Vec<Who>)]
     #[serde(default)]
-    to: Vec<Who>,
+    to: List<Who, MAILBOXES_MAX>,
     /// Shown as Cc.
+    #[schema(value_type = Vec<Who>)]
     #[serde(default)]
-    cc: Vec<Who>,
+    cc: List<Who, MAILBOXES_MAX>,
     /// Never shown.
+    #[schema(value_type = Vec<Who>)]
     #[serde(default)]
-    bcc: Vec<Who>,
+    bcc: List<Who, MAILBOXES_MAX>,
     /// The subject.
     #[schema(max_length = 998)]
     subject: Option<String>,
@@ -108,7 +119,7 @@ pub(super) struct Submission {
     /// Files.
     #[schema(max_items = 100, value_type = Vec<File>)]
     #[serde(default)]
-    attachments: Vec<Object<File>>,
+    attachments: List<Object<File>, FILES_MAX>,
 }
 
 /// A report.
@@ -168,6 +179,10 @@ struct Named {
 #[derive(Debug)]
 struct Object<T>(T);
 
+/// A list of at most `MAX` elements.
+#[derive(Debug)]
+struct List<T, const MAX: usize>(Vec<T>);
+
 /// Header fields, in order.
 #[derive(Debug, Default)]
 struct Fields(Vec<(String, String)>);
@@ -200,13 +215,13 @@ impl Submission {
                 text: self.text,
                 html: self.html,
                 headers: self.headers.0,
-                attachments: self.attachments.into_iter().map(|file| file.0.into()).collect(),
+                attachments: self.attachments.0.into_iter().map(|file| file.0.into()).collect(),
             })),
         };
         let notify = self.notify.map(|words| Notify {
-            success: words.contains(&NotifyWord::Success),
-            failure: words.contains(&NotifyWord::Failure),
-            delay: words.contains(&NotifyWord::Delay),
+            success: words.0.contains(&NotifyWord::Success),
+            failure: words.0.contains(&NotifyWord::Failure),
+            delay: words.0.contains(&NotifyWord::Delay),
         });
         let ret = self.ret.map(|word| match word {
             RetWord::Full => Ret::Full,
@@ -216,12 +231,12 @@ impl Submission {
             tenant: self.tenant,
             campaign: self.campaign,
             class: self.class,
-            tags: self.tags,
+            tags: self.tags.0,
             not_before: self.not_before.map(When::Text),
             expires_at: self.expires_at.map(When::Text),
             idempotency_key: self.idempotency_key,
             sender: self.sender,
-            recipients: self.recipients,
+            recipients: self.recipients.0,
             personal: self.personal,
             notify,
             ret,
@@ -234,15 +249,15 @@ impl Submission {
     fn raw_alone(&self) -> Result<RequestContent, Rejection> {
         let beside = [
             ("from", self.from.is_some()),
-            ("reply_to", !self.reply_to.is_empty()),
-            ("to", !self.to.is_empty()),
-            ("cc", !self.cc.is_empty()),
-            ("bcc", !self.bcc.is_empty()),
+            ("reply_to", !self.reply_to.0.is_empty()),
+            ("to", !self.to.0.is_empty()),
+            ("cc", !self.cc.0.is_empty()),
+            ("bcc", !self.bcc.0.is_empty()),
             ("subject", self.subject.is_some()),
             ("text", self.text.is_some()),
             ("html", self.html.is_some()),
             ("headers", !self.headers.0.is_empty()),
-            ("attachments", !self.attachments.is_empty()),
+            ("attachments", !self.attachments.0.is_empty()),
         ];
         let violations: Vec<Violation> = beside
             .into_iter()
@@ -266,8 +281,8 @@ fn rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
     Rejection::invalid(path, error.to_string())
 }
 
-fn mailboxes(list: Vec<Who>) -> Vec<Mailbox> {
-    list.into_iter().map(|who| who.0).collect()
+fn mailboxes(list: List<Who, MAILBOXES_MAX>) -> Vec<Mailbox> {
+    list.0.into_iter().map(|who| who.0).collect()
 }
 
 impl From<File> for Attachment {
@@ -344,6 +359,39 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+impl<T, const MAX: usize> Default for List<T, MAX> {
+    fn default() -> List<T, MAX> {
+        List(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<List<T, MAX>, D::Error> {
+        struct OneByOne<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for OneByOne<T, MAX> {
+            type Value = List<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T, MAX>, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = list.next_element()? {
+                    if elements.len() == MAX {
+                        return Err(de::Error::custom(format_args!("at most {MAX}")));
+                    }
+                    elements.push(element);
+                }
+                Ok(List(elements))
+            }
+        }
+
+        deserializer.deserialize_seq(OneByOne(PhantomData))
+    }
+}
+
 impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
         struct InOrder;
@@ -358,9 +406,11 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields: Vec<(String, String)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
-                    // Only so many are looked at: more are refused later.
-                    if fields.iter().take(1000).any(|(known, _)| *known == name) {
+                    if fields.iter().any(|(known, _)| *known == name) {
                         return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    if fields.len() == FIELDS_MAX {
+                        return Err(de::Error::custom(format_args!("at most {FIELDS_MAX} fields")));
                     }
                     fields.push((name, value));
                 }
@@ -449,7 +499,18 @@ mod tests {
     #[test]
     fn names_the_field_that_is_wrong() {
         let deep = format!("{{\"from\": {}", "[".repeat(100_000));
+        // What stands behind the one too many is not read.
+        let many =
+            |field: &str, element: &str, n: usize| format!("{{\"{field}\": [{}", format!("{element},").repeat(n));
+        let files = many("attachments", r#"{"content":""}"#, FILES_MAX + 1);
+        let (to, tags) = (many("to", r#""""#, MAILBOXES_MAX + 1), many("tags", r#""""#, WORDS_MAX + 1));
+        let fields: Vec<String> = (0..=FIELDS_MAX).map(|n| format!("\"{n}\":\"\"")).collect();
+        let fields = format!("{{\"headers\": {{{},x", fields.join(","));
         let cases: Vec<(&[u8], &str, &str)> = vec![
+            (files.as_bytes(), "attachments[100]", "at most 100"),
+            (to.as_bytes(), "to[100000]", "at most 100000"),
+            (tags.as_bytes(), "tags[1000]", "at most 1000"),
+            (fields.as_bytes(), "headers.100", "at most 100"),
             (b"", "body", "EOF"),
             (b"[]", "body", "expected an object"),
             (b"{} x", "body", "trailing"),

@@ -39,7 +39,7 @@ use super::door::{Door, Handover};
 use super::gate::Gate;
 use super::rejection::Rejection;
 use super::request::{self, ApiCircumstances, ContentNames, Request};
-use super::web::{Api, Budget, Peer};
+use super::web::{Api, Budget, Peer, Share};
 use crate::access::Principal;
 use crate::clock::Clock;
 use crate::config::HttpConfig;
@@ -130,8 +130,14 @@ impl Http {
 }
 
 impl Shared {
-    /// Makes a request into what the gate takes.
-    fn prepare(&self, request: Request, principal: &Arc<Principal>, peer: &Peer) -> Result<Handover, Rejection> {
+    /// Makes a request into what the gate takes. The memory of personal copies is taken into `share`.
+    fn prepare(
+        &self,
+        request: Request,
+        principal: &Arc<Principal>,
+        peer: &Peer,
+        share: &Share,
+    ) -> Result<Handover, Rejection> {
         let policy = self.policy.load();
         let circumstances = ApiCircumstances {
             principal: Arc::clone(principal),
@@ -144,7 +150,7 @@ impl Shared {
             memory_max: policy.memory_max.bytes(),
             names: NAMES,
         };
-        request::prepare(&*self.gate, request, &circumstances)
+        request::prepare_within(&*self.gate, request, &circumstances, |octets| share.try_take(octets))
     }
 
     /// Hands over; the work starts with the call. What becomes of it is counted when the future ends.

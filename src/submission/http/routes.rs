@@ -156,7 +156,7 @@ async fn submit_one(
         Request { content: RequestContent::Raw(octets), ..query::orders(query)? }
     };
     key_once(&mut request, query::idempotency_key(headers)?)?;
-    let handover = shared.prepare(request, &principal, peer)?;
+    let handover = shared.prepare(request, &principal, peer, &memory)?;
     let receipt = SubmissionReceipt::from(shared.accept(handover).await?);
     drop(memory);
     let status = if receipt.replayed { StatusCode::OK } else { StatusCode::CREATED };

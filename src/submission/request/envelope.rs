@@ -1,5 +1,6 @@
 //! Everything a request says but its content.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(super) struct Envelope {
     pub(super) reverse_path: ReversePath,
     pub(super) recipients: Vec<Recipient>,
     pub(super) envid: Option<Box<str>>,
+    /// What is wrong with its times.
+    pub(super) overdue: Option<Cow<'static, str>>,
 }
 
 impl Envelope {
@@ -42,8 +45,10 @@ impl Envelope {
             }
             encoded
         });
+        let (options, overdue) = options(request, expire_after, circumstances, violations);
         Envelope {
-            options: options(request, expire_after, circumstances, violations),
+            options,
+            overdue,
             key,
             reverse_path: sender(request, content, circumstances, violations),
             recipients: recipients(request, circumstances, violations),
@@ -52,19 +57,17 @@ impl Envelope {
     }
 }
 
-/// The orders, by the rules of the fields that give them in a message.
+/// The orders, by the rules of the fields that give them in a message, and what is wrong with when they would expire.
 fn options(
     request: &Request,
     expire_after: Duration,
     circumstances: &ApiCircumstances<'_>,
     violations: &mut Violations,
-) -> Options {
+) -> (Options, Option<Cow<'static, str>>) {
     let mut options = Options::default();
-    let mut good = true;
     let mut set = |field: &'static str, name: &str, value: Option<&str>| {
         let Some(value) = value else { return };
         if let Err(error) = options.set(&format!("{PREFIX}{name}"), value, circumstances.now) {
-            good = false;
             violations.add(field, error.why);
         }
     };
@@ -83,14 +86,15 @@ fn options(
         None if request.tags.is_empty() => {}
         None => set("tags", "Tags", Some(&request.tags.join(","))),
     }
-    if good && let Err(error) = options.times(circumstances.now, expire_after) {
-        debug_assert!(error.field.ends_with("Expires"), "{error}");
-        violations.add("expires_at", "is not after not_before");
-    }
+    let times = options.times(circumstances.now, expire_after);
+    let overdue = times.err().map(|error| match error.why {
+        passed if passed == "has passed" => passed,
+        _ => "is not after not_before".into(),
+    });
     if let Some(index) = odd {
         violations.add(format!("tags[{index}]"), "must be 1 to 128 printable octets without a comma");
     }
-    options
+    (options, overdue)
 }
 
 /// The sender in the envelope: what the request says, or the address of From.
@@ -139,14 +143,22 @@ fn author(content: &[u8]) -> Option<EnvelopeAddress> {
 fn recipients(request: &Request, circumstances: &ApiCircumstances<'_>, violations: &mut Violations) -> Vec<Recipient> {
     let mut found = Vec::new();
     let mut known = HashSet::new();
+    let max = circumstances.recipients_max;
+    // Whether there is room for more: one too many is enough to know.
     let mut add = |address: EnvelopeAddress| {
         if known.insert(address.clone()) {
             found.push(Recipient { notify: request.notify, ..Recipient::new(address) });
         }
+        found.len() <= max
     };
     for (index, text) in request.recipients.iter().enumerate() {
         match text.parse() {
-            Ok(address) => add(address),
+            Ok(address) => {
+                if !add(address) {
+                    break;
+                }
+            }
+            Err(_) if violations.full() => break,
             Err(error) => {
                 let error: crate::mail::AddressError = error;
                 violations.add(format!("recipients[{index}]"), error.to_string());
@@ -157,7 +169,7 @@ fn recipients(request: &Request, circumstances: &ApiCircumstances<'_>, violation
         let prefix = circumstances.names.parts;
         if request.recipients.is_empty() {
             let all = [&parts.to, &parts.cc, &parts.bcc].into_iter().flatten();
-            all.filter_map(|mailbox| mailbox.address.parse().ok()).for_each(add);
+            all.filter_map(|mailbox| mailbox.address.parse().ok()).all(add);
         } else if !parts.bcc.is_empty() {
             violations.add(format!("{prefix}bcc"), "is of no use beside recipients; name them there");
         }
@@ -167,9 +179,8 @@ fn recipients(request: &Request, circumstances: &ApiCircumstances<'_>, violation
     } else if request.recipients.is_empty() {
         violations.add("recipients", format!("must name somebody where there is {}", circumstances.names.raw));
     }
-    if found.len() > circumstances.recipients_max {
-        let max = circumstances.recipients_max;
-        violations.add("recipients", format!("are {}, more than {max} (recipients_max)", found.len()));
+    if found.len() > max {
+        violations.add("recipients", format!("are more than {max} (recipients_max)"));
     }
     found
 }

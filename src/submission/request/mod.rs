@@ -30,7 +30,7 @@ use self::envelope::Envelope;
 use self::parts::Built;
 use super::door::{Door, Handover, NewMessage};
 use super::message::{self, Circumstances, HEADROOM, MessageError};
-use super::options::{Asked, PREFIX};
+use super::options::{Asked, OptionError, PREFIX};
 use super::received::Received;
 use super::rejection::{Rejection, Violation};
 use crate::access::Principal;
@@ -178,6 +178,10 @@ pub struct ContentNames {
 /// Most wrong fields named in one answer.
 const VIOLATIONS_MAX: usize = 50;
 
+/// Most octets of personal copies, whatever `memory_max`. They are queued for the log as one, and it queues 64 MiB
+/// ([`LogOptions`](crate::log::LogOptions)): more would find room only when nothing else is queued.
+const COPIES_MAX: usize = 48 << 20;
+
 /// Makes a request into what the door takes: checks it, builds its content, gives it ids.
 ///
 /// # Errors
@@ -187,34 +191,65 @@ pub fn prepare<D: Door>(
     request: Request,
     circumstances: &ApiCircumstances<'_>,
 ) -> Result<Handover, Rejection> {
+    prepare_within(door, request, circumstances, |_| true)
+}
+
+/// The same where personal copies are accounted: `take` is asked for the octets of all of them before the first is made,
+/// and says whether they may be had. What it gave is not given back when the request is refused after all.
+///
+/// # Errors
+/// As for [`prepare`]; or there is no memory for the copies now.
+pub fn prepare_within<D: Door>(
+    door: &D,
+    request: Request,
+    circumstances: &ApiCircumstances<'_>,
+    take: impl FnOnce(usize) -> bool,
+) -> Result<Handover, Rejection> {
     let mut violations = Violations::default();
     let content = Content::read(&request.content, circumstances, &mut violations)?;
     let expire_after = door.expire_after();
     let envelope = Envelope::read(&request, content.raw(), expire_after, circumstances, &mut violations);
     said_twice(&request, content.raw(), circumstances.names.raw, &mut violations);
+    // With a key and nothing else wrong, this may be a repetition of what was good then; the gate finds out.
+    if let Some(why) = envelope.overdue.clone()
+        && (envelope.key.is_none() || !violations.0.is_empty())
+    {
+        violations.add("expires_at", why);
+    }
     if !violations.0.is_empty() {
         return Err(Rejection::violations(violations.0));
     }
     let copies = if request.personal { envelope.recipients.len() } else { 1 };
     room_for(copies, content.octets(), circumstances)?;
+    if copies > 1 && !take(copies * content.octets()) {
+        return Err(Rejection::full("no memory for all personal copies now, try again later"));
+    }
 
     let first = door.next_ids(copies as u32);
     let making = Making { request: &request, envelope: &envelope, content: &content, expire_after, circumstances };
     let mut messages: SmallVec<[NewMessage; 1]> = SmallVec::with_capacity(copies);
+    let mut overdue = envelope.overdue.clone().map(|why| Box::new(Rejection::invalid("expires_at", why)));
     for copy in 0..copies {
         let only = request.personal.then(|| &envelope.recipients[copy]);
-        messages.push(making.message(MessageId(first.0 + copy as u64), only)?);
+        let (message, wrong) = making.message(MessageId(first.0 + copy as u64), only)?;
+        messages.push(message);
+        overdue =
+            overdue.or(wrong.map(|error| Box::new(Rejection::invalid(circumstances.names.raw, error.to_string()))));
     }
     // A raw message may bring its key itself; in copies it comes again and again.
     let mut key = envelope.key.clone();
     for message in &mut messages {
         key = key.or(message.envelope.key.take().map(|keyed| keyed.key));
     }
+    let own = circumstances.principal.tenant.as_ref().map(|tenant| tenant.name.as_str());
     messages[0].envelope.key = key.map(|key| {
-        let fingerprint = said::print(&request, &envelope, content.raw());
+        let fingerprint = said::print(&request, &envelope, content.raw(), own);
         Box::new(Keyed { key, fingerprint, messages: copies as u32 })
     });
-    Ok(Handover { principal: Arc::clone(&circumstances.principal), messages })
+    match overdue {
+        Some(overdue) if messages[0].envelope.key.is_none() => Err(*overdue),
+        overdue => Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue }),
+    }
 }
 
 /// The content of a request, checked.
@@ -280,8 +315,8 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// One message, for all recipients or `only` for one.
-    fn message(&self, id: MessageId, only: Option<&Recipient>) -> Result<NewMessage, Rejection> {
+    /// One message, for all recipients or `only` for one, and what is wrong with its times.
+    fn message(&self, id: MessageId, only: Option<&Recipient>) -> Result<(NewMessage, Option<OptionError>), Rejection> {
         let Making { request, envelope, circumstances, .. } = *self;
         let recipients = only.map_or(envelope.recipients.as_slice(), std::slice::from_ref);
         let (buffer, header_needs) = self.content.copy(only.map(|recipient| &recipient.address));
@@ -303,7 +338,10 @@ impl Making<'_> {
         let reverse_path = &envelope.reverse_path;
         let expire_after = self.expire_after;
         let asked = Asked::default();
-        let known = Circumstances { received, reverse_path, recipients, asked, smtputf8, eight_bit, expire_after };
+        // What it said beside the content is in the fingerprint of the request.
+        let said = "";
+        let known =
+            Circumstances { received, reverse_path, recipients, asked, said, smtputf8, eight_bit, expire_after };
         let completed = message::complete_with(buffer, &known, envelope.options.clone())
             .map_err(|error| refused(&error, circumstances.names.raw))?;
         let envelope = mail::Envelope {
@@ -320,7 +358,7 @@ impl Making<'_> {
             tags: completed.tags,
             key: completed.key,
         };
-        Ok(NewMessage { id, envelope, content: completed.content })
+        Ok((NewMessage { id, envelope, content: completed.content }, completed.overdue))
     }
 }
 
@@ -353,13 +391,13 @@ fn size_allowed(octets: usize, circumstances: &ApiCircumstances<'_>) -> Result<(
     if octets <= max { Ok(()) } else { Err(Rejection::too_large(format!("message larger than {max} octets"))) }
 }
 
-/// Whether so many copies may be in memory at once.
+/// Whether so many copies may be in memory at once, and be stored as one.
 fn room_for(copies: usize, octets: usize, circumstances: &ApiCircumstances<'_>) -> Result<(), Rejection> {
-    let max = circumstances.memory_max;
+    let max = circumstances.memory_max.min(COPIES_MAX);
     match copies.checked_mul(octets) {
         Some(sum) if copies == 1 || sum <= max => Ok(()),
         _ => Err(Rejection::too_large(format!(
-            "{copies} personal copies of {octets} octets take more than memory_max ({max}); name fewer recipients"
+            "{copies} personal copies of {octets} octets take more than {max}; name fewer recipients"
         ))),
     }
 }
@@ -381,5 +419,10 @@ impl Violations {
         if self.0.len() < VIOLATIONS_MAX {
             self.0.push(Violation { field: field.into(), why: why.into() });
         }
+    }
+
+    /// What else is wrong will not be told.
+    fn full(&self) -> bool {
+        self.0.len() >= VIOLATIONS_MAX
     }
 }

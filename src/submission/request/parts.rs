@@ -196,7 +196,17 @@ impl Reader<'_> {
         if subject.len() > SUBJECT_MAX || has_control(subject) {
             return self.add("subject", format!("must be at most {SUBJECT_MAX} octets without control characters"));
         }
-        write_text("Subject", subject, buffer);
+        self.text("subject", "Subject", subject, buffer);
+    }
+
+    /// Writes a field, whose lines must be short enough however it is folded.
+    fn text(&mut self, field: &str, name: &str, value: &str, buffer: &mut Vec<u8>) {
+        let start = buffer.len();
+        write_text(name, value, buffer);
+        // The CR counts here, the LF does not.
+        if buffer[start..].split(|b| *b == b'\n').any(|line| line.len() > LINE_MAX + 1) {
+            self.add(field, "has a word too long to be folded; lines have at most 998 octets");
+        }
     }
 
     fn fields(&mut self, fields: &[(String, String)], buffer: &mut Vec<u8>) {
@@ -209,11 +219,7 @@ impl Reader<'_> {
                 self.add(&field_path(name), why);
                 continue;
             }
-            let start = buffer.len();
-            write_text(name, value, buffer);
-            if buffer[start..].split(|b| *b == b'\n').any(|line| line.len() > LINE_MAX + 1) {
-                self.add(&field_path(name), "has a word too long to be folded; lines have at most 998 octets");
-            }
+            self.text(&field_path(name), name, value, buffer);
         }
     }
 

@@ -4,12 +4,13 @@
 use super::super::fingerprint::fingerprint_with;
 use super::envelope::Envelope;
 use super::{Attachment, Mailbox, Parts, Request, RequestContent, When};
-use crate::mail::{Fingerprint, Notify, Ret};
+use crate::mail::{Class, Fingerprint, Notify, Ret};
 
-/// The fingerprint of `request`, whose envelope was read; `content` is the content of a raw one, in lines.
-pub(super) fn print(request: &Request, envelope: &Envelope, content: &[u8]) -> Fingerprint {
+/// The fingerprint of `request`, whose envelope was read; `content` is the content of a raw one, in lines; `own` is the
+/// tenant of a client that has one.
+pub(super) fn print(request: &Request, envelope: &Envelope, content: &[u8], own: Option<&str>) -> Fingerprint {
     let mut orders = Said::default();
-    orders.request(request);
+    orders.request(request, own);
     let mut large: Vec<&[u8]> = Vec::new();
     if let RequestContent::Parts(parts) = &request.content {
         orders.parts(parts);
@@ -44,13 +45,14 @@ impl Said {
         }
     }
 
-    fn request(&mut self, request: &Request) {
+    fn request(&mut self, request: &Request, own: Option<&str>) {
         // Sender and recipients count as read, the content by itself, the key not at all.
         let Request { tenant, campaign, class, tags, not_before, expires_at, personal, notify, ret, envid, .. } =
             request;
-        let class = class.as_deref().map(str::to_ascii_lowercase);
-        for word in [tenant, campaign, &class, envid] {
-            self.text(word.as_deref());
+        // What goes without saying is the same when it is said. The class of a raw message may be in its header instead.
+        let class = class.as_deref().map(str::to_ascii_lowercase).filter(|class| *class != Class::default().as_str());
+        for word in [tenant.as_deref().or(own), campaign.as_deref(), class.as_deref(), envid.as_deref()] {
+            self.text(word);
         }
         self.number(tags.len());
         tags.iter().for_each(|tag| self.text(Some(tag)));

@@ -4,6 +4,7 @@ use mail_parser::{Message, MessageParser, MimeHeaders};
 use proptest::prelude::*;
 
 use super::*;
+use crate::access::{How, Tenant};
 use crate::mail::{Class, Receipt};
 
 const NOW: Timestamp = Timestamp(1_795_348_800_000); // 2026-11-22T12:00:00Z
@@ -31,9 +32,17 @@ impl Door for Open {
 }
 
 fn prepared(request: Request) -> Result<Handover, Rejection> {
+    prepared_for(Principal::network(), request, |_| true)
+}
+
+fn prepared_for(
+    principal: Arc<Principal>,
+    request: Request,
+    take: impl FnOnce(usize) -> bool,
+) -> Result<Handover, Rejection> {
     let hostname = "mta.example".parse().expect("a domain");
     let circumstances = ApiCircumstances {
-        principal: Principal::network(),
+        principal,
         client: Some([192, 0, 2, 1].into()),
         protocol: "HTTP",
         hostname: &hostname,
@@ -43,7 +52,7 @@ fn prepared(request: Request) -> Result<Handover, Rejection> {
         memory_max: 40_000,
         names: ContentNames { raw: "raw", parts: "" },
     };
-    prepare(&Open(AtomicU64::new(1)), request, &circumstances)
+    prepare_within(&Open(AtomicU64::new(1)), request, &circumstances, take)
 }
 
 fn mailbox(text: &str) -> Mailbox {
@@ -260,14 +269,71 @@ fn every_bad_field_is_named_at_once() {
             ("campaign", "1 to 128"),
             ("class", "kept for our own reports"),
             ("not_before", "must be a time"),
-            ("expires_at", "has passed"),
             ("tags[1]", "without a comma"),
             ("sender", "no @"),
             ("recipients[1]", "domain is empty"),
             ("recipients[2]", "no @"),
             ("bcc", "beside recipients"),
+            ("expires_at", "has passed"),
         ],
     );
+}
+
+#[test]
+fn what_goes_without_saying_is_the_same_said() {
+    let tenant = Tenant { name: "shop".into(), ..Tenant::default() };
+    let how = How::Credential("c".into());
+    let shop = Arc::new(Principal { tenant: Some(Arc::new(tenant)), how });
+    let with = |tenant: Option<&str>, class: Option<&str>| {
+        let request = Request {
+            tenant: tenant.map(str::to_owned),
+            class: class.map(str::to_owned),
+            idempotency_key: Some("k".into()),
+            ..parts(|_| {})
+        };
+        let handover = prepared_for(Arc::clone(&shop), request, |_| true).expect("good");
+        handover.messages[0].envelope.key.clone().expect("given").fingerprint
+    };
+    let first = with(None, None);
+    assert_eq!((with(Some("shop"), None), with(None, Some("Transactional"))), (first, first));
+    assert!(with(None, Some("bulk")) != first && with(Some("other"), None) != first);
+}
+
+#[test]
+fn personal_copies_are_accounted_before_they_are_made() {
+    let request = Request { personal: true, recipients: texts(&["a@b", "c@b", "d@b"]), ..parts(|_| {}) };
+    let mut taken = 0;
+    let mut take = |octets| {
+        taken += octets;
+        true
+    };
+    let handover = prepared_for(Principal::network(), request.clone(), &mut take).expect("good");
+    let sum: usize = handover.messages.iter().map(|message| message.content.len()).sum();
+    assert!(taken > sum, "{taken}, {sum}");
+    let refused = prepared_for(Principal::network(), request, |_| false).expect_err("no memory");
+    assert_eq!(refused.kind, crate::submission::RejectionKind::Full);
+    assert!(prepared_for(Principal::network(), parts(|_| {}), |_| false).is_ok(), "the body is accounted already");
+}
+
+#[test]
+fn with_a_key_times_are_wrong_only_for_what_is_new() {
+    let passed = |key: Option<&str>, subject: &str| Request {
+        expires_at: Some(When::At(NOW)),
+        idempotency_key: key.map(str::to_owned),
+        ..parts(|parts| parts.subject = Some(subject.into()))
+    };
+    let told = |rejection: &Rejection| rejection.violations.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(prepared(passed(None, "s")).map_err(|r| told(&r)).err(), Some(vec!["expires_at: has passed".into()]));
+    let handover = prepared(passed(Some("k"), "s")).expect("perhaps it is known");
+    assert_eq!(handover.overdue.as_deref().map(told), Some(vec!["expires_at: has passed".into()]));
+    let other = prepared(passed(Some("k"), "\n")).expect_err("that is wrong in any case");
+    assert_eq!(other.violations.len(), 2);
+    let raw = |key: Option<&str>| Request {
+        idempotency_key: key.map(str::to_owned),
+        ..raw("From: a@b.example\r\nX-Posthaste-Expires: 2026-11-22T11:00:00Z\r\n\r\n")
+    };
+    assert!(prepared(raw(None)).expect_err("passed").reply.text.contains("has passed"));
+    assert!(prepared(raw(Some("k"))).expect("perhaps it is known").overdue.is_some());
 }
 
 #[test]
@@ -288,8 +354,9 @@ fn bad_requests_one_by_one() {
         (parts(|parts| parts.to = Vec::new()), "recipients", "must name somebody, or to, cc or bcc must"),
         (parts(|parts| parts.text = None), "text", "must be given, or html"),
         (parts(|parts| parts.subject = Some("x".repeat(999))), "subject", "at most 998"),
+        (parts(|parts| parts.subject = Some("x".repeat(998))), "subject", "too long to be folded"),
         (parts(|parts| parts.from = Some(mailbox("a@c d"))), "from", "is not a domain"),
-        (Request { recipients: many, ..parts(|_| {}) }, "recipients", "are 6, more than 5"),
+        (Request { recipients: many, ..parts(|_| {}) }, "recipients", "are more than 5"),
         (Request { tags: texts(&[""]), ..parts(|_| {}) }, "tags[0]", "1 to 128"),
         (Request { tags: vec!["x".into(); 33], ..parts(|_| {}) }, "tags", "at most 32"),
         (

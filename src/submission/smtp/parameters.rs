@@ -86,6 +86,22 @@ impl MailParameters {
         }
         Ok(found)
     }
+
+    /// Those that order something, as given: what a submission said beside its content. Empty where there are none.
+    pub(super) fn said(&self) -> String {
+        let mut said = String::new();
+        match self.ret {
+            None => {}
+            Some(Ret::Full) => said.push_str(" RET=FULL"),
+            Some(Ret::Hdrs) => said.push_str(" RET=HDRS"),
+        }
+        if let Some(envid) = &self.envid {
+            said.push_str(" ENVID=");
+            said.push_str(envid);
+        }
+        self.orders.say(&mut said);
+        said
+    }
 }
 
 impl RcptParameters {
@@ -270,6 +286,17 @@ mod tests {
         }
         assert!(mail(&format!("ENVID={}", "x".repeat(101))).is_err());
         assert!(mail("AUTH=<>").is_ok() && mail("AUTH=e+3Dmc2@example.com").is_ok());
+    }
+
+    #[test]
+    fn says_its_orders_again() {
+        let said = |rest: &str| mail(rest).expect("good").said();
+        assert_eq!(said("SIZE=12 BODY=8BITMIME SMTPUTF8 AUTH=<>"), "");
+        assert_eq!(
+            said("mt-priority=+3 BY=0060;r HOLDFOR=0010 ENVID=a ret=hdrs"),
+            " RET=HDRS ENVID=a HOLDFOR=10 BY=60 MT-PRIORITY=3"
+        );
+        assert_eq!(said("HOLDUNTIL=2026-11-22T14:00:00+02:00"), " HOLDUNTIL=2026-11-22T12:00:00.000Z");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::message::{self, Circumstances, MessageError};
-use super::super::options::Asked;
+use super::super::options::{Asked, OptionError};
 use super::super::received::Received;
 use super::content::{Content, Whole};
 use super::limits::MemoryShare;
@@ -48,6 +48,8 @@ pub(super) struct Submitted {
     pub(super) envelope: Envelope,
     /// The message as it goes out.
     pub(super) content: Bytes,
+    /// What is wrong with its times, unless it was taken before.
+    pub(super) overdue: Option<OptionError>,
     /// What the content is accounted with.
     pub(super) memory: MemoryShare,
 }
@@ -124,11 +126,17 @@ impl Transaction {
                 reverse_path: &self.reverse_path,
                 recipients: &self.recipients,
                 asked: self.asked,
+                said: &self.parameters.said(),
                 smtputf8,
                 eight_bit,
                 expire_after: trace.expire_after,
             },
         )?;
+        // With a key this may be a repetition, and whether it is the gate finds out.
+        let overdue = match completed.overdue {
+            Some(error) if completed.key.is_none() => return Err(error.into()),
+            overdue => overdue,
+        };
         // To give memory back never fails.
         memory.resize(completed.capacity);
         let envelope = Envelope {
@@ -145,7 +153,7 @@ impl Transaction {
             tags: completed.tags,
             key: completed.key,
         };
-        Ok(Submitted { principal: self.principal, envelope, content: completed.content, memory })
+        Ok(Submitted { principal: self.principal, envelope, content: completed.content, overdue, memory })
     }
 }
 

@@ -5,7 +5,9 @@ use std::mem;
 use tracing::Level;
 
 use super::super::super::door::{Door, Handover};
+use super::super::super::options::OptionError;
 use super::super::super::received::{Protocol, Received};
+use super::super::super::rejection::Rejection;
 use super::super::content::{self, Content, Fault, MemoryFull, Whole};
 use super::super::data::{DotReader, Progress};
 use super::super::input::Input;
@@ -187,7 +189,11 @@ impl<D: Door> Session<D> {
                 tls: protocol.tls,
             })
         });
+        let overdue = submitted
+            .overdue
+            .map(|OptionError { field, value, why }| Box::new(Rejection::invalid(field, format!("{value:?}: {why}"))));
         let handover = Handover::one(submitted.principal, id, submitted.envelope, submitted.content);
+        let handover = Handover { overdue, ..handover };
         let accepting = shared.door.accept(handover);
         let ticket = Ticket::new(id, record, submitted.memory);
         self.replies.push_pending(Box::pin(async move { Outcome::Message(accepting.await) }), ticket);
