@@ -11,6 +11,8 @@
 //! Everything in a report but its frame was written by others: addresses, replies, the message itself. Nothing of it
 //! reaches a field of ours before control characters and octets above 127 are gone (`field.rs`).
 
+pub mod bounce;
+pub mod classify;
 mod field;
 #[doc(hidden)]
 pub mod probe;
