@@ -1,7 +1,7 @@
 //! Reads bounces that nobody wrote for machines: finds who failed, and the words about them.
 
-use super::Named;
 use super::parts::{Parts, fields};
+use super::{Named, codes};
 
 /// Lines behind which the original message stands.
 const CUTS: [&str; 28] = [
@@ -59,8 +59,10 @@ pub(super) fn own_words(parts: &Parts) -> &str {
     let (mut at, mut seen) = (0, 0);
     for line in text.split_inclusive('\n') {
         let low = line.to_lowercase();
-        let ruled =
-            low.trim_start().starts_with(['-', '=', '*', '_', '+']) || low.trim_end().ends_with([':', '-', '.', '=']);
+        let trimmed = low.trim();
+        let ruled = trimmed.starts_with(['-', '=', '*', '_', '+'])
+            || (trimmed.ends_with(':') && trimmed.len() < 80)
+            || (trimmed.ends_with('.') && trimmed.len() < 40);
         let cut = ruled && low.len() < 160 && CUTS.iter().any(|one| low.contains(one));
         let returned = ["return-path:", "received: from", "received: by", "dkim-signature:", "mime-version:"];
         if seen > 2 && (cut || returned.iter().any(|one| low.trim_start_matches(['>', ' ']).starts_with(one))) {
@@ -79,13 +81,48 @@ pub(super) fn without_formulas(words: &str) -> String {
     FORMULAS.iter().fold(joined, |text, formula| text.replace(formula, " "))
 }
 
-/// The words about one recipient: from the line that names it, or all of them.
-pub(super) fn words_about(parts: &Parts, recipient: &str) -> String {
-    let words = own_words(parts);
-    match words.to_ascii_lowercase().find(&recipient.to_ascii_lowercase()) {
-        Some(at) if !recipient.is_empty() && words.len() - at - recipient.len() > 40 => words[at..].to_owned(),
-        _ => words.to_owned(),
+/// The words that may tell why a recipient failed, the most telling first: its paragraph from the reply on, its paragraph,
+/// everything.
+pub(super) fn candidates(words: &str, recipient: &str) -> Vec<String> {
+    let words: String = words.lines().filter(|line| !is_foreign(line)).flat_map(|line| [line, "\n"]).collect();
+    let start = place(&words, recipient).unwrap_or(0);
+    let about = &words[start..];
+    let mut found = Vec::new();
+    for paragraph in about.split("\n\n").chain(words.split("\n\n")).take(200) {
+        if let Some(at) = reply_start(paragraph) {
+            found.push(paragraph[at..].to_owned());
+            break;
+        }
     }
+    if !recipient.is_empty() {
+        found.push(about.split("\n\n").next().unwrap_or_default().to_owned());
+    }
+    found.push(about.to_owned());
+    found.push(words);
+    found
+}
+
+/// Lines that repeat what the sender wrote.
+fn is_foreign(line: &str) -> bool {
+    let low = line.trim_start_matches(['>', ' ', '\t']);
+    low.get(..8).is_some_and(|name| name.eq_ignore_ascii_case("subject:"))
+}
+
+/// Where a refusal begins: a line's `<<< 550 …`, or what follows a colon.
+fn reply_start(paragraph: &str) -> Option<usize> {
+    let mut from = 0;
+    for line in paragraph.split_inclusive('\n') {
+        let starts = std::iter::once(0).chain(line.match_indices([':', '<', '\'', '"', ' ']).map(|found| found.0 + 1));
+        for start in starts {
+            let rest = line[start..].trim_start();
+            let ended = rest.as_bytes().get(3).is_some_and(|b| matches!(b, b' ' | b'-' | b':'));
+            if ended && rest.starts_with(['4', '5']) && codes(rest.get(..4).unwrap_or_default()).0.is_some() {
+                return Some(from + line.len() - rest.len());
+            }
+        }
+        from += line.len();
+    }
+    None
 }
 
 /// Who failed, each with the words about it. At least one; its address is empty when nothing names it.
@@ -125,25 +162,21 @@ pub(super) fn recipients(parts: &Parts) -> Vec<Named> {
     if failed.is_empty() {
         failed.push(String::new());
     }
-    let places: Vec<Option<usize>> = failed.iter().map(|address| place(words, address)).collect();
-    failed.iter().enumerate().map(|(at, address)| named(words, address, places[at], &places)).collect()
+    failed.iter().map(|address| named(words, address, &failed)).collect()
 }
 
-/// A recipient with the words from its place to the next one's. The first has what stands in front too, when it is alone.
-fn named(words: &str, address: &str, place: Option<usize>, places: &[Option<usize>]) -> Named {
-    let mut about = match place {
+/// A recipient with the words from its place to where another one is named; with all of them when it is alone.
+fn named(words: &str, address: &str, failed: &[String]) -> Named {
+    let about = match place(words, address).filter(|_| failed.len() > 1) {
         Some(start) => {
-            let end = places.iter().flatten().copied().filter(|other| *other > start).min().unwrap_or(words.len());
-            words[start..end].to_owned()
+            let rest = &words[start..];
+            let others = failed.iter().filter(|other| *other != address).take(50);
+            let end = others.filter_map(|other| place(rest, other)).min().unwrap_or(rest.len());
+            // Recipients in a row share the words around them.
+            if end > address.len() + 12 { rest[..end].to_owned() } else { words.to_owned() }
         }
         None => words.to_owned(),
     };
-    if places.len() == 1 {
-        let judged = super::classify_reply(None, None, &without_formulas(&about), "");
-        if judged.confidence == 0 || about.trim().len() < address.len() + 12 {
-            about = words.to_owned();
-        }
-    }
     Named { recipient: address.to_owned(), words: about, ..Named::default() }
 }
 
@@ -183,7 +216,8 @@ fn shaped(words: &str) -> Vec<Shaped> {
         "destinataire",
         "empfaenger",
     ];
-    const NOT: [&str; 14] = [
+    const NOT: [&str; 15] = [
+        "250",
         "from:",
         "message-id:",
         "sender:",
@@ -206,7 +240,10 @@ fn shaped(words: &str) -> Vec<Shaped> {
             continue;
         }
         for (at, address) in addresses(line) {
-            let before = line[..at].trim_matches(|c: char| c.is_whitespace() || "<>\"'-*•|([=:`".contains(c));
+            let lead = line[..at].trim_start();
+            let coded = lead.starts_with(['4', '5']) && codes(lead.get(..3).unwrap_or_default()).0.is_some();
+            let lead = if coded { lead.get(3..).unwrap_or_default() } else { lead };
+            let before = lead.trim_matches(|c: char| c.is_whitespace() || "<>\"'-*•|([=:`".contains(c));
             let word = line[..at]
                 .trim_end_matches(['<', ' ', '"', '\'', '(', '['])
                 .rsplit([' ', '<', '\t'])

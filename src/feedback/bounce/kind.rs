@@ -12,7 +12,7 @@ pub(super) enum Weighed {
 }
 
 /// Who sends bounces, as the local part or the name of the author.
-const SENDERS: [&str; 21] = [
+const SENDERS: [&str; 22] = [
     "mailer-daemon",
     "mailer_daemon",
     "maildaemon",
@@ -22,6 +22,7 @@ const SENDERS: [&str; 21] = [
     "maildelivery",
     "postmaster",
     "post master",
+    "post_master",
     "mdaemon",
     "mail system",
     "mail-system",
@@ -235,9 +236,14 @@ pub(super) fn weigh(parts: &Parts) -> Weighed {
     weight += i32::from(!reply.is_empty() && reply != "no");
     weight += says.min(2) as i32;
     weight += i32::from(super::codes(&words).0.is_some());
-    let answer = subject.starts_with("re:") || !parts.field("in-reply-to").is_empty() && !is_daemon(&from);
-    weight -= if answer { 2 } else { 0 };
-    weight -= if !parts.field("list-unsubscribe").is_empty() { 2 } else { 0 };
+    let daemon = is_daemon(&from);
+    if daemon {
+        weight += i32::from(!parts.original.is_empty());
+        weight += i32::from(parts.human.lines().any(|line| line.starts_with('<') && line.trim_end().ends_with(">:")));
+    }
+    let answer = subject.starts_with("re:") || !parts.field("in-reply-to").is_empty();
+    weight -= if answer && !daemon { 2 } else { 0 };
+    weight -= if !parts.field("list-unsubscribe").is_empty() && !(daemon && about_failure) { 1 } else { 0 };
     if weight >= 4 { Weighed::Bounce } else { Weighed::Other(Kind::Other) }
 }
 

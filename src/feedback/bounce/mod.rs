@@ -139,16 +139,25 @@ fn judged(one: Named, parts: &Parts) -> Bounced {
     let mut reply = reply.filter(|code| *code != 250 || !action.is_trouble());
     let provider = "";
     let mut verdict = classify_reply(reply, enhanced.or(told).or(one.status), &one.diagnostic, provider);
-    let mut diagnostic = one.diagnostic;
+    let mut diagnostic = one.diagnostic.clone();
     if verdict.confidence < SAYS_LITTLE {
-        let words = if one.words.is_empty() { free::words_about(parts, &one.recipient) } else { one.words };
-        let (code, enhanced) = codes(&words);
-        let second = classify_reply(reply.or(code), enhanced.or(told), &free::without_formulas(&words), provider);
-        if second.confidence > verdict.confidence {
-            verdict = second;
-            status = status.filter(|status| (status.1, status.2) != (0, 0)).or(enhanced).or(status);
-            reply = reply.or(code);
-            diagnostic = if diagnostic.is_empty() { words } else { format!("{diagnostic} {words}") };
+        let words = if one.words.is_empty() { free::own_words(parts) } else { &one.words };
+        for words in free::candidates(words, &one.recipient) {
+            let (code, enhanced) = codes(&words);
+            let code = reply.or(code.filter(|code| *code >= 400));
+            let second = classify_reply(code, enhanced.or(told), &free::without_formulas(&words), provider);
+            if second.confidence > verdict.confidence && second.reason != Reason::Other {
+                verdict = second;
+                status = status.filter(|status| (status.1, status.2) != (0, 0)).or(enhanced).or(status);
+                reply = code;
+                diagnostic = words;
+            }
+            if verdict.confidence >= SAYS_LITTLE {
+                break;
+            }
+        }
+        if diagnostic.is_empty() {
+            diagnostic = one.words;
         }
     }
     if action == Action::Delayed {

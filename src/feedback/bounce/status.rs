@@ -63,7 +63,7 @@ fn recipient(group: &str) -> Option<Named> {
 fn address(value: &str) -> String {
     let text = value.split_once(';').map_or(value, |pair| pair.1).trim();
     let text = text.rsplit_once('<').map_or(text, |pair| pair.1.split('>').next().unwrap_or_default());
-    text.split_whitespace().next().unwrap_or_default().trim_matches(['<', '>', '"', '\'', ',']).to_owned()
+    text.split_whitespace().next().unwrap_or_default().trim_matches(['<', '>', '\'', ',']).to_owned()
 }
 
 /// `smtp; 550 no` gives `550 no`.

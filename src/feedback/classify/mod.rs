@@ -53,8 +53,8 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
         _ => Permanence::Unknown,
     };
     let verdict = |reason: Reason, confidence: u8, rule: String, soft: bool| {
-        // A mailbox that is unknown for now may be known again (greylists, directories that are down).
-        let passing = permanence == Permanence::Transient && reason == Reason::UserUnknown;
+        // What is unknown for now may be known again: greylists, directories and name servers that are down.
+        let passing = permanence == Permanence::Transient;
         let class = if reason.is_lasting() && !soft && !passing { Class::Hard } else { Class::Soft };
         Verdict { class, permanence, reason, blame: reason.fault(), confidence, rule }
     };
