@@ -61,7 +61,7 @@ pub(super) fn own_words(parts: &Parts) -> &str {
         let low = line.to_lowercase();
         let trimmed = low.trim();
         let ruled = trimmed.starts_with(['-', '=', '*', '_', '+'])
-            || (trimmed.ends_with(':') && trimmed.len() < 80)
+            || (trimmed.ends_with(':') && trimmed.len() < 80 && !trimmed.contains("receive"))
             || (trimmed.ends_with('.') && trimmed.len() < 40);
         let cut = ruled && low.len() < 160 && CUTS.iter().any(|one| low.contains(one));
         let returned = ["return-path:", "received: from", "received: by", "dkim-signature:", "mime-version:"];
@@ -88,6 +88,8 @@ pub(super) fn candidates(words: &str, recipient: &str) -> Vec<String> {
     let start = place(&words, recipient).unwrap_or(0);
     let about = &words[start..];
     let mut found = Vec::new();
+    let line = about.lines().next().unwrap_or_default();
+    found.extend(reply_start(line).map(|at| line[at..].to_owned()));
     for paragraph in about.split("\n\n").chain(words.split("\n\n")).take(200) {
         if let Some(at) = reply_start(paragraph) {
             found.push(paragraph[at..].to_owned());

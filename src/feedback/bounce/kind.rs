@@ -243,8 +243,10 @@ pub(super) fn weigh(parts: &Parts) -> Weighed {
     }
     let answer = subject.starts_with("re:") || !parts.field("in-reply-to").is_empty();
     weight -= if answer && !daemon { 2 } else { 0 };
-    weight -= if !parts.field("list-unsubscribe").is_empty() && !(daemon && about_failure) { 1 } else { 0 };
-    if weight >= 4 { Weighed::Bounce } else { Weighed::Other(Kind::Other) }
+    weight -= if !parts.field("list-unsubscribe").is_empty() && !daemon { 1 } else { 0 };
+    // Shops write of what could not be delivered, too.
+    let enough = if daemon || named { 4 } else { 5 };
+    if weight >= enough { Weighed::Bounce } else { Weighed::Other(Kind::Other) }
 }
 
 fn is_daemon(from: &str) -> bool {

@@ -129,6 +129,8 @@ struct Named {
     diagnostic: String,
     /// What follows it in the words for people, for reports that are nothing else.
     words: String,
+    /// The receiver that said so, in lower case.
+    host: String,
 }
 
 fn judged(one: Named, parts: &Parts) -> Bounced {
@@ -137,12 +139,13 @@ fn judged(one: Named, parts: &Parts) -> Bounced {
     let told = one.status.filter(|status| (status.1, status.2) != (0, 0));
     let mut status = told.or(enhanced).or(one.status);
     let mut reply = reply.filter(|code| *code != 250 || !action.is_trouble());
-    let provider = "";
+    let provider = one.host.as_str();
     let mut verdict = classify_reply(reply, enhanced.or(told).or(one.status), &one.diagnostic, provider);
     let mut diagnostic = one.diagnostic.clone();
     if verdict.confidence < SAYS_LITTLE {
         let words = if one.words.is_empty() { free::own_words(parts) } else { &one.words };
-        for words in free::candidates(words, &one.recipient) {
+        let all = free::own_words(parts).to_owned();
+        for words in free::candidates(words, &one.recipient).into_iter().chain([all]) {
             let (code, enhanced) = codes(&words);
             let code = reply.or(code.filter(|code| *code >= 400));
             let second = classify_reply(code, enhanced.or(told), &free::without_formulas(&words), provider);

@@ -53,10 +53,11 @@ fn recipient(group: &str) -> Option<Named> {
     let status = first("status")
         .and_then(|text| text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|word| word.parse().ok()));
     let diagnostic = all("diagnostic-code").into_iter().map(without_type).collect::<Vec<_>>().join(" ");
+    let host = of("remote-mta").unwrap_or_default().to_ascii_lowercase();
     let more = all("x-supplementary-info").join(" ");
     let diagnostic = if diagnostic.is_empty() { more } else { diagnostic };
     let original = original.filter(|address| *address != named);
-    Some(Named { recipient: named, original, action: Some(action), status, diagnostic, words: String::new() })
+    Some(Named { recipient: named, original, action: Some(action), status, diagnostic, words: String::new(), host })
 }
 
 /// `rfc822; <a@b>` gives `a@b`.

@@ -42,8 +42,8 @@ pub struct Verdict {
     pub rule: String,
 }
 
-/// Judges what a receiver said. `text` may hold the codes or not, and any number of lines; `provider` is a hint (`google`,
-/// `microsoft`), empty when nobody knows.
+/// Judges what a receiver said. `text` may hold the codes or not, and any number of lines; `provider` is a hint, a name
+/// (`google`) or the receiver's host in lower case; empty when nobody knows.
 pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &str, provider: &str) -> Verdict {
     let permanence = match (enhanced.map(|code| u16::from(code.0)), code.map(|code| code / 100)) {
         (_, Some(5)) | (Some(5), None) => Permanence::Permanent,

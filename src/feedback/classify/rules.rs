@@ -145,7 +145,7 @@ impl Rules {
                     .as_ref()
                     .is_none_or(|digits| one.rule.code.iter().any(|code| digits.starts_with(code.as_str())));
             let provider_fits = one.provider.is_empty()
-                || one.rule.provider.iter().any(|name| name == provider)
+                || one.rule.provider.iter().any(|name| provider.contains(name.as_str()))
                 || one.provider.iter().any(|name| found[*name]);
             code_fits && provider_fits && one.any.iter().any(all) && !one.unless.iter().any(all)
         };

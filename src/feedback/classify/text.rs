@@ -84,18 +84,13 @@ fn without_codes(word: &str) -> &str {
 /// `<a@b>...` gives `<@>...`.
 fn push_without_address(made: &mut String, word: &str) {
     let part = |c: char| c.is_alphanumeric() || "!#$%&*+-/=?^_`{|}~.@".contains(c);
-    let mut in_address = false;
-    let Some(at) = word.find('@') else { return };
-    let start = word[..at].char_indices().rev().take_while(|(_, c)| part(*c)).last().map_or(at, |(place, _)| place);
-    for (place, c) in word.char_indices() {
-        if place >= start && part(c) {
-            if !in_address {
-                made.push('@');
-            }
-            in_address = true;
+    for piece in word.split_inclusive(|c: char| !part(c)) {
+        let address = piece.trim_end_matches(|c: char| !part(c));
+        if address.contains('@') {
+            made.push('@');
+            piece[address.len()..].chars().for_each(|c| push_folded(made, c));
         } else {
-            in_address = false;
-            push_folded(made, c);
+            piece.chars().for_each(|c| push_folded(made, c));
         }
     }
 }
