@@ -3,6 +3,9 @@
 use super::parts::{Parts, fields};
 use super::{Named, codes};
 
+/// As many recipients are read from words for people: nobody writes longer lists, and each costs a search.
+const RECIPIENTS_MAX: usize = 50;
+
 /// Lines behind which the original message stands.
 const CUTS: [&str; 28] = [
     "original message",
@@ -164,18 +167,20 @@ pub(super) fn recipients(parts: &Parts) -> Vec<Named> {
     if failed.is_empty() {
         failed.push(String::new());
     }
-    failed.iter().map(|address| named(words, address, &failed)).collect()
+    let low = words.to_ascii_lowercase();
+    let names: Vec<String> = failed.iter().map(|address| address.to_ascii_lowercase()).collect();
+    failed.iter().enumerate().map(|(at, address)| named(words, &low, address, at, &names)).collect()
 }
 
 /// A recipient with the words from its place to where another one is named; with all of them when it is alone.
-fn named(words: &str, address: &str, failed: &[String]) -> Named {
-    let about = match place(words, address).filter(|_| failed.len() > 1) {
+fn named(words: &str, low: &str, address: &str, at: usize, names: &[String]) -> Named {
+    let about = match low.find(&names[at]).filter(|_| names.len() > 1) {
         Some(start) => {
-            let rest = &words[start..];
-            let others = failed.iter().filter(|other| *other != address).take(50);
-            let end = others.filter_map(|other| place(rest, other)).min().unwrap_or(rest.len());
+            let rest = &low[start..];
+            let others = names.iter().enumerate().filter(|other| other.0 != at);
+            let end = others.filter_map(|other| rest.find(other.1)).min().unwrap_or(rest.len());
             // Recipients in a row share the words around them.
-            if end > address.len() + 12 { rest[..end].to_owned() } else { words.to_owned() }
+            if end > address.len() + 12 { words[start..start + end].to_owned() } else { words.to_owned() }
         }
         None => words.to_owned(),
     };
@@ -187,7 +192,7 @@ fn place(words: &str, address: &str) -> Option<usize> {
 }
 
 fn add(failed: &mut Vec<String>, address: String) {
-    if failed.len() < super::RECIPIENTS_MAX && !failed.iter().any(|one| one.eq_ignore_ascii_case(&address)) {
+    if failed.len() < RECIPIENTS_MAX && !failed.iter().any(|one| one.eq_ignore_ascii_case(&address)) {
         failed.push(address);
     }
 }

@@ -5,6 +5,9 @@ use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
 /// As much of a message is looked at, in bytes: reports stand in front of what they return.
 const LOOKED_AT: usize = 512 * 1024;
 
+/// As much is kept of the words for people, in bytes: they are searched for every recipient.
+const WORDS_MAX: usize = 48 * 1024;
+
 /// As many parts are looked at.
 const PARTS_MAX: usize = 100;
 
@@ -44,6 +47,7 @@ impl Parts {
             let body = &message[head(message).len()..];
             parts.human = String::from_utf8_lossy(body).into_owned();
         }
+        parts.human.truncate(parts.human.floor_char_boundary(WORDS_MAX));
         if parts.status.is_empty() {
             // Reports whose parts lost their types or their boundaries.
             let body = String::from_utf8_lossy(&message[head(message).len()..]).replace('\r', "");

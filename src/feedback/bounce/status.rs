@@ -9,7 +9,8 @@ pub(super) fn recipients(status: &str) -> Vec<Named> {
     let mut named: Vec<Named> = Vec::new();
     for group in status.split("\n\n").take(2 * super::RECIPIENTS_MAX) {
         for group in by_recipient(group) {
-            if let Some(one) = recipient(group)
+            if named.len() < super::RECIPIENTS_MAX
+                && let Some(one) = recipient(group)
                 && !named
                     .iter()
                     .any(|other| other.recipient.eq_ignore_ascii_case(&one.recipient) && !one.recipient.is_empty())

@@ -166,9 +166,7 @@ fn spread(name: &str) -> Vec<EnhancedCode> {
     let (class, subject, detail) = (part(), part(), part());
     let classes = if class == "x" { vec!["4", "5"] } else { vec![class] };
     let (from, to) = detail.split_once('-').unwrap_or((detail, detail));
-    let range = from.parse::<u16>().ok().zip(to.parse::<u16>().ok()).map_or(1..=0, |(from, to)| from..=to);
-    range
-        .flat_map(|detail| classes.iter().map(move |class| format!("{class}.{subject}.{detail}")))
-        .filter_map(|c| c.parse().ok())
-        .collect()
+    let (Ok(from), Ok(to)) = (from.parse::<u16>(), to.parse::<u16>()) else { return Vec::new() };
+    let named = |detail| classes.iter().filter_map(move |class| format!("{class}.{subject}.{detail}").parse().ok());
+    (from..=to).flat_map(named).collect()
 }
