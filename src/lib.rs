@@ -37,7 +37,7 @@ pub mod probe {
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 21] = [
+    pub const TARGETS: [(&str, Target); 22] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -55,6 +55,7 @@ pub mod probe {
         ("ledger", ledger::probe::record),
         ("config", config::probe::config),
         ("report", feedback::probe::report),
+        ("bounce", feedback::probe::bounce),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),
         ("author", access::probe::author),

@@ -1,5 +1,6 @@
 //! The commands, one file each. Exit codes: 0 done, 1 failed, 2 bad usage or configuration; those of `send` are its own.
 
+mod bounce;
 mod check;
 mod client;
 mod demo;
@@ -49,6 +50,9 @@ enum Command {
     /// Say who may submit: tenants of the running daemon, their tokens and quotas.
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Say what a refusal or a bounce means.
+    #[command(subcommand)]
+    Bounce(bounce::BounceCommand),
     /// Look after the spool on disk.
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
@@ -97,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Send { words } => return send::run("posthaste send", &words),
         Command::Queue(command) => queue::run(command),
         Command::Spool(command) => spool::run(command),
+        Command::Bounce(command) => bounce::run(command),
         Command::Tenant(command) => tenant::run(command),
     };
     outcome.unwrap_or_else(|error| {

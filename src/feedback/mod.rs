@@ -1,6 +1,7 @@
 //! Learn: what outcomes mean for the sender.
 //!
-//! So far one thing: when recipients have failed or expired, or were handed to where reports end, [`delivery_report`]
+//! Two ways. Inwards: [`classify`] says what a refusal means, and [`bounce`] reads what comes back as mail; neither is
+//! asked by the queue yet. Outwards: when recipients have failed or expired, or were handed to where reports end, [`delivery_report`]
 //! makes the message that says so (RFC 3464), and the queue sends it like any other. Pure: no clock, no network, no disk. The steps:
 //!
 //! 1. Nobody is told of a failed report (a null reverse path), nor of what a recipient's NOTIFY excludes.
@@ -11,6 +12,8 @@
 //! Everything in a report but its frame was written by others: addresses, replies, the message itself. Nothing of it
 //! reaches a field of ours before control characters and octets above 127 are gone (`field.rs`).
 
+pub mod bounce;
+pub mod classify;
 mod field;
 #[doc(hidden)]
 pub mod probe;

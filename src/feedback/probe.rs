@@ -1,5 +1,7 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
+use super::bounce::{self, Kind};
+use super::classify;
 use super::{Fate, ReportedRecipient, delivery_report};
 use crate::clock::Timestamp;
 use crate::mail::{
@@ -66,6 +68,17 @@ pub fn report(octets: &[u8]) {
         None => assert!(original.reverse_path.address().is_none(), "somebody wants the report"),
         Some((envelope, report)) => check(&envelope, &report, failed.len()),
     }
+}
+
+/// A foreign message, and the same as a reply. Only a bounce has recipients, and it has one; what is kept of a text is
+/// bounded; the same octets give the same.
+pub fn bounce(octets: &[u8]) {
+    let incoming = bounce::read(octets);
+    assert_eq!(incoming.kind == Kind::Bounce, !incoming.recipients.is_empty());
+    assert!(incoming.recipients.iter().all(|one| one.diagnostic.len() <= 2_000 && one.verdict.confidence <= 100));
+    assert_eq!(incoming, bounce::read(octets));
+    let verdict = classify::classify_line(&String::from_utf8_lossy(octets), "");
+    assert!(verdict.class == classify::Class::Soft || verdict.reason.is_lasting());
 }
 
 /// What the door lets stand in parameters: printable ASCII without a space.

@@ -1,0 +1,154 @@
+//! `posthaste bounce`: what refusals and bounces mean, and how often we are right about it.
+
+use std::fs;
+use std::io::{Read, stdin};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::FAILED;
+use crate::feedback::bounce::score::{self, Figures};
+use crate::feedback::bounce::{Bounced, Incoming, Kind, read};
+use crate::feedback::classify::{Verdict, classify_line, codes};
+
+/// More of standard input is not read, in bytes.
+const INPUT_MAX: u64 = 64 * 1024 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BounceCommand {
+    /// Judge the message or the reply line on stdin: exit 0 for a bounce or refusal, 1 for anything else.
+    Classify {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Who said it, when known: `google`, `microsoft`, …
+        #[arg(long, default_value = "")]
+        provider: String,
+    },
+    /// Judge mail and replies whose meaning is known and print how often we are right.
+    Score {
+        /// Holds `smtp-replies.tsv`, or `expected.tsv` with its messages, or both (the latter in `bounces/`).
+        dir: PathBuf,
+        /// Print what went wrong too, of the samples that rules were written from.
+        #[arg(long)]
+        misses: bool,
+    },
+}
+
+pub(super) fn run(command: BounceCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        BounceCommand::Classify { json, provider } => classify(json, &provider),
+        BounceCommand::Score { dir, misses } => print_score(&dir, misses),
+    }
+}
+
+fn classify(as_json: bool, provider: &str) -> anyhow::Result<ExitCode> {
+    let mut input = Vec::new();
+    stdin().take(INPUT_MAX).read_to_end(&mut input).context("read standard input")?;
+    let text = String::from_utf8_lossy(&input);
+    let incoming = if is_reply(text.trim()) {
+        let line = text.trim();
+        let verdict = classify_line(line, provider);
+        let (reply, status) = codes(line);
+        return Ok(print_reply(as_json, line, reply, status.map(|code| code.to_string()), &verdict));
+    } else {
+        read(&input)
+    };
+    if as_json {
+        println!("{}", json!(incoming));
+    } else {
+        print_incoming(&incoming);
+    }
+    Ok(if incoming.kind == Kind::Bounce { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// A line or a few without a header.
+fn is_reply(text: &str) -> bool {
+    let line = text.lines().next().unwrap_or_default();
+    let name = line.split(':').next().unwrap_or_default();
+    let field = line.contains(':') && !name.is_empty() && !name.contains(' ');
+    let coded = line.get(..3).is_some_and(|code| code.bytes().all(|b| b.is_ascii_digit()));
+    !text.is_empty() && (coded || (!field && text.lines().count() == 1))
+}
+
+fn print_reply(as_json: bool, line: &str, reply: Option<u16>, status: Option<String>, verdict: &Verdict) -> ExitCode {
+    if as_json {
+        let mut one: Value = json!(verdict);
+        one["recipient"] = json!("");
+        one["action"] = json!("failed");
+        one["status"] = json!(status);
+        one["reply"] = json!(reply);
+        one["diagnostic"] = json!(line);
+        println!("{}", json!({"kind": "bounce", "recipients": [one], "complaint": null}));
+    } else {
+        print_verdict(verdict);
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_incoming(incoming: &Incoming) {
+    println!("{}", json!(incoming.kind).as_str().unwrap_or_default());
+    for Bounced { recipient, action, verdict, .. } in &incoming.recipients {
+        print!("{recipient}  {}  ", json!(action).as_str().unwrap_or_default());
+        print_verdict(verdict);
+    }
+}
+
+fn print_verdict(verdict: &Verdict) {
+    let Verdict { class, reason, confidence, rule, .. } = verdict;
+    println!("{}  {}  confidence {confidence}  {rule}", class.as_str(), reason.as_str());
+}
+
+fn print_score(dir: &Path, misses: bool) -> anyhow::Result<ExitCode> {
+    let table =
+        |path: PathBuf| path.exists().then(|| fs::read_to_string(&path).with_context(|| path.display().to_string()));
+    let tuned = |name: &str| !score::is_held_out(name);
+    let mut shown = false;
+    if let Some(replies) = table(dir.join("smtp-replies.tsv")) {
+        let replies = replies?;
+        print_figures("replies, tuned on", &score::replies(&replies, tuned), misses);
+        print_figures("replies, held out", &score::replies(&replies, score::is_held_out), false);
+        print_by_reason(&score::replies(&replies, |_| true));
+        shown = true;
+    }
+    for dir in [dir.to_owned(), dir.join("bounces")] {
+        let Some(expected) = table(dir.join("expected.tsv")) else { continue };
+        let expected = expected?;
+        let open = |file: &str| fs::read(dir.join(file));
+        let own = |name: &str| name.starts_with("sisimai-");
+        let figures = |wanted: &dyn Fn(&str) -> bool| score::bounces(&expected, open, wanted);
+        print_figures("bounces, tuned on", &figures(&tuned)?, misses);
+        print_figures("bounces, held out", &figures(&score::is_held_out)?, false);
+        print_figures("bounces, independent", &figures(&|name| !own(name))?, false);
+        print_figures("bounces, sisimai", &figures(&own)?, false);
+        print_by_reason(&figures(&|_| true)?);
+        shown = true;
+    }
+    if !shown {
+        bail!("{} holds neither smtp-replies.tsv nor expected.tsv", dir.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_figures(name: &str, figures: &Figures, misses: bool) {
+    println!("{name}:");
+    if figures.detected.all > 0 {
+        println!("  detected {}; all recipients {}", figures.detected, figures.recipients);
+        println!("  ordinary mail taken for a bounce {}; auto-replies {}", figures.ordinary, figures.auto_replies);
+    }
+    println!("  reason {}, strictly {}; hard/soft {}", figures.reason, figures.strict, figures.class);
+    println!("  a live address suppressed {}", figures.live_suppressed);
+    for miss in figures.misses.iter().filter(|_| misses) {
+        println!("    {miss}");
+    }
+}
+
+fn print_by_reason(figures: &Figures) {
+    println!("by reason, all:");
+    for (reason, share) in &figures.by_reason {
+        println!("  {reason:16} {share}");
+    }
+}
