@@ -40,7 +40,7 @@ impl<D: Desk> Events for Watching<D> {
     type WatchStream = Following;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Following>, Status> {
-        let caller = self.shared.caller(&request).await?;
+        let caller = self.shared.caller(&request)?;
         let (start, mut filter) = read(request.into_inner()).map_err(|no| status::status(&no))?;
         if let Some(own) = &caller.principal.tenant {
             if filter.tenant.as_deref().is_some_and(|named| named != own.name) {

@@ -3,8 +3,9 @@
 //! The promise: a receipt leaves only after its message is on disk; a stream's results come in the order of its requests,
 //! one for each, until the client or the daemon ends it.
 //!
-//! 1. `front.rs` gives each request's body its part of the memory and hands the request to the services.
-//! 2. `service.rs` learns who asks ([`principal`](super::web::principal)) and answers the calls of the Submission service;
+//! 1. `front.rs` learns who asks ([`principal`](super::web::principal)) before it reads anything, gives the request's body
+//!    its part of the memory (`reading.rs`, with `scan.rs` against what would grow there), and hands it to the services.
+//! 2. `service.rs` answers the calls of the Submission service;
 //!    `translate.rs` reads a message of ours into a [`Request`](super::request::Request).
 //! 3. `stream.rs` is the pipeline of `SubmitStream`: it reads as long as memory and count allow, and answers as commits
 //!    come. It runs in the task that writes the response: no task and no channel per message.
@@ -17,6 +18,7 @@ mod events;
 mod front;
 mod health;
 mod reading;
+mod scan;
 mod service;
 mod status;
 mod stream;
