@@ -33,6 +33,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 use rustls::ServerConfig;
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::front::Front;
@@ -108,6 +109,8 @@ struct Shared<D> {
     hostname: Domain,
     policy: Arc<ArcSwap<GrpcConfig>>,
     events: Arc<EventLog>,
+    /// Seats of those who watch events.
+    watchers: Arc<Semaphore>,
     /// No new work: streams end when what they have read is answered.
     closing: CancellationToken,
     clock: Clock,
@@ -155,6 +158,7 @@ impl Grpc {
             hostname,
             policy: Arc::clone(&policy),
             events,
+            watchers: Arc::new(Semaphore::new(events::WATCHERS_MAX)),
             closing: closing.clone(),
             clock,
             accepted,

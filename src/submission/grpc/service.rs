@@ -15,7 +15,7 @@ use crate::access::Principal;
 use crate::mail::Receipt;
 use crate::submission::rejection::Rejection;
 use crate::submission::request::{ApiCircumstances, ContentNames, prepare};
-use crate::submission::web::{Peer, principal};
+use crate::submission::web::{Peer, principal, stands};
 
 /// The Submission service.
 pub(super) struct Calls<D> {
@@ -131,6 +131,7 @@ impl<D: Desk> Shared<D> {
     pub(super) fn take(&self, caller: &Caller, asked: v1::SubmitRequest) -> Result<Committing, Rejection> {
         self.desk.ready()?;
         let config = self.policy.load();
+        stands(self.desk.access(), &config, &caller.peer, &caller.principal)?;
         let circumstances = ApiCircumstances {
             principal: Arc::clone(&caller.principal),
             client: caller.peer.address,
@@ -156,7 +157,9 @@ impl<D: Desk> Shared<D> {
             }
         }
     }
+}
 
+impl<D> Shared<D> {
     /// Counts what was accepted.
     pub(super) fn count(&self, receipt: &Receipt) {
         if !receipt.replayed {

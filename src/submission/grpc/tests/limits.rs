@@ -158,6 +158,88 @@ async fn a_stream_waits_for_memory_and_goes_on() {
 }
 
 #[tokio::test]
+async fn results_that_nobody_takes_hold_no_memory() {
+    for comes_back in [true, false] {
+        let world = World::start(|_| {}).await;
+        world.book.allow(0);
+        let address = format!("http://{}", world.grpc.local_addrs()[0]);
+        let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
+        let channel = endpoint.initial_stream_window_size(64).connect().await.unwrap();
+        let mut client = super::super::v1::submission_client::SubmissionClient::new(channel);
+        let requests = tokio_stream::iter((0..20).map(|n| raw(&format!("u{n}@them.test"), 10_000)));
+        let mut results = client.submit_stream(requests).await.unwrap().into_inner();
+        until("all begun", || world.book.begun() == 20).await;
+        // Three results fill the window; the others become durable when nobody asks.
+        world.book.allow(3);
+        until("results out", || world.metrics.messages_accepted.with_label_values(&["grpc"]).get() >= 3).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.book.allow(u64::MAX);
+        until("memory free", || world.grpc.front.budget().used() == 0).await;
+        if !comes_back {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+        let (mut receipts, mut end) = (0, None);
+        while let Some(next) = results.next().await {
+            match next {
+                Ok(_) => receipts += 1,
+                Err(status) => end = Some(status.code()),
+            }
+        }
+        match comes_back {
+            true => assert_eq!((receipts, end), (20, None)),
+            false => assert!(receipts < 20 && end == Some(Code::DeadlineExceeded), "{receipts} {end:?}"),
+        }
+        assert_eq!(world.metrics.messages_accepted.with_label_values(&["grpc"]).get(), 20);
+    }
+}
+
+#[tokio::test]
+async fn who_is_known_no_more_loses_what_is_open() {
+    let world = World::start(|_| {}).await;
+    let tenant = crate::access::Tenant { name: "shop".into(), ..crate::access::Tenant::default() };
+    world.book.access().create(tenant).await.unwrap();
+    let issued = world.book.access().issue("shop", crate::access::NewCredential::default()).await.unwrap();
+    let mut asked = Request::new(v1::WatchRequest::default());
+    asked.metadata_mut().insert("authorization", format!("Bearer {}", issued.token).parse().unwrap());
+    let mut watching = world.events_client().watch(asked).await.unwrap().into_inner();
+    assert!(watching.next().await.unwrap().unwrap().caught_up);
+    let (sender, requests) = tokio::sync::mpsc::channel(10);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut results = world.client().submit_stream(requests).await.unwrap().into_inner();
+    sender.send(raw("a@them.test", 100)).await.unwrap();
+    assert!(matches!(results.next().await.unwrap().unwrap().result, Some(Outcome::Receipt(_))));
+    // The token is revoked, and the network trusted no more.
+    world.book.access().remove("shop").await.unwrap();
+    let mut config = world.config.clone();
+    config.trusted_networks.clear();
+    world.grpc.reload(&config, None);
+    sender.send(raw("a@them.test", 100)).await.unwrap();
+    match results.next().await.unwrap().unwrap().result {
+        Some(Outcome::Error(status)) => assert_eq!(status.code, Code::Unauthenticated as i32),
+        other => panic!("{other:?}"),
+    }
+    super::streams::write(&world, 1, "delivered", "shop", "spring");
+    let status = watching.next().await.unwrap().unwrap_err();
+    check_status(&status, Code::Unauthenticated);
+    assert_eq!(world.book.stored().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_makes_no_new_seats_for_watchers_and_kinds_are_few() {
+    let world = World::start(|_| {}).await;
+    let mut watching = Vec::new();
+    for _ in 0..super::super::events::WATCHERS_MAX {
+        watching.push(world.events_client().watch(v1::WatchRequest::default()).await.unwrap());
+    }
+    world.grpc.reload(&world.config, None);
+    let status = world.events_client().watch(v1::WatchRequest::default()).await.unwrap_err();
+    check_status(&status, Code::ResourceExhausted);
+    let asked = v1::WatchRequest { kinds: vec![99; 1000], ..v1::WatchRequest::default() };
+    let status = world.events_client().watch(asked).await.unwrap_err();
+    assert_eq!(check_status(&status, Code::InvalidArgument).fields.len(), 17);
+}
+
+#[tokio::test]
 async fn a_call_that_finds_no_memory_is_told_when_to_come_back() {
     let world = World::start(|config| {
         config.memory_max = ByteSize(300_000);
