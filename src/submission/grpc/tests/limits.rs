@@ -158,42 +158,6 @@ async fn a_stream_waits_for_memory_and_goes_on() {
 }
 
 #[tokio::test]
-async fn results_that_nobody_takes_hold_no_memory() {
-    for comes_back in [true, false] {
-        let world = World::start(|_| {}).await;
-        world.book.allow(0);
-        let address = format!("http://{}", world.grpc.local_addrs()[0]);
-        let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
-        let channel = endpoint.initial_stream_window_size(64).connect().await.unwrap();
-        let mut client = super::super::v1::submission_client::SubmissionClient::new(channel);
-        let requests = tokio_stream::iter((0..20).map(|n| raw(&format!("u{n}@them.test"), 10_000)));
-        let mut results = client.submit_stream(requests).await.unwrap().into_inner();
-        until("all begun", || world.book.begun() == 20).await;
-        // Three results fill the window; the others become durable when nobody asks.
-        world.book.allow(3);
-        until("results out", || world.metrics.messages_accepted.with_label_values(&["grpc"]).get() >= 3).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        world.book.allow(u64::MAX);
-        until("memory free", || world.grpc.front.budget().used() == 0).await;
-        if !comes_back {
-            tokio::time::sleep(Duration::from_secs(4)).await;
-        }
-        let (mut receipts, mut end) = (0, None);
-        while let Some(next) = results.next().await {
-            match next {
-                Ok(_) => receipts += 1,
-                Err(status) => end = Some(status.code()),
-            }
-        }
-        match comes_back {
-            true => assert_eq!((receipts, end), (20, None)),
-            false => assert!(receipts < 20 && end == Some(Code::DeadlineExceeded), "{receipts} {end:?}"),
-        }
-        assert_eq!(world.metrics.messages_accepted.with_label_values(&["grpc"]).get(), 20);
-    }
-}
-
-#[tokio::test]
 async fn who_is_known_no_more_loses_what_is_open() {
     let world = World::start(|_| {}).await;
     let tenant = crate::access::Tenant { name: "shop".into(), ..crate::access::Tenant::default() };
