@@ -276,6 +276,19 @@ impl Access {
         }
     }
 
+    /// Whether a principal is still what it was when it was made: its credential there and not expired, its certificate
+    /// known, its tenant enabled. For clients that stay.
+    pub fn stands(&self, principal: &Principal) -> bool {
+        let directory = self.directory.load();
+        let entry = match &principal.how {
+            How::Network | How::User(_) => return true,
+            How::Credential(id) => directory.good(id, self.clock.timestamp()).ok(),
+            How::Certificate(name) => directory.certificate(name),
+        };
+        let own = principal.tenant.as_ref().map(|tenant| &tenant.name);
+        entry.is_some_and(|entry| !entry.tenant.disabled && Some(&entry.tenant.name) == own)
+    }
+
     /// Takes room for that many recipients from the quotas of the stream's tenant, if it is registered. What is returned
     /// gives it back unless told to keep it.
     ///

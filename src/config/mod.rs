@@ -147,6 +147,8 @@ pub struct ApiConfig<A> {
     pub recipients_max: usize,
     /// Connections at once.
     pub connections_max: usize,
+    /// Connections at once from one address.
+    pub connections_per_client_max: usize,
     /// Memory that requests being received may take together.
     pub memory_max: ByteSize,
     /// PEM chain; with it every TCP connection is TLS.
@@ -173,6 +175,7 @@ impl<A: Api> Default for ApiConfig<A> {
             max_message_size: ByteSize(50 << 20),
             recipients_max: 1000,
             connections_max: 1000,
+            connections_per_client_max: 500,
             memory_max: ByteSize(256 << 20),
             tls_cert_file: None,
             tls_key_file: None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Request, Response, Status};
@@ -19,19 +19,22 @@ use super::{Desk, Shared, status, translate};
 use crate::events::{Batch, Cursor, EventLog, Start, Watch, WatchError};
 use crate::mail::Class;
 use crate::submission::rejection::{Rejection, Violation};
+use crate::submission::web::stands;
 
 /// Watchers at once. Each holds a block of the log in memory, and reads from disk what others do not.
-const WATCHERS_MAX: usize = 64;
+pub(super) const WATCHERS_MAX: usize = 64;
+
+/// Kinds in one request.
+const KINDS_MAX: usize = 16;
 
 /// The Events service.
 pub(super) struct Watching<D> {
     shared: Arc<Shared<D>>,
-    seats: Arc<Semaphore>,
 }
 
 impl<D: Desk> Watching<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Watching<D> {
-        Watching { shared, seats: Arc::new(Semaphore::new(WATCHERS_MAX)) }
+        Watching { shared }
     }
 }
 
@@ -40,7 +43,7 @@ impl<D: Desk> Events for Watching<D> {
     type WatchStream = Following;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Following>, Status> {
-        let caller = self.shared.caller(&request).await?;
+        let caller = self.shared.caller(&request)?;
         let (start, mut filter) = read(request.into_inner()).map_err(|no| status::status(&no))?;
         if let Some(own) = &caller.principal.tenant {
             if filter.tenant.as_deref().is_some_and(|named| named != own.name) {
@@ -50,14 +53,17 @@ impl<D: Desk> Events for Watching<D> {
             filter.tenant = Some(own.name.clone());
         }
         let full = |_| status::status(&Rejection::full(format!("{WATCHERS_MAX} clients are watching already")));
-        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
+        let seat = Arc::clone(&self.shared.watchers).try_acquire_owned().map_err(full)?;
         let log = Arc::clone(&self.shared.events);
         let opened = tokio::task::spawn_blocking(move || EventLog::watch(&log, start)).await;
         let watch = opened.map_err(|_| ended(WatchError::Closed))?.map_err(ended)?;
         let closing = Box::pin(self.shared.closing.clone().cancelled_owned());
         let sent = watch.cursor();
-        let next = Box::pin(next(watch));
-        Ok(Response::new(Following { filter, next: Some(next), ready: VecDeque::new(), sent, closing, _seat: seat }))
+        let next = Some(Box::pin(next(watch)) as Next);
+        let shared = Arc::clone(&self.shared);
+        let stands =
+            Box::new(move || stands(shared.desk.access(), &shared.policy.load(), &caller.peer, &caller.principal));
+        Ok(Response::new(Following { filter, stands, next, ready: VecDeque::new(), sent, closing, _seat: seat }))
     }
 }
 
@@ -81,7 +87,10 @@ fn read(asked: WatchRequest) -> Result<(Start, Filter), Rejection> {
         ),
     };
     let mut kinds = Vec::new();
-    for (place, number) in asked.kinds.iter().enumerate() {
+    if asked.kinds.len() > KINDS_MAX {
+        wrong("kinds".into(), format!("at most {KINDS_MAX}"));
+    }
+    for (place, number) in asked.kinds.iter().enumerate().take(KINDS_MAX) {
         match event::Kind::try_from(*number) {
             Ok(event::Kind::Unspecified) | Err(_) => wrong(format!("kinds[{place}]"), "no such kind".into()),
             Ok(kind) => kinds.push(kind),
@@ -134,6 +143,8 @@ async fn next(mut watch: Watch) -> (Watch, Result<Batch, WatchError>) {
 /// The responses. Nothing is read while the client does not take them.
 pub struct Following {
     filter: Filter,
+    /// Whether the client may still see anything.
+    stands: Box<dyn Fn() -> Result<(), Rejection> + Send>,
     next: Option<Next>,
     ready: VecDeque<WatchResponse>,
     /// The cursor the client has.
@@ -183,6 +194,9 @@ impl Stream for Following {
             }
             let (watch, batch) = ready!(next_batch.as_mut().poll(cx));
             this.next = None;
+            if let Err(rejection) = (this.stands)() {
+                return Poll::Ready(Some(Err(status::status(&rejection))));
+            }
             if let Err(error) = batch.and_then(|batch| this.take(&watch, batch)) {
                 return Poll::Ready(Some(Err(ended(error))));
             }

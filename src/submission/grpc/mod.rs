@@ -3,8 +3,9 @@
 //! The promise: a receipt leaves only after its message is on disk; a stream's results come in the order of its requests,
 //! one for each, until the client or the daemon ends it.
 //!
-//! 1. `front.rs` gives each request's body its part of the memory and hands the request to the services.
-//! 2. `service.rs` learns who asks ([`principal`](super::web::principal)) and answers the calls of the Submission service;
+//! 1. `front.rs` learns who asks ([`principal`](super::web::principal)) before it reads anything, gives the request's body
+//!    its part of the memory (`reading.rs`, with `scan.rs` against what would grow there), and hands it to the services.
+//! 2. `service.rs` answers the calls of the Submission service;
 //!    `translate.rs` reads a message of ours into a [`Request`](super::request::Request).
 //! 3. `stream.rs` is the pipeline of `SubmitStream`: it reads as long as memory and count allow, and answers as commits
 //!    come. It runs in the task that writes the response: no task and no channel per message.
@@ -17,6 +18,7 @@ mod events;
 mod front;
 mod health;
 mod reading;
+mod scan;
 mod service;
 mod status;
 mod stream;
@@ -31,6 +33,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 use rustls::ServerConfig;
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::front::Front;
@@ -106,6 +109,8 @@ struct Shared<D> {
     hostname: Domain,
     policy: Arc<ArcSwap<GrpcConfig>>,
     events: Arc<EventLog>,
+    /// Seats of those who watch events.
+    watchers: Arc<Semaphore>,
     /// No new work: streams end when what they have read is answered.
     closing: CancellationToken,
     clock: Clock,
@@ -153,6 +158,7 @@ impl Grpc {
             hostname,
             policy: Arc::clone(&policy),
             events,
+            watchers: Arc::new(Semaphore::new(events::WATCHERS_MAX)),
             closing: closing.clone(),
             clock,
             accepted,

@@ -3,6 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tonic::codegen::http::HeaderValue;
+use tonic::codegen::http::request::Parts;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::reading::Reading;
@@ -13,7 +15,7 @@ use crate::access::Principal;
 use crate::mail::Receipt;
 use crate::submission::rejection::Rejection;
 use crate::submission::request::{ApiCircumstances, ContentNames, prepare};
-use crate::submission::web::{Peer, principal};
+use crate::submission::web::{Peer, principal, stands};
 
 /// The Submission service.
 pub(super) struct Calls<D> {
@@ -25,6 +27,18 @@ pub(super) struct Calls<D> {
 pub(super) struct Caller {
     pub(super) principal: Arc<Principal>,
     pub(super) peer: Arc<Peer>,
+}
+
+/// What a request's header says about who makes it.
+pub(super) struct Seen {
+    peer: Arc<Peer>,
+    authorization: Option<HeaderValue>,
+}
+
+/// See [`Seen`].
+pub(super) fn seen(parts: &Parts) -> Seen {
+    let peer = parts.extensions.get::<Arc<Peer>>().cloned().unwrap_or_default();
+    Seen { peer, authorization: parts.headers.get("authorization").cloned() }
 }
 
 /// A message on its way to the disk.
@@ -45,7 +59,7 @@ impl<D: Desk> Calls<D> {
 #[tonic::async_trait]
 impl<D: Desk> Submission for Calls<D> {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::Receipt>, Status> {
-        let caller = self.shared.caller(&request).await?;
+        let caller = self.shared.caller(&request)?;
         // Holds the memory of what was read until the message is stored.
         let _reading = request.extensions().get::<Arc<Reading>>().cloned();
         let taken = match self.shared.take(&caller, request.into_inner()) {
@@ -67,13 +81,13 @@ impl<D: Desk> Submission for Calls<D> {
         &self,
         request: Request<Streaming<v1::SubmitRequest>>,
     ) -> Result<Response<Submitting<D>>, Status> {
-        let caller = self.shared.caller(&request).await?;
+        let caller = self.shared.caller(&request)?;
         let reading = request.extensions().get::<Arc<Reading>>().cloned();
         Ok(Response::new(Submitting::new(Arc::clone(&self.shared), caller, request.into_inner(), reading)))
     }
 
     async fn get_message(&self, request: Request<v1::GetMessageRequest>) -> Result<Response<v1::Message>, Status> {
-        let caller = self.shared.caller(&request).await?;
+        let caller = self.shared.caller(&request)?;
         let id = translate::message_id(&request.get_ref().message_id).map_err(|no| self.refuse(&no))?;
         let found = self.shared.desk.status(&caller.principal, id).await;
         // A look at what is not there is no submission refused.
@@ -81,7 +95,7 @@ impl<D: Desk> Submission for Calls<D> {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
-        let caller = self.shared.caller(&request).await?;
+        let caller = self.shared.caller(&request)?;
         let what = translate::cancel(request.into_inner()).map_err(|no| self.refuse(&no))?;
         let cancelled = self.shared.desk.cancel(&caller.principal, what).await.map_err(|no| status::status(&no))?;
         let crate::submission::CancelReceipt { messages, recipients, in_flight } = cancelled;
@@ -90,16 +104,21 @@ impl<D: Desk> Submission for Calls<D> {
 }
 
 impl<D: Desk> Shared<D> {
-    /// Who makes this call.
-    pub(super) async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let peer = request.extensions().get::<Arc<Peer>>().cloned().unwrap_or_default();
-        let authorization = match request.metadata().get("authorization").map(|value| value.to_str()) {
-            None => None,
-            Some(Ok(text)) => Some(text.to_owned()),
-            Some(Err(_)) => return Err(self.refuse(&Rejection::unauthenticated("the authorization is no text"))),
+    /// Who makes this call; [`authenticate`](Shared::authenticate) has found out.
+    pub(super) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let known = request.extensions().get::<Caller>().cloned();
+        known.ok_or_else(|| self.refuse(&Rejection::unauthenticated("nobody asked who you are")))
+    }
+
+    /// Who makes a call.
+    pub(super) async fn authenticate(&self, seen: Seen) -> Result<Caller, Status> {
+        let Seen { peer, authorization } = seen;
+        let authorization = match authorization.as_ref().map(HeaderValue::to_str).transpose() {
+            Ok(text) => text,
+            Err(_) => return Err(self.refuse(&Rejection::unauthenticated("the authorization is no text"))),
         };
         let config = self.policy.load_full();
-        let principal = principal(self.desk.access(), &config, &peer, authorization.as_deref()).await;
+        let principal = principal(self.desk.access(), &config, &peer, authorization).await;
         Ok(Caller { principal: principal.map_err(|no| self.refuse(&no))?, peer })
     }
 
@@ -112,6 +131,7 @@ impl<D: Desk> Shared<D> {
     pub(super) fn take(&self, caller: &Caller, asked: v1::SubmitRequest) -> Result<Committing, Rejection> {
         self.desk.ready()?;
         let config = self.policy.load();
+        stands(self.desk.access(), &config, &caller.peer, &caller.principal)?;
         let circumstances = ApiCircumstances {
             principal: Arc::clone(&caller.principal),
             client: caller.peer.address,
@@ -137,7 +157,9 @@ impl<D: Desk> Shared<D> {
             }
         }
     }
+}
 
+impl<D> Shared<D> {
     /// Counts what was accepted.
     pub(super) fn count(&self, receipt: &Receipt) {
         if !receipt.replayed {

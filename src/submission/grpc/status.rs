@@ -1,5 +1,6 @@
 //! A [`Rejection`] in gRPC's words.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use prost::Message;
@@ -7,16 +8,54 @@ use prost_types::Any;
 use tonic::{Code, Status};
 
 use super::proto::google::rpc;
-use crate::submission::rejection::{Rejection, RejectionKind};
+use crate::submission::rejection::{Rejection, RejectionKind, Violation};
 
 /// Whose reasons they are.
 const DOMAIN: &str = "posthaste";
 
-/// The status that ends a call.
+/// Octets of text in a status that ends a call, and of the fields in its details. It travels in a header, encoded, and
+/// clients take no more than 8 KiB of that.
+const TEXT_MAX: usize = 500;
+const FIELDS_MAX: usize = 2500;
+
+/// The status that ends a call. Of many violations it names the first.
 pub(super) fn status(rejection: &Rejection) -> Status {
-    let whole = in_message(rejection);
+    let whole = in_message(&short(rejection));
     let code = code(rejection.kind);
     Status::with_details(code, whole.message.clone(), whole.encode_to_vec().into())
+}
+
+/// A rejection that fits into a header.
+fn short(rejection: &Rejection) -> Cow<'_, Rejection> {
+    let length = |one: &Violation| one.field.len() + one.why.len() + 16;
+    let fields: usize = rejection.violations.iter().map(length).sum();
+    if rejection.reply.text.len() <= TEXT_MAX && fields <= FIELDS_MAX {
+        return Cow::Borrowed(rejection);
+    }
+    let mut short = rejection.clone();
+    let mut room = FIELDS_MAX;
+    let fits = |one: &Violation| {
+        let enough = room.checked_sub(length(one));
+        room = enough.unwrap_or_default();
+        enough.is_some()
+    };
+    short.violations = rejection.violations.iter().map(trimmed).take_while(fits).collect();
+    let text = match &rejection.violations[..] {
+        [first, _, ..] => format!("{} fields are wrong; first: {first}", rejection.violations.len()),
+        _ => rejection.reply.text.to_string(),
+    };
+    short.reply.text = cut(&text, TEXT_MAX).to_owned().into();
+    Cow::Owned(short)
+}
+
+fn trimmed(violation: &Violation) -> Violation {
+    let short = |text: &str| cut(text, TEXT_MAX).to_owned().into();
+    Violation { field: short(&violation.field), why: short(&violation.why) }
+}
+
+/// The beginning, of at most `max` octets.
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 /// The same inside a message, for one request of a stream.
@@ -106,5 +145,33 @@ fn code(kind: RejectionKind) -> Code {
         RejectionKind::NotFound => Code::NotFound,
         RejectionKind::Quota | RejectionKind::Full => Code::ResourceExhausted,
         RejectionKind::Trouble | RejectionKind::Closing => Code::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(count: usize, why: &str, text: &str, named: std::ops::Range<usize>) {
+        let violation = |n| Violation { field: format!("recipients[{n}]").into(), why: why.to_owned().into() };
+        let status = status(&Rejection::violations((0..count).map(violation).collect()));
+        assert!(status.message().starts_with(text), "{}", status.message());
+        let http = status.into_http::<()>();
+        let octets: usize = http.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(octets < 8 << 10, "{octets} octets of header");
+        let status = Status::from_header_map(http.headers()).expect("a status");
+        let whole = rpc::Status::decode(status.details()).expect("details");
+        let bad = rpc::BadRequest::decode(&*whole.details[1].value).expect("fields");
+        assert!(named.contains(&bad.field_violations.len()), "{} named", bad.field_violations.len());
+    }
+
+    #[test]
+    fn a_status_fits_into_a_header() {
+        check(1, "is no address", "recipients[0]: is no address", 1..2);
+        check(5, "is no address", "recipients[0]: is no address; recipients[1]", 5..6);
+        check(50, &"no address ".repeat(10), "50 fields are wrong; first: recipients[0]: no address", 10..50);
+        check(2, &"\u{fc}".repeat(10_000), "2 fields are wrong", 1..3);
+        check(1, &"\u{fc}".repeat(10_000), "recipients[0]", 1..2);
     }
 }

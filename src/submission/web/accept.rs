@@ -1,9 +1,10 @@
 //! The accept loops, and who is let in.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -45,7 +46,7 @@ pub(super) struct Shared {
     pub(super) controls: Arc<Controls>,
     pub(super) router: Router,
     pub(super) tasks: TaskTracker,
-    open: Arc<AtomicUsize>,
+    open: Arc<Mutex<Open>>,
     gauge: IntGauge,
     too_many: IntCounter,
     insecure: IntCounter,
@@ -65,25 +66,54 @@ impl Shared {
         Shared { label, controls, router, tasks, open: Arc::default(), gauge, too_many, insecure }
     }
 
-    /// A seat, unless all are taken.
-    fn seat(&self) -> Option<Seat> {
-        let max = self.controls.settings.load().connections_max;
-        let sit = |open: usize| (open < max).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sit).ok()?;
+    /// A seat, unless all are taken, or all of this client.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    fn seat(&self, client: Option<IpAddr>) -> Result<Seat, &'static str> {
+        let settings = self.controls.settings.load();
+        let mut open = self.open.lock().expect("no code panics under this lock");
+        if open.total >= settings.connections_max {
+            return Err("connections_max");
+        }
+        if let Some(client) = client {
+            let count = open.by_client.entry(client).or_default();
+            // A limit of 0 does not pass the check of the configuration, so there is no empty entry.
+            if *count >= settings.connections_per_client_max.max(1) {
+                return Err("connections_per_client_max");
+            }
+            *count += 1;
+        }
+        open.total += 1;
         self.gauge.inc();
-        Some(Seat { open: Arc::clone(&self.open), gauge: self.gauge.clone() })
+        Ok(Seat { open: Arc::clone(&self.open), client, gauge: self.gauge.clone() })
     }
+}
+
+/// Connections that are open.
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_client: HashMap<IpAddr, usize>,
 }
 
 /// A connection's place among those allowed; free again when dropped.
 struct Seat {
-    open: Arc<AtomicUsize>,
+    open: Arc<Mutex<Open>>,
+    client: Option<IpAddr>,
     gauge: IntGauge,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        let mut open = self.open.lock().expect("no code panics under this lock");
+        open.total -= 1;
+        if let Some(Entry::Occupied(mut count)) = self.client.map(|client| open.by_client.entry(client)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.gauge.dec();
     }
 }
@@ -112,9 +142,21 @@ pub(super) async fn accept(listener: Listener, shared: Arc<Shared>) {
 
 /// One too many is closed without a word: before TLS and HTTP there is none that it would understand.
 fn admit(accepted: Accepted, shared: &Arc<Shared>) {
-    let Some(seat) = shared.seat() else {
-        shared.too_many.inc();
-        return tracing::debug!(service = shared.label, "refused a connection: connections_max is reached");
+    let client = match &accepted {
+        Accepted::Tcp(_, from) => Some(from.ip().to_canonical()),
+        Accepted::Unix(_) => None,
+    };
+    let seat = match shared.seat(client) {
+        Ok(seat) => seat,
+        Err(limit) => {
+            shared.too_many.inc();
+            return tracing::debug!(
+                service = shared.label,
+                ?client,
+                limit,
+                "refused a connection: the limit is reached"
+            );
+        }
     };
     let span = tracing::info_span!("submission.connection", service = shared.label);
     let serving = Arc::clone(shared);
@@ -160,8 +202,8 @@ async fn secured(stream: TcpStream, acceptor: TlsAcceptor, peer: Peer, shared: &
         }
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let names = certificate.map(names).unwrap_or_default();
-    connection::serve(stream, Peer { names, tls: true, ..peer }, shared).await;
+    let (shown, names) = (certificate.is_some(), certificate.map(names).unwrap_or_default());
+    connection::serve(stream, Peer { certificate: shown, names, tls: true, ..peer }, shared).await;
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,9 @@ const WINDOW_MIN: usize = 64 << 10;
 /// Octets of one HTTP/2 frame: several messages of usual size fit into one.
 const FRAME_MAX: u32 = 64 << 10;
 
+/// A client that takes nothing of what we write for so long has gone, or means to hold what we keep for it.
+const STALL_MAX: Duration = Duration::from_secs(120);
+
 /// Octets of a response that wait for the client to take them, for each request.
 const UNSENT_MAX: usize = 256 << 10;
 
@@ -62,7 +66,7 @@ where
         window = WINDOW_MIN;
     }
     let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Heard { stream, octets: Arc::clone(&heard) });
+    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard)));
     let router = TowerToHyperService::new(shared.router.clone());
     let service = Requests { router, peer: Arc::new(peer) };
     let builder = builder(window as u32, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
@@ -139,10 +143,27 @@ where
     }
 }
 
-/// A stream that counts what came, up to what matters.
+/// A stream that counts what came, up to what matters, and fails when nothing goes out for too long.
 struct Heard<S> {
     stream: S,
     octets: Arc<AtomicUsize>,
+    /// Ends when a write has waited too long; `None`: none waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Heard<S> {
+    fn new(stream: S, octets: Arc<AtomicUsize>) -> Heard<S> {
+        Heard { stream, octets, stalled: None }
+    }
+
+    fn written<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_MAX)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
@@ -159,7 +180,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, octets)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, octets);
+        self.written(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -167,7 +189,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.written(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,5 +203,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_what_we_write_is_cut_off() {
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let mut heard = Heard::new(ours, Arc::default());
+        let begun = tokio::time::Instant::now();
+        // As slow as it likes, as long as it goes on.
+        let slow = async {
+            for _ in 0..5 {
+                tokio::time::sleep(STALL_MAX / 2).await;
+                theirs.read_exact(&mut [0; 100]).await.expect("octets");
+            }
+        };
+        let (written, ()) = tokio::join!(heard.write_all(&[b'x'; 600]), slow);
+        written.expect("taken in time");
+        let error = heard.write_all(&[b'x'; 1]).await.expect_err("not taken");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= STALL_MAX * 3);
     }
 }

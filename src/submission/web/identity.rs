@@ -1,5 +1,6 @@
 //! Who a client is to us.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -15,7 +16,7 @@ use crate::config::ApiConfig;
 /// password), by its user on this machine, by the network it comes from, in this order.
 ///
 /// A credential that is shown and wrong is refused, even from a trusted network: whoever shows one means to be held to
-/// it. A certificate that names no tenant needs a token beside it.
+/// it. A certificate that names no tenant needs a token beside it; one that does, and a token, must mean the same tenant.
 ///
 /// # Errors
 /// [`RejectionKind::Unauthenticated`](super::super::RejectionKind::Unauthenticated); trouble of our own when credentials
@@ -26,9 +27,10 @@ pub async fn principal<A>(
     peer: &Peer,
     authorization: Option<&str>,
 ) -> Result<Arc<Principal>, Rejection> {
-    if !peer.names.is_empty() {
+    let mut by_certificate = None;
+    if peer.certificate {
         match access.by_certificate(&peer.names) {
-            Ok(principal) => return Ok(principal),
+            Ok(principal) => by_certificate = Some(principal),
             Err(AccessError::Unauthenticated) if authorization.is_some() => {}
             Err(AccessError::Unauthenticated) => {
                 return Err(Rejection::unauthenticated("no tenant is known by this client certificate"));
@@ -37,17 +39,42 @@ pub async fn principal<A>(
         }
     }
     if let Some(authorization) = authorization {
-        return by_authorization(access, peer, authorization).await;
+        let principal = self::by_authorization(access, peer, authorization).await?;
+        return match by_certificate {
+            Some(other) if name(&other) != name(&principal) => {
+                Err(Rejection::unauthenticated("the client certificate and the authorization mean different tenants"))
+            }
+            _ => Ok(principal),
+        };
+    }
+    if let Some(principal) = by_certificate {
+        return Ok(principal);
     }
     if let Some(user) = peer.user.filter(|user| is_trusted_user(config, *user, peer.user_name.as_deref())) {
         return Ok(Arc::new(Principal { tenant: None, how: How::User(user) }));
     }
     match peer.address {
-        Some(address) if config.trusted_networks.iter().any(|network| network.contains(&address)) => {
-            Ok(Principal::network())
-        }
+        Some(address) if is_trusted(config, address) => Ok(Principal::network()),
         _ => Err(Rejection::unauthenticated("a token or a client certificate is needed")),
     }
+}
+
+/// Whether a client that [`principal`] let in would be let in now: its credential may have been revoked, its tenant
+/// disabled, its network be trusted no more.
+///
+/// # Errors
+/// [`RejectionKind::Unauthenticated`](super::super::RejectionKind::Unauthenticated).
+pub fn stands<A>(access: &Access, config: &ApiConfig<A>, peer: &Peer, principal: &Principal) -> Result<(), Rejection> {
+    let stands = match principal.how {
+        How::Network => peer.address.is_some_and(|address| is_trusted(config, address)),
+        How::User(user) => is_trusted_user(config, user, peer.user_name.as_deref()),
+        How::Credential(_) | How::Certificate(_) => access.stands(principal),
+    };
+    if stands { Ok(()) } else { Err(Rejection::unauthenticated("you are not known any more")) }
+}
+
+fn name(principal: &Principal) -> Option<&str> {
+    principal.tenant.as_deref().map(|tenant| tenant.name.as_str())
 }
 
 async fn by_authorization(access: &Access, peer: &Peer, authorization: &str) -> Result<Arc<Principal>, Rejection> {
@@ -65,6 +92,10 @@ async fn by_authorization(access: &Access, peer: &Peer, authorization: &str) -> 
     let pair = pair.ok_or_else(malformed)?;
     let (user, password) = pair.split_once(':').ok_or_else(malformed)?;
     access.by_password(user, password, peer.address).await.map_err(rejection)
+}
+
+fn is_trusted<A>(config: &ApiConfig<A>, address: IpAddr) -> bool {
+    config.trusted_networks.iter().any(|network| network.contains(&address))
 }
 
 fn is_trusted_user<A>(config: &ApiConfig<A>, user: u32, name: Option<&str>) -> bool {
@@ -88,6 +119,48 @@ fn name_in(accounts: &str, user: u32) -> Option<Box<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{NewCredential, Tenant};
+    use crate::clock::Clock;
+    use crate::config::GrpcConfig;
+    use crate::ledger::Ledger;
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn certificate_and_token_must_agree_and_both_be_right() {
+        let ledger = Arc::new(Ledger::default());
+        let access = Access::open(ledger, Arc::new(Metrics::new()), Clock).expect("a new ledger");
+        let mut tokens = Vec::new();
+        for name in ["shop", "bank"] {
+            let tenant =
+                Tenant { name: name.into(), certificates: vec![format!("{name}.example")], ..Tenant::default() };
+            access.create(tenant).await.expect("a tenant");
+            tokens.push(access.issue(name, NewCredential::default()).await.expect("a token").token);
+        }
+        let (shop, bank) = (format!("Bearer {}", tokens[0]), format!("Bearer {}", tokens[1]));
+        let config = GrpcConfig::default();
+        for (names, authorization, expected) in [
+            (Some("shop.example"), None, Ok("shop")),
+            (Some("shop.example"), Some(shop.as_str()), Ok("shop")),
+            (Some("shop.example"), Some(bank.as_str()), Err(())),
+            (Some("shop.example"), Some("Bearer nonsense"), Err(())),
+            (Some("nobody.example"), Some(bank.as_str()), Ok("bank")),
+            (Some("nobody.example"), None, Err(())),
+            // A certificate without any name, from a trusted network.
+            (Some(""), None, Err(())),
+            (Some(""), Some(bank.as_str()), Ok("bank")),
+            (None, None, Ok("")),
+        ] {
+            let peer = Peer {
+                address: Some(IpAddr::from([127, 0, 0, 1])),
+                certificate: names.is_some(),
+                names: names.into_iter().filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+                ..Peer::default()
+            };
+            let found = principal(&access, &config, &peer, authorization).await;
+            let found = found.as_ref().map(|found| name(found).unwrap_or_default()).map_err(|_| ());
+            assert_eq!(found, expected, "{names:?} {authorization:?}");
+        }
+    }
 
     #[test]
     fn users_are_found_by_number() {

@@ -1,6 +1,7 @@
 //! The listener that gRPC and HTTP share: connections in, requests out to a router.
 //!
-//! 1. `accept` takes connections from TCP and Unix sockets, up to `connections_max`, and shakes hands where there is TLS.
+//! 1. `accept` takes connections from TCP and Unix sockets, up to `connections_max` and
+//!    `connections_per_client_max`, and shakes hands where there is TLS.
 //! 2. `connection` serves HTTP/1.1 and HTTP/2 on each. Every request carries who is at the other end, as an extension of
 //!    type `Arc<Peer>`.
 //! 3. The service asks [`principal`] who that is to us, and takes the memory for what it reads from a [`Budget`].
@@ -29,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use budget::{Budget, Metered, Share, read_body};
-pub use identity::principal;
+pub use identity::{principal, stands};
 pub use tls::tls;
 
 use self::accept::{Listener, Shared};
@@ -47,6 +48,8 @@ pub struct Peer {
     pub user: Option<u32>,
     /// That user's name, if this machine knows one.
     pub user_name: Option<Box<str>>,
+    /// It showed a certificate from an authority of `tls_client_ca_file`.
+    pub certificate: bool,
     /// What its certificate, from an authority of `tls_client_ca_file`, calls it: DNS names, then the common name. Empty
     /// when it showed none.
     pub names: Vec<String>,
@@ -72,11 +75,16 @@ struct Settings {
     /// `None`: in the clear.
     tls: Option<Arc<ServerConfig>>,
     connections_max: usize,
+    connections_per_client_max: usize,
 }
 
 impl Settings {
     fn new<A>(config: &ApiConfig<A>, tls: Option<Arc<ServerConfig>>) -> Settings {
-        Settings { tls, connections_max: config.connections_max }
+        Settings {
+            tls,
+            connections_max: config.connections_max,
+            connections_per_client_max: config.connections_per_client_max,
+        }
     }
 }
 

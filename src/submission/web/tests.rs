@@ -67,6 +67,34 @@ async fn one_connection_too_many_is_closed_and_counted() {
 }
 
 #[tokio::test]
+async fn one_client_does_not_take_all_connections() {
+    let (api, metrics) = start(10, Router::new().route("/", get(|| async { "hello" }))).await;
+    let config = GrpcConfig { connections_per_client_max: 2, ..GrpcConfig::default() };
+    api.reload(&GrpcConfig { listen: vec!["127.0.0.1:0".parse().unwrap()], ..config }, None);
+    let first = connect(&api).await;
+    let _second = connect(&api).await;
+    let open = metrics.submission_connections.with_label_values(&["grpc"]);
+    until(|| open.get() == 2).await;
+    let mut answer = Vec::new();
+    let read = connect(&api).await.read_to_end(&mut answer).await;
+    assert!(read.is_err() || answer.is_empty());
+    assert_eq!(metrics.submissions_refused.with_label_values(&["grpc", "connections"]).get(), 1);
+    // Another address has seats of its own.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(api.local_addrs()[0]).await.unwrap();
+    other.write_all(ASK).await.unwrap();
+    other.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"hello"));
+    drop(first);
+    until(|| open.get() == 1).await;
+    let mut again = connect(&api).await;
+    again.write_all(ASK).await.unwrap();
+    again.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"hello"));
+}
+
+#[tokio::test]
 async fn a_shutdown_lets_requests_end_and_cuts_off_those_that_do_not() {
     for ends in [true, false] {
         let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

@@ -182,7 +182,7 @@ async fn what_does_not_become_durable_within_the_grace_has_no_receipt() {
 }
 
 /// A line of the event log.
-fn write(world: &World, n: u32, event: &str, tenant: &str, campaign: &str) {
+pub(super) fn write(world: &World, n: u32, event: &str, tenant: &str, campaign: &str) {
     let id = crate::mail::MessageId(u64::from(n));
     let line = format!(
         "{{\"time\":\"2026-11-22T12:00:00.000Z\",\"event\":\"{event}\",\"message_id\":\"{id}\",\"tenant\":\"{tenant}\",\
