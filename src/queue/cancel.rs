@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 
 use super::Queue;
 use super::scheduler::TakenBack;
+use super::settle::READ_AGAIN;
 use super::settlement::Settlement;
 use super::status::QueryError;
 use crate::mail::MessageId;
-use crate::spool::{RecipientState, SpoolError};
+use crate::spool::{End, RecipientState, SpoolError};
 
 /// Messages whose ends are being written at once. Each holds an envelope in memory.
 const AT_ONCE: usize = 64;
@@ -37,10 +38,26 @@ impl Queue {
     /// # Cancel safety
     /// What was begun goes on.
     pub async fn cancel(self: &Arc<Queue>, ids: Vec<MessageId>) -> Result<Cancelled, QueryError> {
-        let taken = self.lock().cancel(&ids);
+        let (taken, repeated) = {
+            let mut scheduler = self.lock();
+            let before = ids.is_empty() || ids.iter().any(|id| scheduler.is_cancelled(*id));
+            let taken = scheduler.cancel(&ids);
+            let repeated = before || taken.len() < ids.len();
+            (taken, repeated)
+        };
         let queue = Arc::clone(self);
         let (answer, answered) = oneshot::channel();
-        self.spawn(async move { _ = answer.send(queue.end_all(taken).await) });
+        self.spawn(async move {
+            let ended = {
+                let _under_way = queue.cancels.read().await;
+                Arc::clone(&queue).end_all(taken).await
+            };
+            if repeated {
+                // Others may be on their way to disk by an earlier call; our answer means that they are there, too.
+                drop(queue.cancels.write().await);
+            }
+            let _ = answer.send(ended);
+        });
         answered.await.unwrap_or(Err(QueryError::Closing))
     }
 
@@ -77,10 +94,25 @@ impl Queue {
 
     /// Ends recipients as cancelled; returns how many, once that is on disk.
     async fn take_back(self: Arc<Queue>, id: MessageId, recipients: Vec<u32>) -> Result<u64, QueryError> {
-        let message = match self.spool.load_envelope(id).await {
-            Ok(message) => message,
-            Err(SpoolError::Unknown(_)) => return Ok(0),
-            Err(error) => return Err(error.into()),
+        let (synced, on_disk) = oneshot::channel();
+        let message = loop {
+            match self.spool.load_envelope(id).await {
+                Ok(message) => break message,
+                Err(SpoolError::Unknown(_)) => return Ok(0),
+                // A disk that cannot be read may be mended. Meanwhile nothing of the message is sent.
+                Err(SpoolError::Log(error)) if !error.is_damage() => {
+                    if self.stopping.run_until_cancelled(tokio::time::sleep(READ_AGAIN)).await.is_none() {
+                        return Err(QueryError::Closing);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(message_id = %id, %error,
+                        "a message taken back cannot be read; its end is told without its addresses");
+                    let ended = self.end_blind(id, &recipients, End::Cancelled, Some(synced));
+                    on_disk.await.map_err(|_| QueryError::Closing)?;
+                    return Ok(ended);
+                }
+            }
         };
         let known = self.spool.states(id).await.unwrap_or_default();
         let parts = self.parts.load_full();
@@ -97,7 +129,6 @@ impl Queue {
         if ended == 0 {
             return Ok(0);
         }
-        let (synced, on_disk) = oneshot::channel();
         self.write(&parts, settlement, Some(synced));
         on_disk.await.map_err(|_| QueryError::Closing)?;
         Ok(ended)

@@ -104,6 +104,8 @@ pub struct Queue {
     /// The timer task must look again.
     rearm: Notify,
     tasks: TaskTracker,
+    /// Held for reading while messages that were taken back come to their ends.
+    cancels: tokio::sync::RwLock<()>,
     /// Cancelled by `close`: what waits for others without a message in its hands is given up.
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -134,6 +136,7 @@ impl Queue {
             started: clock.instant(),
             rearm: Notify::new(),
             tasks: TaskTracker::new(),
+            cancels: tokio::sync::RwLock::default(),
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),

@@ -16,7 +16,7 @@ use crate::mail::{Blame, EnhancedCode, Envelope, Failure, MessageId, Outcome};
 use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
 
 /// A message that cannot be read for the moment is asked for again after this long.
-const READ_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const READ_AGAIN: Duration = Duration::from_secs(30);
 
 /// An item and what it falls into; either part may be empty.
 struct Move {
@@ -162,7 +162,8 @@ impl Queue {
                 Err(error) => {
                     tracing::error!(message_id = %id, error = %error,
                         "an expired message cannot be read; its end is told without its addresses");
-                    return self.end_blind(id, &recipients);
+                    self.end_blind(id, &recipients, End::Expired, None);
+                    return;
                 }
             }
         };
@@ -180,9 +181,17 @@ impl Queue {
         self.write(&parts, settlement, None);
     }
 
-    /// Ends recipients of a message of which nothing can be read: the events have what the queue knows of it.
-    fn end_blind(self: &Arc<Queue>, id: MessageId, recipients: &[u32]) {
-        let Some((stream, accepted_at)) = self.lock().about(id) else { return };
+    /// Ends recipients of a message of which nothing can be read, as expired or cancelled: the events have what the queue
+    /// knows of it. Returns how many; `synced` is told when their ends are on disk.
+    pub(super) fn end_blind(
+        self: &Arc<Queue>,
+        id: MessageId,
+        recipients: &[u32],
+        end: End,
+        synced: Option<oneshot::Sender<()>>,
+    ) -> u64 {
+        let Some((stream, accepted_at)) = self.lock().about(id) else { return 0 };
+        let kind = if end == End::Cancelled { Kind::Cancelled } else { Kind::Expired };
         let now = self.clock.timestamp();
         let stub = Envelope::unreadable(stream, accepted_at);
         let (mut changes, mut events) = (Vec::new(), Vec::new());
@@ -190,18 +199,19 @@ impl Queue {
             if !self.lock().end(id, *recipient) {
                 continue;
             }
-            let mut event = Event::new(now, Kind::Expired, id, &stub, "");
+            let mut event = Event::new(now, kind, id, &stub, "");
             (event.code, event.enhanced) = (451, EnhancedCode(4, 3, 0));
             event.reply = "the message on disk is damaged: neither its recipient nor its sender can be read";
             event.write_line(&mut events);
-            changes.push(Change { recipient: *recipient, state: RecipientState::Ended(End::Expired) });
-            self.metrics.recipients.with_label_values(&[End::Expired.as_str()]).inc();
+            changes.push(Change { recipient: *recipient, state: RecipientState::Ended(end) });
+            self.metrics.recipients.with_label_values(&[end.as_str()]).inc();
         }
         let mut scheduler = self.lock();
-        let finished = scheduler.recorded(id, changes.len() as u32);
-        let update =
-            Update { id, changes, finished, events: events.into(), signature: None, reports: vec![], synced: None };
+        let ended = changes.len() as u32;
+        let finished = scheduler.recorded(id, ended);
+        let update = Update { id, changes, finished, events: events.into(), signature: None, reports: vec![], synced };
         self.spool.record(update, |_| {});
+        ended.into()
     }
 
     /// Writes states, events and reports in one group; `synced` is told when they are on disk.

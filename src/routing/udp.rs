@@ -22,7 +22,7 @@ use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsExchange, DnsHandle, DnsResponseStream, FirstAnswer};
-use hickory_resolver::proto::op::{DEFAULT_RETRY_FLOOR, DnsRequest, DnsResponse};
+use hickory_resolver::proto::op::{DEFAULT_RETRY_FLOOR, DnsRequest, DnsResponse, ResponseCode};
 use hickory_resolver::{ConnectionProvider, PoolContext};
 use tokio::net::UdpSocket;
 
@@ -213,7 +213,12 @@ fn answer_to(request: &DnsRequest, octets: &[u8]) -> Result<Option<DnsResponse>,
     }
     let answer = DnsResponse::from_buffer(octets.to_vec())?;
     // An error may come without the question (RFC 1035 §4.1.1: a server that could not read it has none to repeat).
-    let same = answer.queries.iter().all(|query| request.queries.contains(query));
+    let could_not = matches!(
+        answer.response_code,
+        ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::ServFail | ResponseCode::Refused
+    );
+    let repeated = answer.queries.len() == request.queries.len() || answer.queries.is_empty() && could_not;
+    let same = repeated && answer.queries.iter().all(|query| request.queries.contains(query));
     Ok(same.then_some(answer))
 }
 

@@ -55,7 +55,8 @@ impl Gate {
     }
 
     /// Takes back what has not been sent. When this resolves, the ends are durable: no restart will send it after all.
-    /// Of a finished message that is nothing; so a client that missed the answer may ask again.
+    /// Recipients in flight have no end yet; what becomes of them is told by events (and a crash before that forgets that
+    /// they were to be taken back). Of a finished message that is nothing; so a client that missed the answer may ask again.
     ///
     /// # Errors
     /// `NotFound` for a message or key that is unknown or another tenant's; a campaign without waiting messages is no
@@ -70,7 +71,7 @@ impl Gate {
                 Some(_) => return Err(unknown(id)),
                 None => {
                     self.status(principal, id).await?;
-                    Vec::new()
+                    vec![id]
                 }
             },
             Cancel::Key { tenant, key } => {

@@ -2,6 +2,9 @@
 
 use super::{Action, Item, MessageId, Scheduler};
 
+/// From so many messages on it is worth a walk over all sleepers to give their memory back at once.
+const WALK_FROM: usize = 1000;
+
 /// What [`Scheduler::cancel`] did to one message.
 #[derive(Debug)]
 pub(in crate::queue) struct TakenBack {
@@ -14,19 +17,16 @@ pub(in crate::queue) struct TakenBack {
 
 impl Scheduler {
     /// Marks messages as taken back: from now on none of their recipients is given to a session. Unknown and finished
-    /// ones are left out, and so are those taken back before.
+    /// ones are left out; of one taken back before, those that are still open are named again.
     pub(in crate::queue) fn cancel(&mut self, ids: &[MessageId]) -> Vec<TakenBack> {
         let mut marked = Vec::with_capacity(ids.len());
-        let mut mixed = false;
         for id in ids {
-            let Some(message) = self.messages.get_mut(*id).filter(|message| !message.cancelled) else { continue };
+            let Some(message) = self.messages.get_mut(*id) else { continue };
             message.cancelled = true;
-            // Some asleep, some not: only their timers tell who.
-            mixed |= message.awake > 0 && (message.awake as usize) < message.open.len();
             marked.push(*id);
         }
-        // One walk for many; for a single sleeping message its timers may as well run out by themselves.
-        if mixed || marked.len() > 1 {
+        // The timers of a few may as well run out by themselves: whoever wakes finds that he is not wanted.
+        if marked.len() > WALK_FROM {
             let messages = &self.messages;
             let asleep =
                 self.sleepers.extract(|item| messages.get(item.message).is_some_and(|message| message.cancelled));

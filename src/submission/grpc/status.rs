@@ -171,7 +171,8 @@ mod tests {
         check(1, "is no address", "recipients[0]: is no address", 1..2);
         check(5, "is no address", "recipients[0]: is no address; recipients[1]", 5..6);
         check(50, &"no address ".repeat(10), "50 fields are wrong; first: recipients[0]: no address", 10..50);
-        check(2, &"\u{fc}".repeat(10_000), "2 fields are wrong", 1..3);
+        check(2, &"\u{fc}".repeat(10_000), "recipients[0]: \u{fc}", 1..3);
+        check(20, &"\u{fc}".repeat(10_000), "20 fields are wrong", 1..20);
         check(1, &"\u{fc}".repeat(10_000), "recipients[0]", 1..2);
     }
 }

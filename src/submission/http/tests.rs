@@ -48,7 +48,8 @@ fn every_operation_says_how_it_can_end() {
             for status in ["200", "400", "401", "403", "404", "405", "406", "409", "413", "415", "429", "503"] {
                 assert!(responses.contains_key(status), "{id} {status}");
             }
-            for (status, response) in responses {
+            // A line that is too long never reaches us; hyper answers it without a body.
+            for (status, response) in responses.iter().filter(|(status, _)| *status != "414") {
                 let kinds: Vec<_> = response["content"].as_object().expect("content").keys().collect();
                 let problem = kinds == ["application/problem+json"];
                 assert_eq!(problem, status.as_str() >= "400", "{id} {status} {kinds:?}");
