@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,12 @@ use crate::spool::SpoolError;
 
 /// Messages looked at in one go: some tens of microseconds.
 const SLICE: usize = 4096;
+
+/// An end is in the event log this long after it left the spool's index, if the disk is well.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 20;
+/// Messages older than this do not end any more, or hardly ever.
+const LIVED_AT_MOST: Duration = Duration::from_secs(7 * 86_400);
 
 /// A question about a message could not be answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,12 +68,26 @@ impl Queue {
         match self.view(id).await {
             Ok(view) => Ok(Some(view.into())),
             Err(SpoolError::Unknown(_)) => {
-                let lines =
-                    self.parts.load().archive.find(id).await.map_err(|error| QueryError::Events(error.to_string()))?;
-                Ok(from_events(id, &lines))
+                let archive = self.parts.load().archive.clone();
+                let mut looks = 0;
+                loop {
+                    let lines = archive.find(id).await.map_err(|error| QueryError::Events(error.to_string()))?;
+                    looks += 1;
+                    if !lines.is_empty() || looks > LOOKS || !self.may_have_ended_now(id) {
+                        return Ok(from_events(id, &lines));
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the last event of a message that is not waiting may still be on its way to the event log: its time is
+    /// one in which messages may have been accepted that end now.
+    fn may_have_ended_now(&self, id: MessageId) -> bool {
+        let now = self.clock.timestamp();
+        id.time() <= now && now.since(id.time()) < LIVED_AT_MOST
     }
 
     /// The tenant of a message that is not finished.
