@@ -57,6 +57,24 @@ pub enum RejectionKind {
     Closing,
 }
 
+impl RejectionKind {
+    /// The `reason` label of metrics, the same for gRPC and HTTP.
+    pub fn label(self) -> &'static str {
+        match self {
+            RejectionKind::Invalid => "invalid",
+            RejectionKind::TooLarge => "size",
+            RejectionKind::Unauthenticated => "unauthenticated",
+            RejectionKind::Forbidden => "forbidden",
+            RejectionKind::KeyReused => "key_reused",
+            RejectionKind::NotFound => "not_found",
+            RejectionKind::Quota => "quota",
+            RejectionKind::Full => "full",
+            RejectionKind::Trouble => "trouble",
+            RejectionKind::Closing => "closing",
+        }
+    }
+}
+
 /// A field of a request and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {

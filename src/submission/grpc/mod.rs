@@ -121,7 +121,7 @@ struct Shared<D> {
 impl<D> Shared<D> {
     /// Counts a refusal.
     fn refused(&self, rejection: &Rejection) {
-        self.metrics.submissions_refused.with_label_values(&[LISTENER, status::label(rejection.kind)]).inc();
+        self.metrics.submissions_refused.with_label_values(&[LISTENER, rejection.kind.label()]).inc();
     }
 }
 

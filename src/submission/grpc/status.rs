@@ -104,22 +104,6 @@ pub(super) fn in_our_words(theirs: &Status) -> Option<Status> {
     too_large.then(|| status(&Rejection::too_large("the request is larger than allowed (max_message_size)")))
 }
 
-/// The `reason` label of metrics.
-pub(super) fn label(kind: RejectionKind) -> &'static str {
-    match kind {
-        RejectionKind::Invalid => "invalid",
-        RejectionKind::TooLarge => "size",
-        RejectionKind::Unauthenticated => "unauthenticated",
-        RejectionKind::Forbidden => "forbidden",
-        RejectionKind::KeyReused => "key_reused",
-        RejectionKind::NotFound => "not_found",
-        RejectionKind::Quota => "quota",
-        RejectionKind::Full => "full",
-        RejectionKind::Trouble => "trouble",
-        RejectionKind::Closing => "closing",
-    }
-}
-
 /// The `reason` of an ErrorInfo.
 fn reason(kind: RejectionKind) -> &'static str {
     match kind {

@@ -170,7 +170,7 @@ impl Shared {
 
     /// Counts a refusal.
     fn refused(&self, rejection: &Rejection) {
-        self.metrics.submissions_refused.with_label_values(&[LISTENER, problem::label(rejection.kind)]).inc();
+        self.metrics.submissions_refused.with_label_values(&[LISTENER, rejection.kind.label()]).inc();
     }
 
     /// Octets of a JSON submission: base64 takes four for three, and addresses come on top.

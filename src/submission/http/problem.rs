@@ -130,22 +130,6 @@ fn terms(kind: RejectionKind) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-/// The `reason` label of metrics, the same for all doors.
-pub(super) fn label(kind: RejectionKind) -> &'static str {
-    match kind {
-        RejectionKind::Invalid => "invalid",
-        RejectionKind::TooLarge => "size",
-        RejectionKind::Unauthenticated => "unauthenticated",
-        RejectionKind::Forbidden => "forbidden",
-        RejectionKind::KeyReused => "key_reused",
-        RejectionKind::NotFound => "not_found",
-        RejectionKind::Quota => "quota",
-        RejectionKind::Full => "full",
-        RejectionKind::Trouble => "trouble",
-        RejectionKind::Closing => "closing",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
