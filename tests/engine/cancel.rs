@@ -1,8 +1,5 @@
 //! Messages taken back: nothing of them goes out any more, and their ends are told once and for ever.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::peer::{At, Do, Peer};
 use crate::world::{World, listeners, zone};
 
@@ -45,25 +42,16 @@ async fn what_waits_is_taken_back_for_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_ends_as_its_receiver_says() {
     let mut hosts = listeners(1).await.into_iter();
-    let decided = Arc::new(AtomicBool::new(false));
-    let answer = Arc::clone(&decided);
-    // Hangs behind the dot until the test has taken the message back.
-    let them = Peer::start(hosts.next().unwrap(), move |ask| match ask.at {
-        At::Rcpt if ask.text.contains("deferred") && answer.load(Ordering::SeqCst) => Do::Say("451 4.2.0 busy"),
-        At::Rcpt => {
-            while !answer.load(Ordering::SeqCst) {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-            if ask.text.contains("deferred") { Do::Say("451 4.2.0 busy") } else { Do::Take }
-        }
-        _ => Do::Take,
-    });
+    let them = Peer::start(hosts.next().unwrap(), |ask| if ask.at == At::Rcpt { Do::Hold } else { Do::Take });
     let world = World::start(zone(&["them"]), them.address().port(), |_| {}).await;
     let id = world.send(&["taken@them.test", "deferred@them.test"]).await;
     world.see("a session", || (them.connections() > 0 && them.mails() > 0).then_some(())).await;
     let (_, answer) = world.http("POST", "/v1/queue/cancel", &format!("{{\"message_id\":\"{id}\"}}")).await;
     assert_eq!(answer, r#"{"messages":0,"recipients":0,"in_flight":2}"#);
-    decided.store(true, Ordering::SeqCst);
+    them.behave(|ask| match ask.at {
+        At::Rcpt if ask.text.contains("deferred") => Do::Say("451 4.2.0 busy"),
+        _ => Do::Take,
+    });
     world.until("delivered", "taken@them.test", 1).await;
     world.until("cancelled", "deferred@them.test", 1).await;
     world.until_empty().await;

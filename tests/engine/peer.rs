@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -50,6 +51,8 @@ pub enum Do {
     TakeAndCut,
     /// Nothing, for ever.
     Hang,
+    /// Nothing until [`Peer::behave`] says otherwise; then the step is asked about again. At RCPT.
+    Hold,
     /// Wait, then take.
     After(Duration),
 }
@@ -76,6 +79,7 @@ pub struct Peer {
 
 struct Shared {
     manner: Mutex<Manner>,
+    behaves: watch::Sender<()>,
     seen: Mutex<Seen>,
 }
 
@@ -102,7 +106,11 @@ impl Peer {
     /// Serves on `listener`.
     pub fn start(listener: TcpListener, manner: impl FnMut(&Ask<'_>) -> Do + Send + 'static) -> Peer {
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { manner: Mutex::new(Box::new(manner)), seen: Mutex::default() });
+        let shared = Arc::new(Shared {
+            manner: Mutex::new(Box::new(manner)),
+            behaves: watch::Sender::new(()),
+            seen: Mutex::default(),
+        });
         let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Peer { address, shared, _task: AbortOnDropHandle::new(task) }
     }
@@ -120,6 +128,7 @@ impl Peer {
     /// From now on it behaves so.
     pub fn behave(&self, manner: impl FnMut(&Ask<'_>) -> Do + Send + 'static) {
         *self.shared.manner.lock().unwrap() = Box::new(manner);
+        self.shared.behaves.send_replace(());
     }
 
     /// What it took, in order.
@@ -274,8 +283,13 @@ impl Session {
 
     /// Asks and does it; true if the step was taken.
     async fn step(&mut self, at: At, text: &str, usual: &str) -> Option<bool> {
-        let what = self.ask(at, text);
-        self.do_it(what, usual).await
+        let mut behaves = self.open.0.behaves.subscribe();
+        loop {
+            match self.ask(at, text) {
+                Do::Hold => behaves.changed().await.ok()?,
+                what => return self.do_it(what, usual).await,
+            }
+        }
     }
 
     async fn do_it(&mut self, what: Do, usual: &str) -> Option<bool> {
@@ -294,7 +308,7 @@ impl Session {
                 return None;
             }
             Do::Cut | Do::TakeAndCut => return None,
-            Do::Hang => std::future::pending().await,
+            Do::Hang | Do::Hold => std::future::pending().await,
         }
         Some(true)
     }
