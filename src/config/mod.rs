@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
+pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
 pub use size::ByteSize;
 
