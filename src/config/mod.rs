@@ -14,7 +14,7 @@ mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
-mod rate;
+mod scope;
 mod size;
 
 use std::marker::PhantomData;
@@ -30,7 +30,7 @@ pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
-pub use rate::{Rate, RateUnit};
+pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
 use crate::mail::Domain;
