@@ -1,0 +1,3 @@
+//! Pace: how fast mail may go where.
+
+pub mod bucket;
