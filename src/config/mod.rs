@@ -14,6 +14,7 @@ mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod scope;
 mod size;
 
 use std::marker::PhantomData;
@@ -28,6 +29,7 @@ pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
+pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
 use crate::mail::Domain;
