@@ -4,6 +4,7 @@
 //! connection and before it hands out a batch, and is told to go on or the exact instant at which to ask again; nothing
 //! polls.
 
+pub mod bucket;
 pub mod provider;
 
 /// Whether something may go.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Profile;
-use crate::config::{Places, Problem, Rate, Severity, read_table};
+use crate::config::{Dimension, LimitConfig, Places, Problem, RateLimit, Scope, Severity, read_table};
 use crate::mail::Reason;
 
 /// What a reply asks of us beside trying again.
@@ -55,20 +55,39 @@ impl Action {
     }
 }
 
-/// What a provider takes from one source at one site. `None`: as `[delivery]` and `[[limit]]` say.
+/// What a provider takes from one source at one site, as in `[[limit]]`. `None`: as `[delivery]` and `[[limit]]` say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Connections at once.
     pub connections: Option<u32>,
-    /// Connections opened in a time.
-    pub connection_rate: Option<Rate>,
-    /// Messages on one connection.
-    pub messages_per_connection: Option<u32>,
-    /// Messages in a time.
-    pub message_rate: Option<Rate>,
+    /// New connections.
+    pub connection_rate: Option<RateLimit>,
+    /// Transactions.
+    pub messages: Option<RateLimit>,
+    /// Recipients.
+    pub recipients: Option<RateLimit>,
     /// Recipients in one transaction.
     pub recipients_per_transaction: Option<u32>,
+    /// Messages on one connection before it is closed.
+    pub messages_per_connection: Option<u32>,
+}
+
+impl Limits {
+    /// The row that says the same of this provider; `None` if nothing is limited.
+    pub(super) fn row(self, provider: &str) -> Option<LimitConfig> {
+        (self != Limits::default()).then(|| LimitConfig {
+            scope: Scope { provider: Some(provider.to_owned()), ..Scope::default() },
+            each: vec![Dimension::Source, Dimension::Site],
+            connections: self.connections,
+            connection_rate: self.connection_rate,
+            messages: self.messages,
+            recipients: self.recipients,
+            bytes: None,
+            recipients_per_transaction: self.recipients_per_transaction,
+            messages_per_connection: self.messages_per_connection,
+        })
+    }
 }
 
 /// Between what the adaptive control of one source at one site may move. `None`: as it does by itself.
@@ -80,9 +99,9 @@ pub struct Bounds {
     /// Never more.
     pub connections_ceiling: Option<u32>,
     /// Never slower, in messages.
-    pub rate_floor: Option<Rate>,
+    pub rate_floor: Option<RateLimit>,
     /// Never faster.
-    pub rate_ceiling: Option<Rate>,
+    pub rate_ceiling: Option<RateLimit>,
 }
 
 /// One file.
@@ -204,8 +223,9 @@ impl Merged {
         self.limits = Limits {
             connections: new.connections.or(old.connections),
             connection_rate: new.connection_rate.or(old.connection_rate),
+            messages: new.messages.or(old.messages),
+            recipients: new.recipients.or(old.recipients),
             messages_per_connection: new.messages_per_connection.or(old.messages_per_connection),
-            message_rate: new.message_rate.or(old.message_rate),
             recipients_per_transaction: new.recipients_per_transaction.or(old.recipients_per_transaction),
         };
         let (old, new) = (self.bounds, newer.bounds);

@@ -8,7 +8,7 @@
 use super::file::{Merged, OwnedRule, RuleFile};
 use super::rules::RuleBook;
 use super::{Action, DEFAULT};
-use crate::config::{Problem, Severity};
+use crate::config::{Problem, RateLimit, Severity};
 use crate::mail::wording::{codes, comparable, spread};
 
 /// Looks at all profiles. The default one is the first; its rules stand behind those of every other.
@@ -54,7 +54,7 @@ fn numbers(profile: &Merged, problems: &mut Vec<Problem>) {
         problems.push(origin.error("controller.connections_floor", why, "lower it"));
     }
     if let (Some(floor), Some(ceiling)) = (bounds.rate_floor, bounds.rate_ceiling)
-        && floor.per_second() > ceiling.per_second()
+        && per_second(floor) > per_second(ceiling)
     {
         let why = format!("{floor} is more than rate_ceiling ({ceiling})");
         problems.push(origin.error("controller.rate_floor", why, "lower it"));
@@ -65,12 +65,16 @@ fn numbers(profile: &Merged, problems: &mut Vec<Problem>) {
         let why = format!("{floor} is more than limits.connections ({limit}), which holds");
         problems.push(origin.warning("controller.connections_floor", why, "lower it"));
     }
-    if let (Some(floor), Some(limit)) = (bounds.rate_floor, limits.message_rate)
-        && floor.per_second() > limit.per_second()
+    if let (Some(floor), Some(limit)) = (bounds.rate_floor, limits.messages)
+        && per_second(floor) > per_second(limit)
     {
-        let why = format!("{floor} is more than limits.message_rate ({limit}), which holds");
+        let why = format!("{floor} is more than limits.messages ({limit}), which holds");
         problems.push(origin.warning("controller.rate_floor", why, "lower it"));
     }
+}
+
+fn per_second(rate: RateLimit) -> f64 {
+    rate.amount as f64 / rate.period.as_secs_f64()
 }
 
 /// A rule by itself.

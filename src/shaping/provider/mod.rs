@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use file::{Action, Bounds, Limits};
 pub use wait::named_wait;
 
-use crate::config::{Problem, Severity};
+use crate::config::{LimitConfig, Problem, Severity};
 use crate::mail::{EnhancedCode, Reason, Reply};
 use rules::RuleBook;
 use suffixes::Suffixes;
@@ -49,6 +49,13 @@ pub struct Profile {
     pub limits: Limits,
     /// Between what the adaptive control may move.
     pub bounds: Bounds,
+}
+
+impl Profile {
+    /// Its limits as a `[[limit]]` would say them: for this provider, each source and site by itself. `None` if it has none.
+    pub fn row(&self) -> Option<LimitConfig> {
+        self.limits.row(&self.name)
+    }
 }
 
 /// A profile file, with the name it is told of in problems.

@@ -329,9 +329,9 @@ fn lint_finds_what_cannot_be_read() {
             &["own.toml:3: limits.connections: 0 lets nothing through; set a limit of at least 1"],
         ),
         (
-            "name = \"google\"\n[limits]\nmessage_rate = \"5 a day\"",
+            "name = \"google\"\n[limits]\nmessages = \"5 a day\"",
             &[
-                "own.toml:3: limits.message_rate: \"5 a day\" is no rate; write it as \"10/s\", \"300/min\", \"5000/h\" or \"20000/day\"",
+                "own.toml:3: limits.messages: \"5 a day\" is not a rate; write it as \"100/s\", \"1000/h\", \"500/10m\" or \"100/s burst 20\"",
             ],
         ),
         (
