@@ -21,6 +21,7 @@ use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::{Egress, Router};
+use crate::shaping::provider::Profiles;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
@@ -330,10 +331,21 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
+        profiles: Arc::new(profiles(config)?),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),
     })
+}
+
+/// What is known of receivers. What looks odd in it is logged.
+fn profiles(config: &Config) -> anyhow::Result<Profiles> {
+    let (profiles, warnings) = Profiles::load(&config.shaping).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("provider profiles: {}", lines.join("; "))
+    })?;
+    warnings.iter().for_each(|warning| tracing::warn!(problem = %warning, "provider profile"));
+    Ok(profiles)
 }
 
 /// Gives dead disk space back, once a second and for as long as there is more to do.

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::{BAD_USAGE, ConfigArgument};
+use crate::shaping::provider::Profiles;
 use crate::signing::Signer;
 
 pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
@@ -20,6 +21,17 @@ pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
     }
     let (_, problems) = Signer::load(&config.dkim);
     problems.iter().for_each(|problem| complain(format!("dkim: {problem}")));
+    match Profiles::load(&config.shaping) {
+        Ok((_, warnings)) => warnings.iter().for_each(|warning| eprintln!("{warning}")),
+        Err(problems) => {
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            sound = false;
+        }
+    }
+    let mut complain = |text: String| {
+        eprintln!("{}: {text}", arguments.config.display());
+        sound = false;
+    };
     let smtp = &config.submission.smtp;
     if let (Some(cert), Some(key)) = (&smtp.tls_cert_file, &smtp.tls_key_file)
         && let Err(error) = crate::submission::load_tls(cert, key)

@@ -17,6 +17,7 @@ pub mod probe;
 mod problem;
 mod rate;
 mod scope;
+mod shaping;
 mod size;
 
 use std::marker::PhantomData;
@@ -35,6 +36,7 @@ pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
 pub use scope::{Scope, Subject};
+pub use shaping::ShapingConfig;
 pub use size::ByteSize;
 
 use crate::mail::Domain;
@@ -64,6 +66,8 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// What is known of receivers.
+    pub shaping: ShapingConfig,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
@@ -88,6 +92,7 @@ impl Default for Config {
             retry: RetryConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            shaping: ShapingConfig::default(),
             route: Vec::new(),
             dkim: Vec::new(),
             limit: Vec::new(),

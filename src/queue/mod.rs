@@ -13,6 +13,7 @@
 //! | `scheduler.rs`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
 //! | `contents.rs`, `room.rs` | a message's content is read, when there is memory for it |
+//! | `heed.rs` | what its reply asks of us beside the verdict, by the provider's profile |
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
@@ -23,6 +24,7 @@ pub mod census;
 mod contents;
 mod dial;
 mod door;
+mod heed;
 #[doc(hidden)]
 pub mod probe;
 mod ready;
@@ -61,6 +63,7 @@ use crate::delivery::Client;
 use crate::events::Archive;
 use crate::mail::{AddressHost, Domain};
 use crate::routing::{Egress, NoRoute, Router};
+use crate::shaping::provider::Profiles;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
@@ -84,6 +87,8 @@ pub struct Parts {
     pub delivery: DeliveryConfig,
     /// Which of our addresses mail leaves by.
     pub egress: Arc<Egress>,
+    /// What is known of receivers.
+    pub profiles: Arc<Profiles>,
     /// Limits at the door.
     pub spool: SpoolConfig,
     /// Our name in reports.
@@ -233,7 +238,10 @@ impl Queue {
             let parts = self.parts.load_full();
             let Some(found) = self.stopping.run_until_cancelled(parts.router.route(&name)).await else { return };
             let (found, until) = match found {
-                Ok(route) => (Ok(Arc::clone(&route)), route.valid_until),
+                Ok(route) => {
+                    let until = route.valid_until;
+                    (Ok(heed::with_provider(&parts.profiles, route)), until)
+                }
                 Err(NoRoute::Later { failure, until }) => (Err(Verdict::Later(failure)), until),
                 Err(NoRoute::Never { failure, until }) => (Err(Verdict::Never(failure)), until),
             };

@@ -20,13 +20,21 @@ impl RetryPolicy {
     }
 
     /// Wait before attempt `attempt + 1`: `delay_min` doubled `attempt - 1` times, at most `delay_max`, times a random
-    /// 0.75..=1.25 and never under `delay_min`.
+    /// 0.75..=1.25, and as much over `delay_min` as it would be under it.
     ///
     /// `attempt` counts from 1. The spread keeps a site that comes back from meeting its whole backlog at once. Source:
     /// RFC 5321 §4.5.4.1.
     pub fn delay(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
         let doubled = self.delay_min.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
-        doubled.min(self.delay_max).mul_f64(rng.random_range(0.75..=1.25)).max(self.delay_min)
+        let delay = doubled.min(self.delay_max).mul_f64(rng.random_range(0.75..=1.25));
+        // Not simply `delay_min`: then half of what was put off together would come back together.
+        if delay < self.delay_min { self.delay_min + (self.delay_min - delay) } else { delay }
+    }
+
+    /// The instant to come back when the receiver asked to wait so long: then, or a little later, spread over a tenth of the
+    /// wait (at most a minute).
+    pub fn after_wait(&self, wait: Duration, rng: &mut impl Rng) -> Duration {
+        wait + wait.mul_f64(0.1).min(Duration::from_secs(60)).mul_f64(rng.random_range(0.0..=1.0))
     }
 }
 
@@ -49,5 +57,21 @@ mod tests {
                 assert!(delay >= low.max(Duration::from_secs(300)) && delay <= high, "attempt {attempt}: {delay:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_put_off_together_does_not_come_back_together() {
+        let policy = RetryPolicy::new(&RetryConfig::default());
+        let mut rng = rand::rngs::SmallRng::seed_from_u64(7);
+        let wait = Duration::from_secs(300);
+        for delays in [
+            (0..1000).map(|_| policy.delay(1, &mut rng)).collect::<Vec<_>>(),
+            (0..1000).map(|_| policy.after_wait(wait, &mut rng)).collect::<Vec<_>>(),
+        ] {
+            let seconds: std::collections::HashSet<u64> = delays.iter().map(Duration::as_secs).collect();
+            assert!(seconds.len() >= 30, "{} different seconds", seconds.len());
+            assert!(delays.iter().all(|delay| *delay >= wait));
+        }
+        assert!(policy.after_wait(Duration::from_secs(86_400), &mut rng) <= Duration::from_secs(86_460));
     }
 }

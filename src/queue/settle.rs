@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::contents::Loaded;
+use super::heed::{self, Reader};
 use super::scheduler::{Item, SiteId, Verdict};
 use super::settlement::{Attempted, Next, Settlement};
 use super::{Parts, Queue, at};
@@ -18,12 +20,19 @@ use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
 /// A message that cannot be read for the moment is asked for again after this long.
 pub(super) const READ_AGAIN: Duration = Duration::from_secs(30);
 
-/// An item and what it falls into; either part may be empty.
+/// An item and what it falls into; any part may be empty.
 struct Move {
     old: Item,
-    waits: Item,
-    due: Timestamp,
+    waits: SmallVec<[Waits; 1]>,
     again: Item,
+}
+
+/// Recipients that wait, for the same time.
+struct Waits {
+    /// As their receiver asks; `None`: by the schedule.
+    wait: Option<Duration>,
+    due: Timestamp,
+    item: Item,
 }
 
 impl Queue {
@@ -38,24 +47,42 @@ impl Queue {
         let parts = self.parts.load_full();
         let now = self.clock.timestamp();
         let mut settlement = Settlement::new(message, now);
+        let mut reader = Reader::new(&parts.profiles, attempted.provider());
         let mut outcomes = attempted.outcomes.iter();
         let mut moves = Vec::with_capacity(items.len());
         for item in items {
-            let due = now.after(self.delay(&parts, item.attempts)).min(message.envelope.expires_at);
-            let mut waits = item.with_none(item.attempts.saturating_add(1), 0);
+            let mut waits: SmallVec<[Waits; 1]> = SmallVec::new();
             let mut again = item.with_none(item.attempts, item.spoilt + u8::from(attempted.instead.is_some()));
             for recipient in item.recipients.iter() {
                 let outcome = outcomes.next().cloned().flatten();
                 if !self.lock().is_open(message.id, *recipient) {
                     continue;
                 }
-                match settlement.judge(self, *recipient, &item, outcome, &attempted, due) {
+                let advice = match &outcome {
+                    // Without a verdict of its own, what ended the session counts, if this recipient is to wait at all.
+                    None => attempted.instead.as_ref().and_then(|failure| reader.read_failure(failure)),
+                    Some(outcome) => {
+                        let advice = reader.read(outcome);
+                        advice.into_iter().for_each(|advice| heed::count(&self.metrics, advice, attempted.provider()));
+                        advice
+                    }
+                };
+                let outcome = heed::reread(outcome, advice);
+                let wait = heed::wait(advice, item.attempts);
+                let place = waits.iter().position(|other| other.wait == wait).unwrap_or_else(|| {
+                    let due = now.after(self.delay(&parts, wait, item.attempts)).min(message.envelope.expires_at);
+                    let none = item.with_none(item.attempts.saturating_add(1), 0);
+                    waits.push(Waits { wait, due, item: none });
+                    waits.len() - 1
+                });
+                match settlement.judge(self, *recipient, &item, outcome, &attempted, waits[place].due) {
                     Next::Ended => {}
-                    Next::Waits => waits.recipients.push(*recipient),
+                    Next::Waits => waits[place].item.recipients.push(*recipient),
                     Next::Again => again.recipients.push(*recipient),
                 }
             }
-            moves.push(Move { old: item, waits, due, again });
+            waits.retain(|waits| !waits.item.recipients.is_empty());
+            moves.push(Move { old: item, waits, again });
         }
         self.write(&parts, settlement, None);
         self.relocate(now, moves, site);
@@ -119,7 +146,7 @@ impl Queue {
         let id = items[0].message;
         let mut moves = Vec::new();
         for item in &items {
-            let next_attempt = now.after(self.delay(&parts, item.attempts));
+            let next_attempt = now.after(self.delay(&parts, None, item.attempts));
             let waits = Item { attempts: item.attempts.saturating_add(1), spoilt: 0, ..item.clone() };
             for recipient in item.recipients.iter() {
                 let attempts = u32::from(waits.attempts);
@@ -246,15 +273,15 @@ impl Queue {
     /// Sends every item to its next place.
     fn relocate(self: &Arc<Queue>, now: Timestamp, moves: Vec<Move>, site: Option<SiteId>) {
         self.with_actions(|scheduler, zero, actions| {
-            for Move { old, waits, due, again } in moves {
+            for Move { old, waits, again } in moves {
                 scheduler.landed(std::slice::from_ref(&old));
-                match (waits.recipients.is_empty(), again.recipients.is_empty()) {
-                    (true, true) => scheduler.drop_item(&old),
-                    (false, false) => scheduler.share_host(&old),
-                    (true, false) | (false, true) => {}
+                let parts = waits.len() + usize::from(!again.recipients.is_empty());
+                if parts == 0 {
+                    scheduler.drop_item(&old);
                 }
-                if !waits.recipients.is_empty() {
-                    scheduler.sleep(at(zero, now, due), waits, actions);
+                (1..parts).for_each(|_| scheduler.share_host(&old));
+                for Waits { due, item, .. } in waits {
+                    scheduler.sleep(at(zero, now, due), item, actions);
                 }
                 match site {
                     _ if again.recipients.is_empty() => {}
@@ -265,8 +292,8 @@ impl Queue {
         });
     }
 
-    fn delay(&self, parts: &Parts, attempts: u16) -> std::time::Duration {
+    fn delay(&self, parts: &Parts, wait: Option<Duration>, attempts: u16) -> Duration {
         let chance = &mut *self.chance.lock().expect("no code panics under this lock");
-        parts.retry.delay(u32::from(attempts) + 1, chance)
+        heed::delay(wait, &parts.retry, attempts, chance)
     }
 }

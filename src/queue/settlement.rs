@@ -72,6 +72,11 @@ impl<'a> Attempted<'a> {
             timings,
         }
     }
+
+    /// The provider it was made to; `none` if no transaction took place.
+    pub(super) fn provider(&self) -> &'static str {
+        self.session.map_or("none", |(route, _)| route.provider)
+    }
 }
 
 /// Collects what one attempt changes about one message.

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub recipients_accepted: IntCounter,
     /// Attempts, by provider and outcome: delivered, deferred, bounced.
     pub attempts: IntCounterVec,
+    /// Refusals by receivers, by provider, reason and the action its profile takes.
+    pub refusals: IntCounterVec,
     /// Recipients waiting, by class and state: ready, waiting.
     pub queue_recipients: IntGaugeVec,
     /// Age of the oldest waiting message, by class, in seconds.
@@ -98,6 +100,12 @@ impl Metrics {
             ),
             recipients: counters(&r, "recipients_total", "recipients that reached their end", &["outcome"]),
             recipients_accepted: counter(&r, "recipients_accepted_total", "recipients acknowledged"),
+            refusals: counters(
+                &r,
+                "refusals_total",
+                "refusals by receivers, for a recipient each",
+                &["provider", "reason", "action"],
+            ),
             attempts: counters(&r, "attempts_total", "delivery attempts per recipient", &["provider", "outcome"]),
             queue_recipients: gauges(&r, "queue_recipients", "recipients not at their end", &["class", "state"]),
             queue_oldest: register(

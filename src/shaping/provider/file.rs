@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Profile;
+use super::{BUILT_IN, Profile};
 use crate::config::{Dimension, LimitConfig, Places, Problem, RateLimit, Scope, Severity, read_table};
 use crate::mail::Reason;
 
@@ -211,7 +211,7 @@ impl OwnedRule {
 impl Merged {
     pub(super) fn into_profile(self) -> Profile {
         let Merged { name, mx, limits, bounds, .. } = self;
-        Profile { name: name.into(), mx, limits, bounds }
+        Profile { name: label(name), mx, limits, bounds }
     }
 
     /// Lays a newer file over what is known.
@@ -247,6 +247,12 @@ impl Merged {
         self.rules = front;
         self.origin = newer.origin;
     }
+}
+
+/// The name for as long as the process lives; a new one is leaked, once a load.
+fn label(name: String) -> &'static str {
+    let known = BUILT_IN.iter().find_map(|(file, _)| file.strip_suffix(".toml").filter(|known| *known == name));
+    known.unwrap_or_else(|| name.leak())
 }
 
 /// Reads all files, later ones over earlier ones of the same name. What cannot be read is told and left out.

@@ -21,13 +21,12 @@ mod wait;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use file::{Action, Bounds, Limits};
 pub use wait::named_wait;
 
-use crate::config::{LimitConfig, Problem, Severity};
+use crate::config::{LimitConfig, Problem, Severity, ShapingConfig};
 use crate::mail::{EnhancedCode, Reason, Reply};
 use rules::RuleBook;
 use suffixes::Suffixes;
@@ -41,8 +40,9 @@ pub const RELAY: &str = "relay";
 /// What is known of a provider.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Its name: `google`. Letters, digits and hyphens; a label of metrics, so there are few of them.
-    pub name: Arc<str>,
+    /// Its name: `google`. Letters, digits and hyphens; a label of metrics, so there are few of them, and they live as long as
+    /// the process, as metrics do.
+    pub name: &'static str,
     /// Domains at or below which all its MX hosts are.
     pub mx: Vec<String>,
     /// What it takes from one source at one site. What is `None` is not limited by the profile.
@@ -54,17 +54,8 @@ pub struct Profile {
 impl Profile {
     /// Its limits as a `[[limit]]` would say them: for this provider, each source and site by itself. `None` if it has none.
     pub fn row(&self) -> Option<LimitConfig> {
-        self.limits.row(&self.name)
+        self.limits.row(self.name)
     }
-}
-
-/// A profile file, with the name it is told of in problems.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProfileText {
-    /// Where it stands.
-    pub file: PathBuf,
-    /// What it says.
-    pub text: String,
 }
 
 /// What a reply asks of us.
@@ -90,7 +81,7 @@ pub struct Advice<'a> {
 #[derive(Debug)]
 pub struct Profiles {
     profiles: Vec<Profile>,
-    by_name: HashMap<Arc<str>, usize>,
+    by_name: HashMap<&'static str, usize>,
     suffixes: Suffixes,
     book: RuleBook,
 }
@@ -122,13 +113,14 @@ impl Profiles {
         Profiles::read(&[]).map(|(profiles, _)| profiles).expect("a test reads them")
     }
 
-    /// Those compiled in, with an operator's files laid over them in the order given. With them come the warnings.
+    /// Those compiled in, with an operator's files (where they stand, what they say) laid over them in the order given. With
+    /// them come the warnings.
     ///
     /// # Errors
     /// Every problem, by file and line; at least one of them is an error.
-    pub fn read(own: &[ProfileText]) -> Result<(Profiles, Vec<Problem>), Vec<Problem>> {
+    pub fn read(own: &[(PathBuf, String)]) -> Result<(Profiles, Vec<Problem>), Vec<Problem>> {
         let built_in = BUILT_IN.iter().map(|(name, text)| (Path::new("config/providers").join(name), *text));
-        let own = own.iter().map(|one| (one.file.clone(), one.text.as_str()));
+        let own = own.iter().map(|(file, text)| (file.clone(), text.as_str()));
         let (merged, mut problems) = file::merge(built_in.chain(own));
         let suffixes = Suffixes::new(&merged, &mut problems);
         let book = RuleBook::new(&merged);
@@ -138,8 +130,16 @@ impl Profiles {
             return Err(problems);
         }
         let profiles: Vec<Profile> = merged.into_iter().map(file::Merged::into_profile).collect();
-        let by_name = profiles.iter().enumerate().map(|(place, one)| (Arc::clone(&one.name), place)).collect();
+        let by_name = profiles.iter().enumerate().map(|(place, one)| (one.name, place)).collect();
         Ok((Profiles { profiles, by_name, suffixes, book }, problems))
+    }
+
+    /// Those that a configuration means: compiled in, and of its folder. Blocking.
+    ///
+    /// # Errors
+    /// As [`Profiles::read`], or what could not be read.
+    pub fn load(config: &ShapingConfig) -> Result<(Profiles, Vec<Problem>), Vec<Problem>> {
+        Profiles::read(&config.provider_files()?)
     }
 
     /// Whose a site is: the one provider that all these hosts belong to, else the default one.
@@ -187,7 +187,7 @@ impl Profiles {
         let named = named_wait(&text);
         match self.book.first(own, code, enhanced, &text) {
             Some(rule) => Advice {
-                provider: &self.profiles[rule.profile].name,
+                provider: self.profiles[rule.profile].name,
                 rule: &rule.name,
                 reason: rule.reason,
                 action: rule.action,
@@ -196,7 +196,7 @@ impl Profiles {
                 transient: rule.transient,
             },
             None => Advice {
-                provider: &self.profiles[own].name,
+                provider: self.profiles[own].name,
                 rule: "",
                 reason: Reason::Other,
                 action: Action::None,

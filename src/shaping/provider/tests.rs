@@ -5,8 +5,8 @@ use super::*;
 use crate::feedback::classify::{Class, classify_line};
 use crate::mail::wording::codes;
 
-fn own(text: &str) -> ProfileText {
-    ProfileText { file: "own.toml".into(), text: text.into() }
+fn own(text: &str) -> (PathBuf, String) {
+    ("own.toml".into(), text.into())
 }
 
 /// What one more file makes of it, as lines.
@@ -59,9 +59,9 @@ fn every_file_of_the_folder_is_compiled_in_under_its_name() {
     let profiles = Profiles::built_in();
     for (name, _) in BUILT_IN {
         let name = name.trim_end_matches(".toml");
-        assert_eq!(&*profiles.get(name).name, name);
+        assert_eq!(profiles.get(name).name, name);
     }
-    assert_eq!(&*profiles.iter().next().unwrap().name, DEFAULT);
+    assert_eq!(profiles.iter().next().unwrap().name, DEFAULT);
 }
 
 /// What a rule waits for must never be taken for a dead address, or it would be suppressed meanwhile.
@@ -119,7 +119,7 @@ fn sites_belong_to_whom_all_their_hosts_belong() {
         (&["[192.0.2.1]"], "default"),
         (&[], "default"),
     ] {
-        assert_eq!(&*profiles.of_hosts(hosts.iter().copied()).name, expected, "{hosts:?}");
+        assert_eq!(profiles.of_hosts(hosts.iter().copied()).name, expected, "{hosts:?}");
     }
 }
 
@@ -203,12 +203,12 @@ fn own_files_may_replace_and_add() {
     assert_eq!(warnings, []);
     assert_eq!(profiles.get("google").limits, Limits::default());
     assert_eq!(advise(&profiles, "google", "421 4.7.28 unusual rate of unsolicited mail").provider, DEFAULT);
-    assert_eq!(&*profiles.of_hosts(["mx.tiny.example"]).name, "tiny");
+    assert_eq!(profiles.of_hosts(["mx.tiny.example"]).name, "tiny");
     // The longer suffix wins.
-    assert_eq!(&*profiles.of_hosts(["aspmx.l.google.com"]).name, "tiny");
-    assert_eq!(&*profiles.of_hosts(["alt1.aspmx.l.google.com"]).name, "tiny");
-    assert_eq!(&*profiles.of_hosts(["smtp.google.com"]).name, "google");
-    assert_eq!(&*profiles.of_hosts(["aspmx2.googlemail.com"]).name, DEFAULT);
+    assert_eq!(profiles.of_hosts(["aspmx.l.google.com"]).name, "tiny");
+    assert_eq!(profiles.of_hosts(["alt1.aspmx.l.google.com"]).name, "tiny");
+    assert_eq!(profiles.of_hosts(["smtp.google.com"]).name, "google");
+    assert_eq!(profiles.of_hosts(["aspmx2.googlemail.com"]).name, DEFAULT);
 }
 
 /// A profile of one or two rules, whose lint is expected to say exactly this.
