@@ -5,6 +5,9 @@
 //! polls.
 
 pub mod bucket;
+pub mod limits;
+pub mod line;
+pub mod rows;
 
 /// Whether something may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
