@@ -277,6 +277,11 @@ impl Places {
         self.0.iter().find(|place| place.spans.iter().any(|one| covers(one, span)))
     }
 
+    /// Whether the key is in the file, readable or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|place| place.key == key)
+    }
+
     /// The line of a key; of what it stands in if it is not in the file itself.
     pub(super) fn line(&self, key: &str) -> Option<usize> {
         let mut key = key;

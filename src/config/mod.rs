@@ -10,10 +10,12 @@
 mod check;
 mod credentials;
 mod hostname;
+mod limit;
 mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod rate;
 mod scope;
 mod size;
 
@@ -28,7 +30,9 @@ use serde::{Deserialize, Serialize};
 pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
+pub use limit::{Dimension, LimitConfig};
 pub use problem::{Problem, Severity};
+pub use rate::{ByteRate, RateLimit};
 pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
@@ -65,6 +69,9 @@ pub struct Config {
     /// Signing keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dkim: Vec<DkimConfig>,
+    /// Limits; all that apply hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limit: Vec<LimitConfig>,
 }
 
 impl Default for Config {
@@ -82,6 +89,7 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             route: Vec::new(),
             dkim: Vec::new(),
+            limit: Vec::new(),
         }
     }
 }
