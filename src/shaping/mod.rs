@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod limits;
 pub mod line;
 pub mod rows;
+pub mod provider;
 
 /// Whether something may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
