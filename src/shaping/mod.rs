@@ -5,6 +5,9 @@
 //! polls.
 
 pub mod bucket;
+pub mod limits;
+pub mod line;
+pub mod rows;
 pub mod provider;
 
 /// Whether something may go.
