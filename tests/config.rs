@@ -79,7 +79,7 @@ fn keys_known() -> BTreeSet<String> {
     fn collect(section: &str, keys: &mut BTreeSet<String>) {
         let header = match section {
             "" => String::new(),
-            "route" | "dkim" => format!("[[{section}]]\n"),
+            "route" | "dkim" | "warmup" => format!("[[{section}]]\n"),
             _ => format!("[{section}]\n"),
         };
         let refused = toml::from_str::<Config>(&format!("{header}no_such_key = 1\n")).expect_err("no such key");
@@ -90,7 +90,7 @@ fn keys_known() -> BTreeSet<String> {
             // A section refuses a number where it expects its own keys.
             let as_number = toml::from_str::<Config>(&format!("{header}{name} = 1\n"));
             let is_section = as_number.is_err_and(|error| error.message().contains("expected struct"));
-            if is_section || ["route", "dkim"].contains(&key.as_str()) {
+            if is_section || ["route", "dkim", "warmup"].contains(&key.as_str()) {
                 collect(&key, keys);
             } else {
                 keys.insert(key);

@@ -14,6 +14,7 @@ mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod reputation;
 mod size;
 
 use std::marker::PhantomData;
@@ -28,6 +29,7 @@ pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
+pub use reputation::{BrakeConfig, WarmupConfig};
 pub use size::ByteSize;
 
 use crate::mail::Domain;
@@ -57,6 +59,11 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// What keeps complaints and unknown users down.
+    pub brake: BrakeConfig,
+    /// Sources that earn their reputation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warmup: Vec<WarmupConfig>,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
@@ -78,6 +85,8 @@ impl Default for Config {
             retry: RetryConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            brake: BrakeConfig::default(),
+            warmup: Vec::new(),
             route: Vec::new(),
             dkim: Vec::new(),
         }
