@@ -15,6 +15,7 @@ mod load;
 pub mod probe;
 mod problem;
 mod reputation;
+mod scope;
 mod size;
 
 use std::marker::PhantomData;
@@ -30,6 +31,7 @@ pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
 pub use reputation::{BrakeConfig, WarmupConfig};
+pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
 use crate::mail::Domain;

@@ -9,14 +9,14 @@
 //! filed under, however many orders there are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::Gate;
 use super::bucket::{Bucket, Rate};
-use super::{Gate, Scope, Subject};
 use crate::clock::Timestamp;
+use crate::config::{Scope, Subject};
 
 /// Orders in force at once. Whoever wants more wants a configuration.
 pub const ORDERS_MAX: usize = 10_000;
@@ -79,14 +79,16 @@ struct Standing {
     /// It ends then, on the queue's clock.
     until: u64,
     /// Of a pace.
-    bucket: Option<Bucket>,
+    bucket: Option<(Rate, Bucket)>,
+    /// It is about paths and nothing else: every stream there is held alike.
+    of_paths: bool,
 }
 
 /// Orders by the rarest thing they name.
 #[derive(Debug, Default)]
 struct Index {
-    named: [HashMap<Box<str>, Filed>; KINDS],
-    /// Those that name a class, or nothing.
+    named: [HashMap<u64, Filed>; KINDS],
+    /// Those that name only a class, or nothing.
     wide: Filed,
 }
 
@@ -95,8 +97,11 @@ type Filed = SmallVec<[OrderId; 2]>;
 /// Kinds of things an order is filed under.
 const KINDS: usize = 7;
 
-/// A pause without an end: nobody is to be woken for it.
+/// On the queue's clock: an order does not end by itself.
 pub const NEVER: u64 = u64::MAX;
+
+/// What waits for a person is looked at again after a year; timers have an end.
+const FAR: u64 = 365 * 86_400_000;
 
 impl Deed {
     /// In a word, as events say it.
@@ -143,21 +148,23 @@ impl Orders {
         self.remove(order.id);
         let same = |other: &&Order| other.scope == order.scope && order.deed.replaces(other.deed);
         let replaced = self.iter().find(same).map(|other| other.id);
+        let before = replaced.and_then(|id| self.remove(id)).and_then(|standing| standing.bucket);
         let bucket = match order.deed {
-            Deed::Pace { per_second } => Some(paced(per_second)),
+            Deed::Pace { per_second } => {
+                let rate = Rate::even(per_second);
+                let mut bucket = Bucket::default();
+                // What was taken a moment ago counts for the new pace, too.
+                if let Some((old_rate, old)) = before {
+                    bucket = old;
+                    bucket.change(now, old_rate, rate);
+                }
+                Some((rate, bucket))
+            }
             Deed::Pause | Deed::Exempt => None,
         };
-        // What was taken a moment ago counts for the new pace, too.
-        let before = replaced.and_then(|id| self.remove(id)).and_then(|standing| standing.bucket);
-        let bucket = match (before, bucket) {
-            (Some(mut before), Some(bucket)) => {
-                before.set_rate(nanos(now), bucket.rate());
-                Some(before)
-            }
-            (_, bucket) => bucket,
-        };
+        let of_paths = order.scope.is_of_paths();
         self.index.file(&order.scope).push(order.id);
-        self.standing.insert(order.id, Standing { order, until, bucket });
+        self.standing.insert(order.id, Standing { order, until, bucket, of_paths });
         replaced
     }
 
@@ -178,37 +185,45 @@ impl Orders {
         over.into_iter().filter_map(|id| self.take_back(id)).collect()
     }
 
-    /// Whether so many recipients may go now: looks, and takes nothing.
-    pub fn gate(&self, now: u64, subject: &Subject<'_>, recipients: usize) -> Gate {
+    /// Whether anything may go by a path now, for all that is ordered about paths and nothing else; of the subject only
+    /// provider, site, source and pool count. Takes nothing.
+    pub fn gate_path(&self, now: u64, path: &Subject<'_>) -> Gate {
+        self.gate(now, path, 1, true)
+    }
+
+    /// Whether so many recipients of a stream may go now, for all that [`gate_path`](Orders::gate_path) does not look at.
+    /// Takes nothing.
+    pub fn gate_mail(&self, now: u64, mail: &Subject<'_>, recipients: usize) -> Gate {
+        self.gate(now, mail, recipients, false)
+    }
+
+    fn gate(&self, now: u64, subject: &Subject<'_>, recipients: usize, of_paths: bool) -> Gate {
         if self.standing.is_empty() {
             return Gate::Go;
         }
         let mut latest = now;
         self.each(subject, |standing| {
+            if standing.of_paths != of_paths || standing.until <= now {
+                return;
+            }
             let ready = match (&standing.order.deed, &standing.bucket) {
-                _ if standing.until <= now => now,
                 (Deed::Pause, _) => standing.until,
-                (Deed::Pace { .. }, Some(bucket)) => millis(bucket.ready_at(nanos(now), recipients as f64)),
+                (Deed::Pace { .. }, Some((rate, bucket))) => bucket.ready_at(*rate, now, recipients as f64),
                 (Deed::Pace { .. } | Deed::Exempt, _) => now,
             };
             latest = latest.max(ready.min(standing.until));
         });
-        if latest <= now { Gate::Go } else { Gate::Later(latest) }
+        if latest <= now { Gate::Go } else { Gate::Later(latest.min(now.saturating_add(FAR))) }
     }
 
-    /// So many recipients go now.
-    pub fn take(&mut self, now: u64, subject: &Subject<'_>, recipients: usize) {
-        self.each_bucket(subject, |bucket| {
-            // It was looked at under the same lock; where it was not, what is taken is owed.
-            if bucket.take(nanos(now), recipients as f64).is_err() {
-                bucket.give_back(-(recipients as f64));
-            }
-        });
+    /// So many recipients go now. What is not there is owed.
+    pub fn take(&mut self, now: u64, mail: &Subject<'_>, recipients: usize) {
+        self.each_bucket(mail, |rate, bucket| bucket.charge(rate, now, recipients as f64));
     }
 
     /// So many of those taken did not go after all.
-    pub fn give_back(&mut self, subject: &Subject<'_>, recipients: usize) {
-        self.each_bucket(subject, |bucket| bucket.give_back(recipients as f64));
+    pub fn give_back(&mut self, mail: &Subject<'_>, recipients: usize) {
+        self.each_bucket(mail, |rate, bucket| bucket.give_back(rate, recipients as f64));
     }
 
     /// Whether the brake is to leave this alone.
@@ -254,17 +269,17 @@ impl Orders {
         });
     }
 
-    fn each_bucket(&mut self, subject: &Subject<'_>, mut deed: impl FnMut(&mut Bucket)) {
+    fn each_bucket(&mut self, subject: &Subject<'_>, mut deed: impl FnMut(Rate, &mut Bucket)) {
         if self.standing.is_empty() {
             return;
         }
         let standing = &mut self.standing;
         self.index.about(subject, |id| {
             let Some(standing) = standing.get_mut(&id) else { return };
-            if let Some(bucket) = &mut standing.bucket
+            if let Some((rate, bucket)) = &mut standing.bucket
                 && standing.order.scope.matches(subject)
             {
-                deed(bucket);
+                deed(*rate, bucket);
             }
         });
     }
@@ -274,7 +289,7 @@ impl Index {
     /// Where an order about `scope` is filed.
     fn file(&mut self, scope: &Scope) -> &mut Filed {
         match rarest(scope) {
-            Some((kind, name)) => self.named[kind].entry(name.into()).or_default(),
+            Some((kind, name)) => self.named[kind].entry(folded(name)).or_default(),
             None => &mut self.wide,
         }
     }
@@ -284,17 +299,17 @@ impl Index {
         filed.retain(|other| *other != id);
         let empty = filed.is_empty();
         if let (true, Some((kind, name))) = (empty, rarest(scope)) {
-            self.named[kind].remove(name);
+            self.named[kind].remove(&folded(name));
         }
     }
 
-    /// All that may be about the subject; they may also name more than is filed here.
+    /// All that may be about the subject: they may name more than is filed here, or have a name with the same hash.
     fn about(&self, subject: &Subject<'_>, mut see: impl FnMut(OrderId)) {
         for (named, name) in self.named.iter().zip(names(subject)) {
             if named.is_empty() {
                 continue;
             }
-            let filed = name.and_then(|name| named.get(name));
+            let filed = named.get(&folded(name));
             filed.into_iter().flatten().for_each(|id| see(*id));
         }
         self.wide.iter().for_each(|id| see(*id));
@@ -309,23 +324,15 @@ fn rarest(scope: &Scope) -> Option<(usize, &str)> {
 }
 
 /// In the order of [`rarest`].
-fn names<'a>(subject: &Subject<'a>) -> [Option<&'a str>; KINDS] {
+fn names<'a>(subject: &Subject<'a>) -> [&'a str; KINDS] {
     let Subject { campaign, domain, site, tenant, source, pool, provider, .. } = *subject;
     [campaign, domain, site, tenant, source, pool, provider]
 }
 
-/// A second's worth may go at once, and at least one.
-fn paced(per_second: f64) -> Bucket {
-    Bucket::new(Rate::new(per_second, Duration::from_secs(1), per_second.max(1.0)))
-}
-
-fn nanos(millis: u64) -> u64 {
-    millis.saturating_mul(1_000_000)
-}
-
-/// Rounded up: whoever comes then finds what he came for.
-fn millis(nanos: u64) -> u64 {
-    nanos.div_ceil(1_000_000)
+/// A hash that does not tell capitals from small letters (FNV-1a): scopes do not, either.
+fn folded(name: &str) -> u64 {
+    let octets = name.bytes().map(|octet| u64::from(octet.to_ascii_lowercase()));
+    octets.fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ octet).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -370,16 +377,22 @@ mod tests {
     }
 
     fn subject(scope: &Scope) -> Subject<'_> {
+        let name = |name: &'_ Option<String>| -> &'_ str { name.as_deref().unwrap_or_default() };
         Subject {
-            provider: scope.provider.as_deref(),
-            site: scope.site.as_deref(),
-            domain: scope.domain.as_deref(),
-            source: scope.source.as_deref(),
-            pool: scope.pool.as_deref(),
-            tenant: scope.tenant.as_deref(),
-            class: scope.class,
-            campaign: scope.campaign.as_deref(),
+            provider: name(&scope.provider),
+            site: name(&scope.site),
+            domain: name(&scope.domain),
+            source: name(&scope.source),
+            pool: name(&scope.pool),
+            tenant: name(&scope.tenant),
+            class: scope.class.unwrap_or_default(),
+            campaign: name(&scope.campaign),
         }
+    }
+
+    /// What holds it, path or mail.
+    fn gate(orders: &Orders, now: u64, subject: &Subject<'_>, recipients: usize) -> Gate {
+        orders.gate_path(now, subject).and(orders.gate_mail(now, subject, recipients))
     }
 
     const MAIL: &str =
@@ -390,7 +403,7 @@ mod tests {
         for (paused, held) in [
             ("tenant=shop", true),
             ("tenant=shop campaign=spring", true),
-            ("campaign=spring", true),
+            ("campaign=Spring", true),
             ("tenant=club campaign=spring", false),
             ("class=bulk", true),
             ("class=transactional", false),
@@ -407,15 +420,15 @@ mod tests {
             orders.put(0, order(1, Deed::Pause, scope(paused)), 5000);
             let mail = scope(MAIL);
             let expected = if held { Gate::Later(5000) } else { Gate::Go };
-            assert_eq!(orders.gate(10, &subject(&mail), 1), expected, "{paused}");
+            assert_eq!(gate(&orders, 10, &subject(&mail), 1), expected, "{paused}");
             assert_eq!(orders.pause(10, &subject(&mail)).is_some(), held, "{paused}");
-            assert_eq!(orders.gate(5000, &subject(&mail), 1), Gate::Go, "{paused} is over");
-            // A path alone is not held by what is said of a tenant.
-            let path = scope("provider=google site=mx.a source=one pool=main");
+            assert_eq!(gate(&orders, 5000, &subject(&mail), 1), Gate::Go, "{paused} is over");
+            // A path is not held by what is said of a tenant.
             let of_path = held && !["tenant", "campaign", "class", "domain"].iter().any(|word| paused.contains(word));
-            assert_eq!(orders.gate(10, &subject(&path), 0) != Gate::Go, of_path, "{paused} and the path");
+            assert_eq!(orders.gate_path(10, &subject(&mail)) != Gate::Go, of_path, "{paused} and the path");
+            assert_eq!(orders.gate_mail(10, &subject(&mail), 1) != Gate::Go, held && !of_path, "{paused} and the mail");
             assert!(orders.take_back(OrderId(1)).is_some());
-            assert_eq!(orders.gate(10, &subject(&mail), 1), Gate::Go);
+            assert_eq!(gate(&orders, 10, &subject(&mail), 1), Gate::Go);
         }
     }
 
@@ -426,13 +439,13 @@ mod tests {
         orders.put(0, order(2, Deed::Pause, scope("campaign=spring")), NEVER);
         orders.put(0, order(3, Deed::Pace { per_second: 10.0 }, scope("provider=google")), NEVER);
         let mail = scope(MAIL);
-        assert_eq!(orders.gate(0, &subject(&mail), 1), Gate::Later(NEVER));
+        assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(FAR));
         orders.take_back(OrderId(2));
-        assert_eq!(orders.gate(0, &subject(&mail), 1), Gate::Later(9000));
+        assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(9000));
         assert_eq!(orders.next_end(), Some(9000));
         assert_eq!(orders.ended(8999), []);
         assert_eq!(orders.ended(9000).len(), 1);
-        assert_eq!((orders.gate(9000, &subject(&mail), 1), orders.next_end()), (Gate::Go, None));
+        assert_eq!((gate(&orders, 9000, &subject(&mail), 1), orders.next_end()), (Gate::Go, None));
         assert_eq!(orders.about(&subject(&mail)).len(), 1);
     }
 
@@ -444,7 +457,7 @@ mod tests {
         orders.put(0, pace(10.0), NEVER);
         let (mut now, mut sent) = (0, 0);
         while now < 60_000 {
-            match orders.gate(now, &subject(&mail), 2) {
+            match gate(&orders, now, &subject(&mail), 2) {
                 Gate::Go => {
                     orders.take(now, &subject(&mail), 2);
                     sent += 2;
@@ -462,10 +475,10 @@ mod tests {
         assert_eq!(orders.put(now, slower, NEVER), Some(OrderId(1)));
         assert_eq!(orders.len(), 1);
         orders.take(now, &subject(&mail), 1);
-        let Gate::Later(then) = orders.gate(now, &subject(&mail), 1) else { panic!("it had a burst") };
+        let Gate::Later(then) = gate(&orders, now, &subject(&mail), 1) else { panic!("it had a burst") };
         assert_eq!(then, now + 10_000);
         orders.give_back(&subject(&mail), 1);
-        assert_eq!(orders.gate(now, &subject(&mail), 1), Gate::Go);
+        assert_eq!(gate(&orders, now, &subject(&mail), 1), Gate::Go);
     }
 
     #[test]
@@ -522,7 +535,7 @@ mod tests {
             let found: Vec<u64> = orders.about(&about).iter().map(|order| order.id.0).collect();
             prop_assert_eq!(&found, &applies);
             let expected = applies.iter().max().map_or(Gate::Go, |last| Gate::Later(1000 + last));
-            prop_assert_eq!(orders.gate(0, &about, 1), expected);
+            prop_assert_eq!(gate(&orders, 0, &about, 1), expected);
             let everything: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
             everything.into_iter().for_each(|id| _ = orders.take_back(id));
             prop_assert!(orders.index.wide.is_empty() && orders.index.named.iter().all(HashMap::is_empty));

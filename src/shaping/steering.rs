@@ -5,9 +5,9 @@ use smallvec::SmallVec;
 use super::Gate;
 use super::brake::{Brake, BrakePolicy, Crossed, Fact, Level, Steps, Watched};
 use super::orders::{Deed, NEVER, Order, Orders};
-use super::scope::{Scope, Subject};
 use super::warmup::{Plan, Room, Sign, Warmup};
 use crate::clock::Timestamp;
+use crate::config::{Scope, Subject};
 use crate::mail::{Class, Stream};
 
 /// What the brake does when a stream is too bad.
@@ -120,41 +120,42 @@ impl Steering {
         self.orders.is_empty() && self.warmup.is_empty()
     }
 
-    /// Whether so many recipients may go now, by this path if one is named: takes nothing.
-    pub fn gate(&mut self, now: u64, subject: &Subject<'_>, recipients: usize) -> Gate {
-        let ordered = self.orders.gate(now, subject, recipients);
-        let warm = match self.room(now, subject) {
-            Some(Room::Full(until)) => Gate::Later(self.instant(Some(until)).max(now + 1)),
-            Some(Room::Warm | Room::Left(_)) | None => Gate::Go,
-        };
-        match (ordered, warm) {
-            (Gate::Later(one), Gate::Later(other)) => Gate::Later(one.max(other)),
-            (Gate::Go, other) => other,
-            (later, Gate::Go) => later,
+    /// Whether anything may go by a path now, by what is ordered of paths and what its warm-up says; of the subject only
+    /// provider, site, source and pool count. Takes nothing.
+    pub fn gate_path(&mut self, now: u64, path: &Subject<'_>) -> Gate {
+        let ordered = self.orders.gate_path(now, path);
+        match self.room(now, path) {
+            Room::Full(until) => ordered.and(Gate::Later(self.instant(Some(until)).max(now + 1))),
+            Room::Warm | Room::Left(_) => ordered,
         }
     }
 
-    /// Recipients that may go in one transaction now by what warm-up says.
-    pub fn recipients_max(&mut self, now: u64, subject: &Subject<'_>) -> usize {
-        match self.room(now, subject) {
-            Some(Room::Left(left)) => usize::try_from(left).unwrap_or(usize::MAX),
-            Some(Room::Warm | Room::Full(_)) | None => usize::MAX,
+    /// Whether so many recipients of a stream may go now, by all other orders. Takes nothing.
+    pub fn gate_mail(&self, now: u64, mail: &Subject<'_>, recipients: usize) -> Gate {
+        self.orders.gate_mail(now, mail, recipients)
+    }
+
+    /// Recipients that may go by a path in one transaction, by what its warm-up says.
+    pub fn recipients_max(&mut self, now: u64, path: &Subject<'_>) -> usize {
+        match self.room(now, path) {
+            Room::Left(left) => usize::try_from(left).unwrap_or(usize::MAX),
+            Room::Warm | Room::Full(_) => usize::MAX,
         }
     }
 
     /// So many recipients go now.
-    pub fn take(&mut self, now: u64, subject: &Subject<'_>, recipients: usize) {
-        self.orders.take(now, subject, recipients);
-        if let (Some(source), Some(provider), false) = (subject.source, subject.provider, self.warmup.is_empty()) {
-            self.warmup.take(source, provider, recipients as u64, self.timestamp(now));
+    pub fn take(&mut self, now: u64, mail: &Subject<'_>, recipients: usize) {
+        self.orders.take(now, mail, recipients);
+        if !self.warmup.is_empty() {
+            self.warmup.take(mail.source, mail.provider, recipients as u64, self.timestamp(now));
         }
     }
 
     /// So many of those taken did not go after all.
-    pub fn give_back(&mut self, now: u64, subject: &Subject<'_>, recipients: usize) {
-        self.orders.give_back(subject, recipients);
-        if let (Some(source), Some(provider), false) = (subject.source, subject.provider, self.warmup.is_empty()) {
-            self.warmup.give_back(source, provider, recipients as u64, self.timestamp(now));
+    pub fn give_back(&mut self, now: u64, mail: &Subject<'_>, recipients: usize) {
+        self.orders.give_back(mail, recipients);
+        if !self.warmup.is_empty() {
+            self.warmup.give_back(mail.source, mail.provider, recipients as u64, self.timestamp(now));
         }
     }
 
@@ -200,11 +201,11 @@ impl Steering {
         self.brake.shares(&watched)
     }
 
-    fn room(&mut self, now: u64, subject: &Subject<'_>) -> Option<Room> {
+    fn room(&mut self, now: u64, path: &Subject<'_>) -> Room {
         if self.warmup.is_empty() {
-            return None;
+            return Room::Warm;
         }
-        Some(self.warmup.room(subject.source?, subject.provider?, self.timestamp(now)))
+        self.warmup.room(path.source, path.provider, self.timestamp(now))
     }
 
     fn note(
@@ -249,12 +250,16 @@ impl Steering {
     }
 }
 
+/// A stream at a provider, whatever else.
 fn subject_of<'a>(stream: &'a Stream, provider: &'a str) -> Subject<'a> {
     Subject {
-        provider: Some(provider),
-        tenant: Some(&stream.tenant),
-        class: Some(stream.class),
-        campaign: Some(&stream.campaign),
-        ..Subject::default()
+        provider,
+        site: "",
+        domain: "",
+        source: "",
+        pool: "",
+        tenant: &stream.tenant,
+        class: stream.class,
+        campaign: &stream.campaign,
     }
 }
