@@ -16,6 +16,7 @@ mod load;
 pub mod probe;
 mod problem;
 mod rate;
+mod reputation;
 mod scope;
 mod shaping;
 mod size;
@@ -35,6 +36,7 @@ pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
+pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
@@ -68,6 +70,11 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// What is known of receivers.
     pub shaping: ShapingConfig,
+    /// What keeps complaints and unknown users down.
+    pub brake: BrakeConfig,
+    /// Sources that earn their reputation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warmup: Vec<WarmupConfig>,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
@@ -93,6 +100,8 @@ impl Default for Config {
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             shaping: ShapingConfig::default(),
+            brake: BrakeConfig::default(),
+            warmup: Vec::new(),
             route: Vec::new(),
             dkim: Vec::new(),
             limit: Vec::new(),
