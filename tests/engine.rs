@@ -22,6 +22,8 @@ mod damage;
 mod fairness;
 #[path = "engine/grpc.rs"]
 mod grpc;
+#[path = "engine/heed.rs"]
+mod heed;
 #[path = "engine/http.rs"]
 mod http;
 #[path = "engine/outcomes.rs"]

@@ -76,12 +76,14 @@ pub(super) fn reread(outcome: Option<Outcome>, advice: Option<&Advice<'_>>) -> O
 }
 
 /// How long to wait for the next attempt as the receiver asks; `None`: by the schedule. `attempts`: those before this one.
-pub(super) fn wait(advice: Option<&Advice<'_>>, attempts: u16) -> Option<Duration> {
+/// What the receiver did not name itself is no longer than the schedule's longest wait.
+pub(super) fn wait(advice: Option<&Advice<'_>>, retry: &RetryPolicy, attempts: u16) -> Option<Duration> {
     let advice = advice?;
     let wait = match advice.action {
         // The source waits, not the recipient: the line goes on when the pause is over, or by another source.
         Action::PauseSource | Action::PauseStream if !advice.named => return None,
-        _ => advice.wait?,
+        _ if advice.named => advice.wait?,
+        _ => advice.wait?.min(retry.delay_max()),
     };
     (attempts < BELIEVED || wait >= Duration::from_secs(3600)).then_some(wait)
 }
@@ -103,6 +105,7 @@ pub(super) fn count(metrics: &Metrics, advice: &Advice<'_>, provider: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RetryConfig;
     use crate::mail::{Blame, EnhancedCode};
 
     fn failure(line: &str) -> Failure {
@@ -122,7 +125,9 @@ mod tests {
             Some(Outcome::Deferred(_)) => "deferred",
             Some(Outcome::Delivered { .. }) | None => "?",
         };
-        let wait = wait(advice.as_ref(), attempts).map_or("by schedule".into(), |wait| format!("{}s", wait.as_secs()));
+        let retry = RetryPolicy::new(&RetryConfig::default());
+        let wait =
+            wait(advice.as_ref(), &retry, attempts).map_or("by schedule".into(), |wait| format!("{}s", wait.as_secs()));
         assert_eq!(format!("{kind}, {wait}"), expected, "{provider} {attempts}: {line}");
     }
 
@@ -157,6 +162,18 @@ mod tests {
             ),
         ] {
             check(provider, line, attempts, expected);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_nobody_named_is_no_longer_than_the_schedules() {
+        let profiles = Profiles::built_in();
+        let second = Duration::from_secs(1);
+        let retry = RetryPolicy::new(&RetryConfig { delay_min: second, delay_max: second, ..RetryConfig::default() });
+        for (line, expected) in [("450 greylisted", 1), ("450 greylisted, come back in 00:01:00", 60)] {
+            let failure = failure(line);
+            let advice = Reader::new(&profiles, "default").read_failure(&failure).cloned();
+            assert_eq!(wait(advice.as_ref(), &retry, 0), Some(Duration::from_secs(expected)), "{line}");
         }
     }
 

@@ -19,6 +19,11 @@ impl RetryPolicy {
         RetryPolicy { delay_min: config.delay_min, delay_max: config.delay_max.max(config.delay_min) }
     }
 
+    /// The longest wait between attempts, but for the spread.
+    pub fn delay_max(&self) -> Duration {
+        self.delay_max
+    }
+
     /// Wait before attempt `attempt + 1`: `delay_min` doubled `attempt - 1` times, at most `delay_max`, times a random
     /// 0.75..=1.25, and as much over `delay_min` as it would be under it.
     ///

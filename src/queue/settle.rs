@@ -68,7 +68,7 @@ impl Queue {
                     }
                 };
                 let outcome = heed::reread(outcome, advice);
-                let wait = heed::wait(advice, item.attempts);
+                let wait = heed::wait(advice, &parts.retry, item.attempts);
                 let place = waits.iter().position(|other| other.wait == wait).unwrap_or_else(|| {
                     let due = now.after(self.delay(&parts, wait, item.attempts)).min(message.envelope.expires_at);
                     let none = item.with_none(item.attempts.saturating_add(1), 0);

@@ -1,0 +1,106 @@
+//! What receivers ask for in their replies: waits, one mailbox alone, "never" that means "later".
+
+use std::time::Duration;
+
+use posthaste::config::Config;
+
+use crate::peer::{At, Do, Peer};
+use crate::world::{Event, World, listeners, time, zone};
+
+/// The schedule alone would bring nobody back within a test.
+fn patient(config: &mut Config) {
+    config.retry.delay_min = Duration::from_secs(3600);
+    config.retry.delay_max = Duration::from_secs(3600);
+}
+
+/// Says this to the first RCPT, then takes everybody.
+fn once(reply: &'static str) -> impl FnMut(&crate::peer::Ask<'_>) -> Do + Send + 'static {
+    let mut said = false;
+    move |ask| match ask.at {
+        At::Rcpt if !said => {
+            said = true;
+            Do::Say(reply)
+        }
+        _ => Do::Take,
+    }
+}
+
+/// Seconds from an event to the next attempt that it tells of.
+fn wait(event: &Event) -> f64 {
+    let at = |field: &str| humantime_seconds(event.text(field));
+    at("next_attempt") - at("time")
+}
+
+/// Seconds of the day of `2026-11-22T20:00:00.123Z`.
+fn humantime_seconds(time: &str) -> f64 {
+    let clock = time.split('T').nth(1).unwrap().trim_end_matches('Z');
+    clock.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_the_reply_names_is_kept() {
+    let mut hosts = listeners(1).await.into_iter();
+    let grey = Peer::start(hosts.next().unwrap(), once("450 4.7.1 Greylisted, please try again in 2 seconds"));
+    let world = World::start(zone(&["them"]), grey.address().port(), patient).await;
+    let took = time(async {
+        world.send(&["b@them.test"]).await;
+        world.until("delivered", "b@them.test", 1).await;
+    })
+    .await;
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    let counted = world.metric("posthaste_refusals_total", &["provider=\"default\"", "action=\"greylist\""]).await;
+    assert_eq!(counted, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_mailbox_waits_alone() {
+    let mut hosts = listeners(1).await.into_iter();
+    let host = Peer::start(hosts.next().unwrap(), |ask| match ask.at {
+        At::Rcpt if ask.text.contains("full@") => Do::Say("452 4.2.2 Over quota"),
+        At::Rcpt if ask.text.contains("busy@") => Do::Say("451 4.3.0 come back in 600 seconds"),
+        At::Rcpt if ask.text.contains("odd@") => Do::Say("451 4.3.0 no luck"),
+        _ => Do::Take,
+    });
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        config.retry.delay_min = Duration::from_secs(60);
+    })
+    .await;
+    world.send(&["full@them.test", "busy@them.test", "odd@them.test", "good@them.test"]).await;
+    world.until("deferred", "them.test", 3).await;
+    world.until("delivered", "good@them.test", 1).await;
+    // `delay_max` is a second at first, but never under `delay_min`.
+    for (who, least, most) in [("full@", 60.0, 67.0), ("busy@", 600.0, 661.0), ("odd@", 60.0, 76.0)] {
+        let told = world.told("deferred", who);
+        let wait = wait(&told[0]).rem_euclid(86_400.0);
+        assert!((least - 0.1..=most).contains(&wait), "{who} waits {wait} s");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_of_ones_own_is_heeded() {
+    let mut hosts = listeners(1).await.into_iter();
+    let host = Peer::start(hosts.next().unwrap(), once("550 slower, please: frequency limited"));
+    let profiles = tempfile::tempdir().unwrap();
+    let profile = r#"
+        name = "tiny"
+        mx = ["them.test"]
+        [[rule]]
+        name = "slower"
+        reason = "rate-limit"
+        action = "mailbox-wait"
+        wait = "1s"
+        transient = true
+        any = ["frequency limited"]
+        sample = ["550 frequency limited"]
+    "#;
+    std::fs::write(profiles.path().join("tiny.toml"), profile).unwrap();
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        patient(config);
+        config.shaping.providers_dir = Some(profiles.path().to_owned());
+    })
+    .await;
+    world.send(&["b@them.test"]).await;
+    world.until("delivered", "b@them.test", 1).await;
+    assert_eq!(world.told("bounced", "b@them.test").len(), 0);
+    assert_eq!(world.metric("posthaste_attempts_total", &["provider=\"tiny\""]).await, 2.0);
+}
