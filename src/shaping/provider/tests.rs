@@ -404,3 +404,21 @@ fn nothing_that_is_temporary_waits_longer_than_a_day() {
         }
     }
 }
+
+#[test]
+fn the_profile_in_the_docs_is_sound() {
+    let docs = include_str!("../../../docs/traffic.md");
+    let start = docs.find("name = \"example\"").expect("there is an example");
+    let text = docs[start..].split("```").next().unwrap();
+    assert_eq!(problems(text), [""; 0]);
+    let (profiles, _) = Profiles::read(&[own(text)]).unwrap();
+    assert!(profiles.get("example").row().is_some_and(|row| row.messages_per_connection == Some(50)));
+}
+
+#[test]
+fn rows_say_what_profiles_limit() {
+    let profiles = Profiles::built_in();
+    let row = profiles.get("yahoo").row().expect("limits");
+    assert_eq!((row.scope.provider.as_deref(), row.messages_per_connection), (Some("yahoo"), Some(20)));
+    assert!(profiles.get(DEFAULT).row().is_none() && profiles.get(RELAY).row().is_none());
+}
