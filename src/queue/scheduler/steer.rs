@@ -1,0 +1,159 @@
+//! Orders, the reputation brake and warm-up, as the scheduler carries them out.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::messages::MessageState;
+use super::{Action, Item, Scheduler, SiteId, StreamId, TakenBack};
+use crate::config::{Scope, Subject};
+use crate::mail::{AddressHost, MessageId, Stream};
+use crate::routing::Route;
+use crate::shaping::orders::{Order, OrderId};
+use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
+
+impl Scheduler {
+    /// Orders, brake and warm-up.
+    pub(in crate::queue) fn steering(&mut self) -> &mut Steering {
+        &mut self.shaper.steering
+    }
+
+    /// Puts another configuration of brake and warm-up in force.
+    pub(in crate::queue) fn set_steering(&mut self, now: u64, policy: SteeringPolicy, actions: &mut Vec<Action>) {
+        self.shaper.steering.set_policy(policy);
+        self.reconsider(now, actions);
+    }
+
+    /// Puts an order in force at once; the name of the one it takes the place of.
+    pub(in crate::queue) fn order(&mut self, now: u64, order: Order, actions: &mut Vec<Action>) -> Option<OrderId> {
+        let steering = &mut self.shaper.steering;
+        let until = steering.instant(order.until);
+        let replaced = steering.orders.put(now, order, until);
+        self.reconsider(now, actions);
+        replaced
+    }
+
+    /// Takes an order back: what it held goes on at once.
+    pub(in crate::queue) fn take_back_order(
+        &mut self,
+        now: u64,
+        id: OrderId,
+        actions: &mut Vec<Action>,
+    ) -> Option<Order> {
+        let order = self.shaper.steering.orders.take_back(id)?;
+        self.shaper.steering.ended(&order);
+        self.reconsider(now, actions);
+        Some(order)
+    }
+
+    /// Takes out the orders whose time is over.
+    pub(super) fn end_orders(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let ended = self.shaper.steering.orders.ended(now);
+        if ended.is_empty() {
+            return;
+        }
+        for order in ended {
+            self.shaper.steering.ended(&order);
+            actions.push(Action::OrderEnded(order));
+        }
+        self.reconsider(now, actions);
+    }
+
+    /// What may go has changed otherwise than by time: all that waits is looked at again.
+    fn reconsider(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
+    }
+
+    /// What an attempt by a source to a provider taught of a stream, in recipients.
+    pub(in crate::queue) fn learn(
+        &mut self,
+        now: u64,
+        stream: &Stream,
+        (source, provider): (&str, &str),
+        learned: &[(Learned, u32)],
+        actions: &mut Vec<Action>,
+    ) {
+        for (what, recipients) in learned.iter().filter(|(_, recipients)| *recipients > 0) {
+            let braked = self.shaper.steering.learn(now, stream, (source, provider), *what, *recipients);
+            actions.extend(braked.into_iter().map(Action::Braked));
+        }
+    }
+
+    /// A subject for what is known of mail of a stream to a host, and of the way it takes if that is known; without a source.
+    fn subject<'a>(&'a self, stream: &'a Stream, host: &'a str, route: Option<&'a Route>) -> Subject<'a> {
+        Subject {
+            provider: route.map_or("", |route| route.provider),
+            site: route.map_or("", |route| route.site.as_str()),
+            domain: host,
+            source: "",
+            pool: self.egress.pool_name(self.egress.pool_of(stream)),
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        }
+    }
+
+    /// The pause that holds mail of a stream to a host, if one does.
+    pub(in crate::queue) fn pause_of(&self, now: u64, stream: &Stream, host: &AddressHost) -> Option<Order> {
+        if self.shaper.steering.orders.is_empty() {
+            return None;
+        }
+        let name = host.to_string();
+        let subject = self.subject(stream, &name, self.hosts.route_of(host));
+        self.shaper.steering.orders.pause(now, &subject).cloned()
+    }
+
+    /// Takes back all waiting mail that `scope` names. Named by stream or pool only, a message is taken back whole; named by
+    /// where it goes, those of its recipients that are not being attempted right now. Walks everything that waits.
+    pub(in crate::queue) fn cancel_scope(&mut self, scope: &Scope) -> Vec<TakenBack> {
+        let nowhere = Scope { provider: None, site: None, domain: None, ..scope.clone() };
+        let streams: HashSet<StreamId> = self
+            .streams
+            .iter()
+            .filter_map(|(id, stream)| nowhere.matches(&self.subject(stream, "", None)).then_some(id))
+            .collect();
+        if nowhere == *scope {
+            let of_them = self.messages.iter().filter(|message| streams.contains(&message.stream));
+            let ids: Vec<MessageId> = of_them.map(|message| message.id).collect();
+            return self.cancel(&ids);
+        }
+        let anybody = Scope { tenant: None, class: None, campaign: None, pool: None, ..scope.clone() };
+        let (stream, mut hosts) = (Stream::default(), HashSet::new());
+        for (id, host) in self.hosts.iter() {
+            let name = host.host.to_string();
+            if anybody.matches(&self.subject(&stream, &name, host.route.known())) {
+                hosts.insert(id);
+            }
+        }
+        let messages = &self.messages;
+        let wanted = |item: &Item| {
+            let of = |message: &MessageState| !message.cancelled && streams.contains(&message.stream);
+            hosts.contains(&item.host) && messages.get(item.message).is_some_and(of)
+        };
+        let asleep = self.sleepers.extract(wanted);
+        let mut awake = self.hosts.extract_parked(wanted);
+        for (_, site) in &mut self.sites {
+            for item in site.ready.drain() {
+                match (wanted(&item), messages.get(item.message)) {
+                    (true, _) => awake.push(item),
+                    (false, Some(message)) => {
+                        site.ready.push(self.streams.class(message.stream), message.stream, item);
+                    }
+                    (false, None) => self.hosts.release(item.host),
+                }
+            }
+        }
+        let mut taken: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
+        for (item, slept) in asleep.into_iter().map(|i| (i, true)).chain(awake.into_iter().map(|i| (i, false))) {
+            let Some(message) = self.messages.get_mut(item.message) else { continue };
+            let open = item.recipients.iter().copied().filter(|r| message.open.has(*r));
+            taken.entry(item.message).or_default().extend(open);
+            if slept {
+                // Whoever comes to an end is awake.
+                message.awake += item.recipients.len() as u32;
+                self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
+            }
+            self.drop_item(&item);
+        }
+        taken.into_iter().map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0 }).collect()
+    }
+}
