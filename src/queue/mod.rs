@@ -24,6 +24,7 @@ pub mod census;
 mod contents;
 mod dial;
 mod door;
+mod explain;
 #[doc(hidden)]
 pub mod probe;
 mod ready;
@@ -53,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use cancel::Cancelled;
+pub use explain::{Explanation, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
 pub use status::{MessageStatus, QueryError};
 pub use steer::{NewOrder, OrderError};

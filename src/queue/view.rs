@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Queue;
 use super::scheduler::Item;
 use super::site::Health;
+use super::steer::pause_in_words;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Class, MessageId};
 use crate::spool::{RecipientState, SpoolError};
@@ -32,6 +33,9 @@ pub struct Listed {
     pub class: Class,
     /// The last failure.
     pub reason: Option<String>,
+    /// The order that holds it, or some of its recipients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// All there is to say of one waiting message.
@@ -86,6 +90,9 @@ pub struct SiteView {
     pub shut_for: Option<u64>,
 }
 
+/// Recipients of a message that are looked at to see whether an order holds it.
+const HELD_LOOKS: usize = 16;
+
 impl Queue {
     /// The oldest `limit` waiting messages whose open recipients include one at `host`, if given.
     ///
@@ -115,9 +122,13 @@ impl Queue {
     pub async fn view(&self, id: MessageId) -> Result<MessageView, SpoolError> {
         let message = self.spool.load_envelope(id).await?;
         let states = self.spool.states(id).await?;
-        let (open, sleepers) = {
+        let (open, sleepers, pause) = {
             let scheduler = self.lock();
-            (scheduler.open_of(id), scheduler.sleepers_of(id))
+            let open = scheduler.open_of(id);
+            let hosts = open.iter().map(|place| message.envelope.recipients[*place as usize].address.host());
+            let (stream, now) = (&message.envelope.stream, self.now());
+            let pause = hosts.take(HELD_LOOKS).find_map(|host| scheduler.pause_of(now, stream, host));
+            (open, scheduler.sleepers_of(id), pause)
         };
         let (now, timestamp) = (self.now(), self.clock.timestamp());
         let due = |place: u32| {
@@ -157,6 +168,7 @@ impl Queue {
             next_attempt: waiting().filter_map(|r| r.next_attempt.clone()).min(),
             class: envelope.stream.class,
             reason: waiting().find_map(|r| r.reply.clone()),
+            held: pause.as_ref().map(pause_in_words),
         };
         Ok(MessageView {
             listed,

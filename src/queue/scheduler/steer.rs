@@ -6,7 +6,7 @@ use super::messages::MessageState;
 use super::{Action, Item, Scheduler, SiteId, StreamId, TakenBack};
 use crate::config::{Scope, Subject};
 use crate::mail::{AddressHost, MessageId, Stream};
-use crate::routing::Route;
+use crate::routing::{PoolId, Route, Site};
 use crate::shaping::orders::{Order, OrderId};
 use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
 
@@ -76,6 +76,11 @@ impl Scheduler {
             let braked = self.shaper.steering.learn(now, stream, (source, provider), *what, *recipients);
             actions.extend(braked.into_iter().map(Action::Braked));
         }
+    }
+
+    /// The site of a pool's mail, if it is known.
+    pub(in crate::queue) fn known_site(&self, site: &Site, pool: PoolId) -> Option<SiteId> {
+        self.site_ids.get(&(site.clone(), pool)).copied()
     }
 
     /// A subject for what is known of mail of a stream to a host, and of the way it takes if that is known; without a source.
