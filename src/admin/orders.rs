@@ -95,7 +95,7 @@ pub(super) async fn list(State(parts): State<Parts>) -> Response {
 }
 
 pub(super) async fn give(State(parts): State<Parts>, Asked(request): Asked<OrderRequest>) -> Result<Response, Problem> {
-    let order = parts.queue.order(request.try_into()?).await?;
+    let order = parts.queue.order(new_order(request)?).await?;
     Ok((StatusCode::CREATED, Json(OrderView::from(&order))).into_response())
 }
 
@@ -141,22 +141,19 @@ pub(super) async fn explain(
     Ok(Json(parts.queue.explain(&address, &stream).await).into_response())
 }
 
-impl TryFrom<OrderRequest> for NewOrder {
-    type Error = Problem;
-
-    fn try_from(request: OrderRequest) -> Result<NewOrder, Problem> {
-        let OrderRequest { deed, per_second, scope, lasts, reason, by } = request;
-        let deed = match (deed.as_str(), per_second) {
-            ("pause", None) => Deed::Pause,
-            ("exempt", None) => Deed::Exempt,
-            ("pace", Some(per_second)) => Deed::Pace { per_second },
-            ("pace", None) => return Err(Problem::field("per_second", "say how many recipients a second")),
-            ("pause" | "exempt", Some(_)) => return Err(Problem::field("per_second", "is for the deed pace only")),
-            _ => return Err(Problem::field("deed", "must be pause, pace or exempt")),
-        };
-        let by = if by.is_empty() { "operator".into() } else { by };
-        Ok(NewOrder { deed, scope, reason, by, lasts })
-    }
+/// What is asked, as an order.
+fn new_order(request: OrderRequest) -> Result<NewOrder, Problem> {
+    let OrderRequest { deed, per_second, scope, lasts, reason, by } = request;
+    let deed = match (deed.as_str(), per_second) {
+        ("pause", None) => Deed::Pause,
+        ("exempt", None) => Deed::Exempt,
+        ("pace", Some(per_second)) => Deed::Pace { per_second },
+        ("pace", None) => return Err(Problem::field("per_second", "say how many recipients a second")),
+        ("pause" | "exempt", Some(_)) => return Err(Problem::field("per_second", "is for the deed pace only")),
+        _ => return Err(Problem::field("deed", "must be pause, pace or exempt")),
+    };
+    let by = if by.is_empty() { "operator".into() } else { by };
+    Ok(NewOrder { deed, scope, reason, by, lasts })
 }
 
 impl From<&Order> for OrderView {

@@ -30,21 +30,22 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.routes(config);
     check.dkim(config);
     check.reputation(config);
+    check.limits(config);
     check.problems
 }
 
-struct Check<'a> {
-    places: &'a Places,
+pub(super) struct Check<'a> {
+    pub(super) places: &'a Places,
     file: &'a Path,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn error(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn error(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Error, key, why.into(), remedy.into());
     }
 
-    fn warning(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn warning(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Warning, key, why.into(), remedy.into());
     }
 
@@ -53,7 +54,7 @@ impl Check<'_> {
         self.problems.push(Problem { file: self.file.into(), line, severity, key: key.into(), why, remedy });
     }
 
-    fn not_zero(&mut self, key: &str, value: u64) {
+    pub(super) fn not_zero(&mut self, key: &str, value: u64) {
         if value == 0 {
             self.error(key, "0 lets nothing through", "set a limit of at least 1");
         }

@@ -10,10 +10,12 @@
 mod check;
 mod credentials;
 mod hostname;
+mod limit;
 mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod rate;
 mod reputation;
 mod scope;
 mod size;
@@ -29,7 +31,10 @@ use serde::{Deserialize, Serialize};
 pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
+pub use limit::{Dimension, LimitConfig};
+pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
+pub use rate::{ByteRate, RateLimit};
 pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use size::ByteSize;
@@ -72,6 +77,9 @@ pub struct Config {
     /// Signing keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dkim: Vec<DkimConfig>,
+    /// Limits; all that apply hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limit: Vec<LimitConfig>,
 }
 
 impl Default for Config {
@@ -91,6 +99,7 @@ impl Default for Config {
             warmup: Vec::new(),
             route: Vec::new(),
             dkim: Vec::new(),
+            limit: Vec::new(),
         }
     }
 }

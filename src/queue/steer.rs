@@ -21,6 +21,9 @@ use crate::shaping::warmup::{Kept, Progress, Step};
 /// How often the progress of warm-ups is kept.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
 
+/// Messages or sleepers looked at under one lock.
+const SLICE: usize = 4096;
+
 /// The longest order: a hundred years. What is to stand for ever has no end at all.
 const LASTS_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -137,7 +140,22 @@ impl Queue {
     /// # Cancel safety
     /// What was begun goes on.
     pub async fn cancel_scope(self: &Arc<Queue>, scope: &Scope) -> Result<Cancelled, QueryError> {
-        let taken = self.lock().cancel_scope(scope);
+        let (mut from, mut more) = (0, true);
+        if scope.provider.is_none() && scope.site.is_none() && scope.domain.is_none() {
+            let mut ids = Vec::new();
+            while more {
+                let (found, behind) = self.lock().messages_about(scope, from, from + SLICE);
+                ids.extend(found);
+                (from, more) = (from + SLICE, behind);
+            }
+            return self.cancel(ids).await;
+        }
+        let mut taken = Vec::new();
+        while more {
+            let (found, behind) = self.lock().cancel_about(scope, from, from + SLICE);
+            taken.extend(found);
+            (from, more) = (from + SLICE, behind);
+        }
         self.end_taken(taken, true).await
     }
 

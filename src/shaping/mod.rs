@@ -6,7 +6,11 @@
 
 pub mod brake;
 pub mod bucket;
+pub mod limits;
+pub mod line;
 pub mod orders;
+pub mod provider;
+pub mod rows;
 pub mod steering;
 pub mod warmup;
 

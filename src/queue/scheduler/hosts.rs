@@ -113,17 +113,15 @@ impl Hosts {
         self.hosts[*self.ids.get(host)? as usize].route.known()
     }
 
-    /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (HostId, &HostState)> {
-        self.hosts.iter().map(|(id, host)| (id as HostId, host))
-    }
-
     /// Takes out of those that wait for a look-up what `select` picks.
-    pub(super) fn extract_parked(&mut self, select: impl Fn(&Item) -> bool) -> Vec<Item> {
+    pub(super) fn extract_parked(&mut self, select: impl Fn(&Item, &HostState) -> bool) -> Vec<Item> {
         let mut taken = Vec::new();
         for (_, host) in &mut self.hosts {
             if let HostRoute::Resolving(parked) = &mut host.route {
-                taken.extend(parked.extract_if(.., |item| select(item)));
+                let all = std::mem::take(parked);
+                let (picked, rest): (Vec<Item>, Vec<Item>) = all.into_iter().partition(|item| select(item, host));
+                host.route = HostRoute::Resolving(rest);
+                taken.extend(picked);
             }
         }
         taken

@@ -1,12 +1,14 @@
 //! Orders, the reputation brake and warm-up, as the scheduler carries them out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use super::messages::MessageState;
-use super::{Action, Item, Scheduler, SiteId, StreamId, TakenBack};
+use super::hosts::HostState;
+use super::messages::{MessageState, Messages};
+use super::streams::Streams;
+use super::{Action, Item, Scheduler, SiteId, TakenBack};
 use crate::config::{Scope, Subject};
 use crate::mail::{AddressHost, MessageId, Stream};
-use crate::routing::{PoolId, Route, Site};
+use crate::routing::{Egress, PoolId, Route, Site};
 use crate::shaping::orders::{Order, OrderId};
 use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
 
@@ -107,58 +109,94 @@ impl Scheduler {
         self.shaper.steering.orders.pause(now, &subject).cloned()
     }
 
-    /// Takes back all waiting mail that `scope` names. Named by stream or pool only, a message is taken back whole; named by
-    /// where it goes, those of its recipients that are not being attempted right now. Walks everything that waits.
-    pub(in crate::queue) fn cancel_scope(&mut self, scope: &Scope) -> Vec<TakenBack> {
-        let nowhere = Scope { provider: None, site: None, domain: None, ..scope.clone() };
-        let streams: HashSet<StreamId> = self
-            .streams
-            .iter()
-            .filter_map(|(id, stream)| nowhere.matches(&self.subject(stream, "", None)).then_some(id))
-            .collect();
-        if nowhere == *scope {
-            let of_them = self.messages.iter().filter(|message| streams.contains(&message.stream));
-            let ids: Vec<MessageId> = of_them.map(|message| message.id).collect();
-            return self.cancel(&ids);
-        }
-        let anybody = Scope { tenant: None, class: None, campaign: None, pool: None, ..scope.clone() };
-        let (stream, mut hosts) = (Stream::default(), HashSet::new());
-        for (id, host) in self.hosts.iter() {
-            let name = host.host.to_string();
-            if anybody.matches(&self.subject(&stream, &name, host.route.known())) {
-                hosts.insert(id);
-            }
-        }
-        let messages = &self.messages;
-        let wanted = |item: &Item| {
-            let of = |message: &MessageState| !message.cancelled && streams.contains(&message.stream);
-            hosts.contains(&item.host) && messages.get(item.message).is_some_and(of)
+    /// The messages of streams that `scope` names, wherever they go, in places `from..to` of the table, and whether there
+    /// may be some behind.
+    pub(in crate::queue) fn messages_about(&self, scope: &Scope, from: usize, to: usize) -> (Vec<MessageId>, bool) {
+        let eyes = self.eyes();
+        let (messages, more) = self.messages.slice(from, to);
+        let named = messages.filter(|message| scope.matches(&eyes.subject(message, "", None)));
+        (named.map(|message| message.id).collect(), more)
+    }
+
+    /// Takes back recipients that `scope` names by where their mail goes: sleepers in places `from..to`, and whether there
+    /// may be some behind; with `from` 0 also all that stands in line. Those in flight are left alone.
+    pub(in crate::queue) fn cancel_about(&mut self, scope: &Scope, from: usize, to: usize) -> (Vec<TakenBack>, bool) {
+        let eyes = Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress };
+        let (asleep, more) = {
+            let hosts = &self.hosts;
+            self.sleepers.extract_in(from, to, |item| eyes.is_about(scope, item, hosts.get(item.host)))
         };
-        let asleep = self.sleepers.extract(wanted);
-        let mut awake = self.hosts.extract_parked(wanted);
-        for (_, site) in &mut self.sites {
-            for item in site.ready.drain() {
-                match (wanted(&item), messages.get(item.message)) {
-                    (true, _) => awake.push(item),
-                    (false, Some(message)) => {
-                        site.ready.push(self.streams.class(message.stream), message.stream, item);
+        let mut awake = Vec::new();
+        if from == 0 {
+            awake = self.hosts.extract_parked(|item, host| eyes.is_about(scope, item, host));
+            for (_, site) in &mut self.sites {
+                for item in site.ready.drain() {
+                    match eyes.messages.get(item.message) {
+                        Some(_) if eyes.is_about(scope, &item, self.hosts.get(item.host)) => awake.push(item),
+                        Some(message) => {
+                            site.ready.push(self.streams.class(message.stream), message.stream, item);
+                        }
+                        None => self.hosts.release(item.host),
                     }
-                    (false, None) => self.hosts.release(item.host),
                 }
             }
         }
         let mut taken: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
         for (item, slept) in asleep.into_iter().map(|i| (i, true)).chain(awake.into_iter().map(|i| (i, false))) {
-            let Some(message) = self.messages.get_mut(item.message) else { continue };
-            let open = item.recipients.iter().copied().filter(|r| message.open.has(*r));
-            taken.entry(item.message).or_default().extend(open);
-            if slept {
-                // Whoever comes to an end is awake.
-                message.awake += item.recipients.len() as u32;
-                self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
+            if let Some(message) = self.messages.get_mut(item.message) {
+                let open = item.recipients.iter().copied().filter(|r| message.open.has(*r));
+                taken.entry(item.message).or_default().extend(open);
+                if slept {
+                    // Whoever comes to an end is awake.
+                    message.awake += item.recipients.len() as u32;
+                    self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
+                }
             }
             self.drop_item(&item);
         }
-        taken.into_iter().map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0 }).collect()
+        (taken.into_iter().map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0 }).collect(), more)
+    }
+
+    fn eyes(&self) -> Eyes<'_> {
+        Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress }
+    }
+}
+
+/// What must be seen of the scheduler to say what an item is about, while other parts of it are changed.
+struct Eyes<'a> {
+    messages: &'a Messages,
+    streams: &'a Streams,
+    egress: &'a Egress,
+}
+
+impl<'a> Eyes<'a> {
+    fn subject(&self, message: &MessageState, domain: &'a str, route: Option<&'a Route>) -> Subject<'a> {
+        let stream = self.streams.get(message.stream);
+        Subject {
+            provider: route.map_or("", |route| &route.provider),
+            site: route.map_or("", |route| route.site.as_str()),
+            domain,
+            source: "",
+            pool: self.egress.pool_name(self.streams.pool(message.stream)),
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        }
+    }
+
+    fn is_about(&self, scope: &Scope, item: &Item, host: &HostState) -> bool {
+        let Some(message) = self.messages.get(item.message).filter(|message| !message.is_unwanted()) else {
+            return false;
+        };
+        let literal;
+        let name = match &host.host {
+            AddressHost::Domain(domain) => domain.as_str(),
+            AddressHost::Literal(_) => {
+                literal = host.host.to_string();
+                &literal
+            }
+        };
+        let eyes = Eyes { messages: self.messages, streams: self.streams, egress: self.egress };
+        scope.matches(&eyes.subject(message, name, host.route.known()))
     }
 }

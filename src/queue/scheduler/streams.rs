@@ -85,10 +85,6 @@ impl Streams {
         Class::ALL.into_iter().filter_map(|class| self.ids.get(&stream(class)).copied()).collect()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
-        self.streams.iter().map(|(id, state)| (id as StreamId, &state.stream))
-    }
-
     pub(super) fn len(&self) -> usize {
         self.streams.len()
     }
