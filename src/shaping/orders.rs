@@ -388,7 +388,9 @@ mod tests {
     }
 
     fn subject(scope: &Scope) -> Subject<'_> {
-        let name = |name: &'_ Option<String>| -> &'_ str { name.as_deref().unwrap_or_default() };
+        fn name(name: &Option<String>) -> &str {
+            name.as_deref().unwrap_or_default()
+        }
         Subject {
             provider: name(&scope.provider),
             site: name(&scope.site),
