@@ -29,8 +29,8 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.retry(config);
     check.routes(config);
     check.dkim(config);
-    check.reputation(config);
     check.limits(config);
+    check.reputation(config);
     check.problems
 }
 
