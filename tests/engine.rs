@@ -24,6 +24,8 @@ mod fairness;
 mod grpc;
 #[path = "engine/http.rs"]
 mod http;
+#[path = "engine/orders.rs"]
+mod orders;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
 #[path = "engine/restart.rs"]

@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(orders.len(), 1);
         orders.take(now, &subject(&mail), 1);
         let Gate::Later(then) = gate(&orders, now, &subject(&mail), 1) else { panic!("it had a burst") };
-        assert_eq!(then, now + 10_000);
+        assert!(then.abs_diff(now + 10_000) <= 2, "{then} after {now}");
         orders.give_back(&subject(&mail), 1);
         assert_eq!(gate(&orders, now, &subject(&mail), 1), Gate::Go);
     }
