@@ -22,6 +22,7 @@ use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::{Egress, Router};
 use crate::shaping::provider::Profiles;
+use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
@@ -86,7 +87,10 @@ impl Daemon {
         access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
         let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
-        let restored = tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from);
+        let restored = match queue.recall(&ledger) {
+            Ok(()) => tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from),
+            Err(error) => Err(anyhow::Error::from(error).context("orders")),
+        };
         let surfaces = match restored {
             Ok(()) => {
                 let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), Arc::clone(&ledger)));
@@ -332,6 +336,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
         profiles: Arc::new(profiles(config)?),
+        steering: SteeringPolicy::new(&config.brake, &config.warmup),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),

@@ -9,7 +9,12 @@
 //! | `GET /v1/queue?limit=&domain=` | waiting messages, oldest first |
 //! | `GET /v1/queue/{id}` | one of them, with every recipient |
 //! | `POST /v1/queue/retry` | makes recipients due now: `{"message_id": …}`, `{"domain": …}` or `{}` for all |
-//! | `POST /v1/queue/cancel` | takes back what is not being sent: `{"message_id": …}` or `{"campaign": …, "tenant": …}` |
+//! | `POST /v1/queue/cancel` | takes back what is not being sent: `{"message_id": …}` or `{"campaign": …, "tenant": …}` or `{"scope": …}` |
+//! | `GET`, `POST /v1/orders` | orders in force; gives one: `{"deed": "pause", "scope": {"tenant": …}, "for": "2h", "reason": …}` |
+//! | `POST /v1/orders/resume` | lifts those named: `{"id": …}`, `{"scope": …}` or `{"all": true}` |
+//! | `DELETE /v1/orders/{id}` | lifts one |
+//! | `GET /v1/warmup` | how far sources are warmed up |
+//! | `GET /v1/explain?address=&tenant=&class=&campaign=` | where mail to an address would go now, at what pace, and why |
 //! | `GET /v1/sites` | sites with mail, sessions or trouble |
 //! | `GET`, `POST /v1/tenants` | all tenants; registers one |
 //! | `GET`, `PATCH`, `DELETE /v1/tenants/{name}` | one of them, changes what it may, removes it |
@@ -19,10 +24,12 @@
 //! Errors are `application/problem+json` and name the fields to blame. No endpoint but the one that makes a token tells a
 //! secret.
 
+mod orders;
 mod problem;
 mod queue;
 mod tenants;
 
+pub use orders::{OrderRequest, OrderView, ResumeRequest};
 pub use queue::{CancelRequest, RetryAnswer, RetryRequest};
 pub use tenants::{CredentialRequest, QuotaRequest, TenantRequest};
 
@@ -117,6 +124,11 @@ fn routes(parts: Parts) -> Router {
         .route("/v1/queue/cancel", post(queue::cancel))
         .route("/v1/queue/{id}", get(queue::show))
         .route("/v1/sites", get(queue::sites))
+        .route("/v1/orders", get(orders::list).post(orders::give))
+        .route("/v1/orders/resume", post(orders::resume))
+        .route("/v1/orders/{id}", delete(orders::take_back))
+        .route("/v1/warmup", get(orders::warmup))
+        .route("/v1/explain", get(orders::explain))
         .route("/v1/tenants", get(tenants::list).post(tenants::create))
         .route("/v1/tenants/{name}", get(tenants::show).patch(tenants::change).delete(tenants::remove))
         .route("/v1/tenants/{name}/credentials", post(tenants::issue))

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use crate::access::{BadField, ChangeError};
+use crate::queue::OrderError;
 use crate::spool::SpoolError;
 
 /// An error as `application/problem+json` (RFC 9457), with the fields to blame if there are any.
@@ -27,6 +28,16 @@ impl Problem {
 
     pub(super) fn bad(error: impl Display) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// A field is to blame.
+    pub(super) fn field(field: &'static str, why: &str) -> Problem {
+        let violations = vec![BadField { field: field.into(), why: why.into() }];
+        Problem { violations, ..Problem::bad(format!("{field}: {why}")) }
+    }
+
+    pub(super) fn missing(error: impl Display) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, error)
     }
 
     pub(super) fn trouble(error: impl Display) -> Problem {
@@ -56,6 +67,16 @@ impl From<ChangeError> for Problem {
         match error {
             ChangeError::Bad(violations) => Problem { violations, ..problem },
             _ => problem,
+        }
+    }
+}
+
+impl From<OrderError> for Problem {
+    fn from(error: OrderError) -> Problem {
+        match error {
+            OrderError::Bad { field, why } => Problem::field(field, &why),
+            OrderError::Full => Problem::new(StatusCode::CONFLICT, error),
+            OrderError::Ledger(_) => Problem::trouble(error),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Parts;
 use super::problem::{Asked, Problem};
+use crate::config::Scope;
 use crate::mail::{AddressHost, MessageId};
 use crate::spool::SpoolError;
 
@@ -55,6 +56,9 @@ pub struct CancelRequest {
     /// The campaign's tenant, if it has one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tenant: String,
+    /// All waiting mail that is about this; not the source: what waits has none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
 }
 
 pub(super) async fn list(State(parts): State<Parts>, Query(query): Query<ListQuery>) -> Result<Response, Problem> {
@@ -80,12 +84,25 @@ pub(super) async fn cancel(
     State(parts): State<Parts>,
     Asked(request): Asked<CancelRequest>,
 ) -> Result<Response, Problem> {
+    if let Some(scope) = &request.scope {
+        if request.message_id.is_some() || request.campaign.is_some() || !request.tenant.is_empty() {
+            return Err(Problem::bad("say what is meant in scope, and nothing beside it"));
+        }
+        if scope.source.is_some() {
+            return Err(Problem::field("scope.source", "mail that waits has no source yet; name its pool"));
+        }
+        if *scope == Scope::default() {
+            return Err(Problem::field("scope", "name something: this would take everything back"));
+        }
+        let cancelled = parts.queue.cancel_scope(scope).await;
+        return Ok(Json(cancelled.map_err(Problem::trouble)?).into_response());
+    }
     let ids = match (request.message_id, request.campaign) {
         (Some(id), None) if parts.queue.tenant_of(id).is_none() => return Err(SpoolError::Unknown(id).into()),
         (Some(id), None) => vec![id],
         (None, Some(campaign)) if !campaign.is_empty() => parts.queue.messages_of(&request.tenant, &campaign),
         (Some(_), Some(_)) => return Err(Problem::bad("message_id and campaign: say one of them")),
-        (None, _) => return Err(Problem::bad("say message_id or campaign")),
+        (None, _) => return Err(Problem::bad("say message_id, campaign or scope")),
     };
     let cancelled = parts.queue.cancel(ids).await;
     Ok(Json(cancelled.map_err(Problem::trouble)?).into_response())

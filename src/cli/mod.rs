@@ -5,6 +5,8 @@ mod check;
 mod client;
 mod demo;
 mod dkim;
+mod explain;
+mod orders;
 mod queue;
 mod send;
 mod serve;
@@ -47,6 +49,8 @@ enum Command {
     /// Look at the queue of the running daemon, and steer it.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Say where mail to an address would go now, at what pace, and why.
+    Explain(explain::ExplainArguments),
     /// Say who may submit: tenants of the running daemon, their tokens and quotas.
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
@@ -100,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Dkim(command) => dkim::run(command),
         Command::Send { words } => return send::run("posthaste send", &words),
         Command::Queue(command) => queue::run(command),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Spool(command) => spool::run(command),
         Command::Bounce(command) => bounce::run(command),
         Command::Tenant(command) => tenant::run(command),

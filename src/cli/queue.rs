@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use hyper::Method;
 
+use super::orders::{self, OrderArguments, ScopeArguments};
 use super::{BAD_USAGE, ConfigArgument, block_on, client};
-use crate::admin::{CancelRequest, RetryAnswer, RetryRequest};
+use crate::admin::{CancelRequest, OrderView, RetryAnswer, RetryRequest};
 use crate::config::Config;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Cancelled, Listed, MessageView, SiteView};
@@ -53,16 +54,68 @@ pub(super) enum QueueCommand {
         #[command(flatten)]
         config: ConfigArgument,
     },
-    /// Take back what is not being sent right now: one message, or a campaign.
+    /// Take back what is not being sent right now: one message, or all that waits of a campaign, a tenant, for a domain.
     Cancel {
         /// A message.
         id: Option<MessageId>,
-        /// All waiting messages of this campaign.
-        #[arg(long, conflicts_with = "id")]
-        campaign: Option<String>,
-        /// The campaign's tenant.
-        #[arg(long, requires = "campaign")]
-        tenant: Option<String>,
+        #[command(flatten)]
+        scope: ScopeArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Hold mail back until `resume`, or for a time.
+    Suspend {
+        #[command(flatten)]
+        order: OrderArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Let no more than so many recipients a second go, until `resume` or for a time. Other limits stay in force.
+    Pace {
+        /// Recipients a second.
+        #[arg(long)]
+        per_second: f64,
+        #[command(flatten)]
+        order: OrderArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Keep the reputation brake from slowing or stopping this mail.
+    Exempt {
+        #[command(flatten)]
+        order: OrderArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Lift orders: by number, or all about the mail that was named.
+    Resume {
+        /// The order's number.
+        id: Option<u64>,
+        #[command(flatten)]
+        scope: ScopeArguments,
+        /// All orders.
+        #[arg(long)]
+        all: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+    /// Orders in force: what is suspended, paced, exempt.
+    Orders {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -76,7 +129,12 @@ pub(super) fn run(command: QueueCommand) -> anyhow::Result<ExitCode> {
         QueueCommand::List { config, .. }
         | QueueCommand::Show { config, .. }
         | QueueCommand::Retry { config, .. }
-        | QueueCommand::Cancel { config, .. } => config.clone(),
+        | QueueCommand::Cancel { config, .. }
+        | QueueCommand::Suspend { config, .. }
+        | QueueCommand::Pace { config, .. }
+        | QueueCommand::Exempt { config, .. }
+        | QueueCommand::Resume { config, .. }
+        | QueueCommand::Orders { config, .. } => config.clone(),
     };
     let config = match arguments.load() {
         Ok(config) => config,
@@ -90,14 +148,28 @@ pub(super) fn run(command: QueueCommand) -> anyhow::Result<ExitCode> {
                 eprintln!("posthaste queue retry: say what: a message id, --domain DOMAIN or --all");
                 Ok(ExitCode::from(BAD_USAGE))
             }
-            QueueCommand::Cancel { id: None, campaign: None, .. } => {
-                eprintln!("posthaste queue cancel: say what: a message id or --campaign NAME");
+            QueueCommand::Cancel { id, scope, .. } if id.is_some() != scope.is_empty() => {
+                eprintln!("posthaste queue cancel: say what: a message id, or --campaign, --tenant, --domain, …");
                 Ok(ExitCode::from(BAD_USAGE))
             }
-            QueueCommand::Cancel { id, campaign, tenant, json, .. } => {
-                let request = CancelRequest { message_id: id, campaign, tenant: tenant.unwrap_or_default() };
+            QueueCommand::Cancel { id, scope, json, .. } => {
+                let scope = id.is_none().then(|| scope.scope());
+                let request = CancelRequest { message_id: id, scope, ..CancelRequest::default() };
                 cancel(&config, &arguments, &request, json).await
             }
+            QueueCommand::Suspend { order, json, .. } => {
+                orders::give(&config, &arguments, "pause", None, order, json).await
+            }
+            QueueCommand::Pace { per_second, order, json, .. } => {
+                orders::give(&config, &arguments, "pace", Some(per_second), order, json).await
+            }
+            QueueCommand::Exempt { order, json, .. } => {
+                orders::give(&config, &arguments, "exempt", None, order, json).await
+            }
+            QueueCommand::Resume { id, scope, all, json, .. } => {
+                orders::resume(&config, &arguments, id, scope, all, json).await
+            }
+            QueueCommand::Orders { json, .. } => orders::list(&config, &arguments, json).await,
             QueueCommand::Retry { id, domain, json, .. } => retry(&config, &arguments, id, domain, json).await,
         }
     })?
@@ -124,8 +196,10 @@ async fn list(
     let path = format!("/v1/queue?limit={limit}{domain}");
     let messages: Vec<Listed> = client::ask(config, arguments, Method::GET, &path, None).await?;
     let sites: Vec<SiteView> = client::ask(config, arguments, Method::GET, "/v1/sites", None).await?;
+    let orders: Vec<OrderView> = client::ask(config, arguments, Method::GET, "/v1/orders", None).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "messages": messages, "sites": sites }))?);
+        let all = serde_json::json!({ "messages": messages, "sites": sites, "orders": orders });
+        println!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(ExitCode::SUCCESS);
     }
     for message in &messages {
@@ -135,7 +209,9 @@ async fn list(
         println!("{message_id}  {accepted_at}  {size:>8}  <{sender}> -> <{recipient}>{others}");
         let due = message.next_attempt.as_deref().unwrap_or("now");
         println!("               due {due}{}", message.reason.as_ref().map_or(String::new(), |r| format!(": {r}")));
+        message.held.iter().for_each(|held| println!("               {held}"));
     }
+    orders.iter().for_each(|order| println!("{}", orders::in_words(order)));
     for site in sites.iter().filter(|site| site.health == "shut") {
         let (shut_for, reason) = (site.shut_for.unwrap_or(0), site.reason.as_deref().unwrap_or("?"));
         println!("site {} is shut for {shut_for} s: {reason}", site.site);
@@ -157,6 +233,7 @@ async fn show(config: &Config, arguments: &ConfigArgument, id: MessageId, json: 
     println!("expires   {}", view.expires_at);
     println!("size      {}", listed.size);
     println!("stream    tenant {:?}, {}, campaign {:?}", view.tenant, listed.class.as_str(), view.campaign);
+    listed.held.iter().for_each(|held| println!("held      {held}"));
     for recipient in &view.recipients {
         println!("<{}>: {}, {} attempts", recipient.address, recipient.state, recipient.attempts);
         if recipient.state == "waiting" {

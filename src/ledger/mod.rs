@@ -54,12 +54,16 @@ pub enum Table {
     Tenants = 2,
     /// What tenants have used of their quotas.
     Usage = 3,
+    /// Orders in force, by number.
+    Orders = 4,
+    /// How far sources are warmed up, by source and provider.
+    Warmup = 5,
 }
 
 impl Table {
     /// The table of that number. 0 is the index's own, 1 stood for receipts before there were any on disk.
     fn from_number(number: u8) -> Option<Table> {
-        [Table::Tenants, Table::Usage].into_iter().find(|table| *table as u8 == number)
+        [Table::Tenants, Table::Usage, Table::Orders, Table::Warmup].into_iter().find(|table| *table as u8 == number)
     }
 }
 

@@ -52,6 +52,15 @@ impl Queue {
         if taken.len() > SWEEP_FROM {
             self.sweep();
         }
+        self.end_taken(taken, repeated).await
+    }
+
+    /// Brings what was taken back to its end; `repeated`: it may be that another call does so at the same time.
+    pub(super) async fn end_taken(
+        self: &Arc<Queue>,
+        taken: Vec<TakenBack>,
+        repeated: bool,
+    ) -> Result<Cancelled, QueryError> {
         let queue = Arc::clone(self);
         let (answer, answered) = oneshot::channel();
         self.spawn(async move {

@@ -17,6 +17,7 @@
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
+//! | `steer.rs`, `explain.rs` | orders, the reputation brake, warm-up; why mail goes as it goes |
 
 mod cancel;
 #[doc(hidden)]
@@ -24,6 +25,7 @@ pub mod census;
 mod contents;
 mod dial;
 mod door;
+mod explain;
 mod heed;
 #[doc(hidden)]
 pub mod probe;
@@ -37,12 +39,13 @@ mod settle;
 mod settlement;
 mod site;
 mod status;
+mod steer;
 #[cfg(test)]
 mod tests;
 mod view;
 mod wheel;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -53,17 +56,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use cancel::Cancelled;
+pub use explain::{Explanation, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
 pub use status::{MessageStatus, QueryError};
+pub use steer::{NewOrder, OrderError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
 
 use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::Archive;
+use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain};
 use crate::routing::{Egress, NoRoute, Router};
 use crate::shaping::provider::Profiles;
+use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
@@ -89,6 +96,8 @@ pub struct Parts {
     pub egress: Arc<Egress>,
     /// What is known of receivers.
     pub profiles: Arc<Profiles>,
+    /// The reputation brake, and sources to warm up.
+    pub steering: SteeringPolicy,
     /// Limits at the door.
     pub spool: SpoolConfig,
     /// Our name in reports.
@@ -117,6 +126,8 @@ pub struct Queue {
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
     chance: Mutex<SmallRng>,
+    /// Where orders and warm-ups are kept; see [`recall`](Queue::recall).
+    ledger: OnceLock<Arc<Ledger>>,
 }
 
 impl Queue {
@@ -133,6 +144,8 @@ impl Queue {
         let mut scheduler = Scheduler::default();
         scheduler.limits = limits(&parts.delivery);
         scheduler.set_egress(Arc::clone(&parts.egress));
+        scheduler.steering().set_policy(parts.steering.clone());
+        scheduler.steering().set_time(0, clock.timestamp());
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,
@@ -148,6 +161,7 @@ impl Queue {
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
+            ledger: OnceLock::new(),
         })
     }
 
@@ -159,6 +173,7 @@ impl Queue {
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
         let (limits, egress) = (limits(&parts.delivery), Arc::clone(&parts.egress));
+        let steering = parts.steering.clone();
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
@@ -166,6 +181,7 @@ impl Queue {
             scheduler.set_egress(egress);
             scheduler.forget_routes(now, actions);
             scheduler.set_limits(now, limits, actions);
+            scheduler.set_steering(now, steering, actions);
         });
     }
 
@@ -179,7 +195,9 @@ impl Queue {
         self.stopping.cancel();
         self.rearm.notify_one();
         self.tasks.close();
-        tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
+        let drained = tokio::time::timeout(grace, self.tasks.wait()).await.is_ok();
+        self.save_warmups().await;
+        drained
     }
 
     /// A durable message joins the queue. Called once for each, on any thread; does not block.
@@ -214,6 +232,8 @@ impl Queue {
                 Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
                 Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
                 Action::Cancel(id, recipients) => self.spawn(queue.end_cancelled(id, recipients)),
+                Action::OrderEnded(order) => self.order_ended(&order),
+                Action::Braked(braked) => self.braked(braked),
             }
         }
     }
@@ -270,7 +290,9 @@ impl Queue {
                 if scheduler.stopped() {
                     return;
                 }
-                scheduler.tick(self.now(), &mut actions);
+                let now = self.now();
+                scheduler.steering().set_time(now, self.clock.timestamp());
+                scheduler.tick(now, &mut actions);
                 scheduler.arm()
             };
             self.run(actions);

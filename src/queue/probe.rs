@@ -249,6 +249,8 @@ impl<'a> World<'a> {
                 Action::Expire(id, recipients) | Action::Cancel(id, recipients) => {
                     recipients.iter().for_each(|r| self.end(id, *r))
                 }
+                // Nobody gives any.
+                Action::OrderEnded(_) | Action::Braked(_) => {}
                 Action::Settle(items, verdict) => items.into_iter().for_each(|item| {
                     self.scheduler.landed(std::slice::from_ref(&item));
                     match verdict {

@@ -130,7 +130,7 @@ impl Queue {
                     }
                 }
             };
-            match self.attempt(path.site, route, connection, batch, served == 0).await {
+            match self.attempt(path, route, connection, batch, served == 0).await {
                 Err(failure) => return Ending::Broken(failure),
                 Ok(true) if !slot.proved => {
                     slot.proved = true;
@@ -172,12 +172,13 @@ impl Queue {
     /// Why the connection is gone.
     async fn attempt(
         self: &Arc<Queue>,
-        site: SiteId,
+        path: PathId,
         route: &Route,
         connection: &mut Connection,
         batch: Batch,
         fresh: bool,
     ) -> Result<bool, Failure> {
+        let site = path.site;
         let Batch { message: id, items } = batch;
         let started = self.clock.timestamp();
         let message = match self.stopping.run_until_cancelled(self.contents.load(&self.spool, id)).await {
@@ -223,6 +224,7 @@ impl Queue {
         let transaction = connection.deliver(&job).await;
         let failure = transaction.session_failure.clone();
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
+        self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
         self.settle(&message, items, attempted, Some(site));
         failure.map_or(Ok(true), Err)

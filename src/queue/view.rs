@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Queue;
 use super::scheduler::Item;
 use super::site::Health;
+use super::steer::pause_in_words;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Class, Envelope, MessageId, Recipient};
 use crate::spool::{Change, RecipientState, SpoolError};
@@ -32,6 +33,9 @@ pub struct Listed {
     pub class: Class,
     /// The last failure.
     pub reason: Option<String>,
+    /// The order that holds it, or some of its recipients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// All there is to say of one waiting message.
@@ -87,6 +91,9 @@ pub struct SiteView {
     pub shut_for: Option<u64>,
 }
 
+/// Recipients of a message that are looked at to see whether an order holds it.
+const HELD_LOOKS: usize = 16;
+
 impl Queue {
     /// The oldest `limit` waiting messages whose open recipients include one at `host`, if given.
     ///
@@ -116,9 +123,13 @@ impl Queue {
     pub async fn view(&self, id: MessageId) -> Result<MessageView, SpoolError> {
         let message = self.spool.load_envelope(id).await?;
         let states = self.spool.states(id).await?;
-        let (open, awake) = {
+        let (open, awake, pause) = {
             let scheduler = self.lock();
-            (scheduler.open_of(id), scheduler.is_awake(id))
+            let open = scheduler.open_of(id);
+            let hosts = open.iter().map(|place| message.envelope.recipients[*place as usize].address.host());
+            let (stream, now) = (&message.envelope.stream, self.now());
+            let pause = hosts.take(HELD_LOOKS).find_map(|host| scheduler.pause_of(now, stream, host));
+            (open, scheduler.is_awake(id), pause)
         };
         let envelope = &message.envelope;
         let recipients = recipients(envelope, &open, &states, self.clock.timestamp(), awake);
@@ -134,6 +145,7 @@ impl Queue {
             next_attempt: waiting().map(|r| r.next_attempt.clone()).min().flatten(),
             class: envelope.stream.class,
             reason: waiting().find_map(|r| r.reply.clone()),
+            held: pause.as_ref().map(pause_in_words),
         };
         Ok(MessageView {
             listed,

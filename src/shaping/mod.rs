@@ -29,7 +29,10 @@ pub struct Pace {}
 
 /// Everything that limits the flow.
 #[derive(Debug, Default)]
-pub struct Shaper {}
+pub struct Shaper {
+    /// Orders, the reputation brake, warm-up.
+    pub steering: steering::Steering,
+}
 
 impl Shaper {
     /// Whether a connection may be opened on this path.

@@ -7,7 +7,7 @@ use super::brake::{Brake, BrakePolicy, Crossed, Fact, Level, Steps, Watched};
 use super::orders::{Deed, NEVER, Order, Orders};
 use super::warmup::{Plan, Room, Sign, Warmup};
 use crate::clock::Timestamp;
-use crate::config::{Scope, Subject};
+use crate::config::{BrakeConfig, Scope, Subject, WarmupConfig};
 use crate::mail::{Class, Stream};
 
 /// What the brake does when a stream is too bad.
@@ -73,6 +73,47 @@ pub enum Learned {
     Refused,
     /// It says nothing of us.
     Nothing,
+}
+
+impl SteeringPolicy {
+    /// From a configuration that was checked.
+    pub fn new(brake: &BrakeConfig, warmup: &[WarmupConfig]) -> SteeringPolicy {
+        let steps = |warn, slow, pause, harm_min| {
+            let share = |percent: f64| if percent > 0.0 { percent / 100.0 } else { f64::INFINITY };
+            Steps { warn: share(warn), slow: share(slow), pause: share(pause), harm_min }
+        };
+        let complaints = steps(
+            brake.complaints_warn_percent,
+            brake.complaints_slow_percent,
+            brake.complaints_pause_percent,
+            brake.complaints_min,
+        );
+        let unknown_users = steps(
+            brake.unknown_users_warn_percent,
+            brake.unknown_users_slow_percent,
+            brake.unknown_users_pause_percent,
+            brake.unknown_users_min,
+        );
+        let reaction = Reaction {
+            enabled: brake.enabled,
+            policy: BrakePolicy { complaints, unknown_users, recipients_min: brake.recipients_min },
+            slow_per_second: brake.slow_per_second,
+            lasts: (!brake.lasts.is_zero()).then(|| brake.lasts.as_millis() as u64),
+            held: Class::ALL.map(|class| brake.classes.contains(&class)),
+        };
+        SteeringPolicy { reaction, plans: warmup.iter().map(plan).collect() }
+    }
+}
+
+fn plan(config: &WarmupConfig) -> Plan {
+    Plan {
+        source: config.source.clone(),
+        provider: config.provider.clone(),
+        start: config.start().ok().flatten(),
+        per_day: config.recipients_per_day.clone(),
+        deferrals_max: config.deferrals_max_percent / 100.0,
+        complaints_max: config.complaints_max_percent / 100.0,
+    }
 }
 
 impl Default for Steering {

@@ -75,6 +75,14 @@ pub struct Metrics {
     pub events: IntCounter,
     /// Events not yet on disk.
     pub events_lag: IntGauge,
+    /// Orders in force: pauses, paces, exemptions.
+    pub orders: IntGauge,
+    /// Thresholds that the reputation brake saw crossed, by provider and what it wanted: warned, slowed, paused.
+    pub brakes: IntCounterVec,
+    /// The day of its plan a source is at, by source and provider; one more than it has when it is warm.
+    pub warmup_day: IntGaugeVec,
+    /// Recipients a source that is warmed up may still mail today, by source and provider.
+    pub warmup_left: IntGaugeVec,
     /// 1 if the last reload of the configuration worked, else 0.
     pub config_ok: Gauge,
 }
@@ -154,6 +162,10 @@ impl Metrics {
                 IntGaugeVec::new(opts("events_lag", "events not yet written, by consumer"), &["consumer"]),
             )
             .with_label_values(&["file"]),
+            orders: gauge(&r, "orders", "orders in force"),
+            brakes: counters(&r, "brakes_total", "thresholds of reputation crossed", &["provider", "what"]),
+            warmup_day: gauges(&r, "warmup_day", "day of the plan a source is at", &["source", "provider"]),
+            warmup_left: gauges(&r, "warmup_left", "recipients a source may still mail today", &["source", "provider"]),
             config_ok: register(&r, Gauge::with_opts(opts("config_last_reload_ok", "1 if the last reload worked"))),
             registry: r,
         };

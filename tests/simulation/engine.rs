@@ -18,6 +18,7 @@ use posthaste::log::{Drive, LogOptions, Position};
 use posthaste::queue::{Parts, Queue, RetryPolicy};
 use posthaste::routing::{Egress, Router};
 use posthaste::shaping::provider::Profiles;
+use posthaste::shaping::steering::SteeringPolicy;
 use posthaste::signing::{Signer, SigningPool};
 use posthaste::spool::{Outlets, Spool};
 use posthaste::telemetry::Metrics;
@@ -222,6 +223,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
         profiles: Arc::new(Profiles::built_in()),
+        steering: SteeringPolicy::new(&config.brake, &config.warmup),
         spool: config.spool.clone(),
         hostname,
         // The simulation keeps its events in memory; nobody asks after finished messages.

@@ -52,6 +52,14 @@ impl HostRoute {
         }
     }
 
+    /// The way, if it is known.
+    pub(super) fn known(&self) -> Option<&Route> {
+        match self {
+            HostRoute::Known { route, .. } => Some(route),
+            HostRoute::Unknown | HostRoute::Resolving(_) | HostRoute::Dead(..) => None,
+        }
+    }
+
     /// Whether it is known to lead to that site.
     pub(super) fn leads_to(&self, id: SiteId) -> bool {
         self.sites().iter().any(|(_, site)| *site == id)
@@ -98,6 +106,25 @@ impl Hosts {
     /// A host that an item names.
     pub(super) fn get_mut(&mut self, id: HostId) -> &mut HostState {
         &mut self.hosts[id as usize]
+    }
+
+    /// The way to a host, if it is known.
+    pub(super) fn route_of(&self, host: &AddressHost) -> Option<&Route> {
+        self.hosts[*self.ids.get(host)? as usize].route.known()
+    }
+
+    /// Takes out of those that wait for a look-up what `select` picks.
+    pub(super) fn extract_parked(&mut self, select: impl Fn(&Item, &HostState) -> bool) -> Vec<Item> {
+        let mut taken = Vec::new();
+        for (_, host) in &mut self.hosts {
+            if let HostRoute::Resolving(parked) = &mut host.route {
+                let all = std::mem::take(parked);
+                let (picked, rest): (Vec<Item>, Vec<Item>) = all.into_iter().partition(|item| select(item, host));
+                host.route = HostRoute::Resolving(rest);
+                taken.extend(picked);
+            }
+        }
+        taken
     }
 
     pub(super) fn len(&self) -> usize {

@@ -9,6 +9,7 @@ mod hosts;
 mod item;
 mod messages;
 mod sites;
+mod steer;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,8 @@ use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Failure, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
+use crate::shaping::orders::Order;
+use crate::shaping::steering::Braked;
 pub(super) use cancel::TakenBack;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
@@ -59,6 +62,10 @@ pub(super) enum Action {
     Expire(MessageId, Vec<u32>),
     /// These of a message taken back came to no verdict: end them.
     Cancel(MessageId, Vec<u32>),
+    /// The time of this order is over.
+    OrderEnded(Order),
+    /// The reputation brake wants something told, or ordered.
+    Braked(Braked),
 }
 
 /// Why a whole host or site takes no mail now.
@@ -180,7 +187,8 @@ impl Scheduler {
 
     /// When [`tick`](Scheduler::tick) must be called next.
     fn next_wake(&self) -> Option<u64> {
-        let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake()];
+        let orders = self.shaper.steering.orders.next_end();
+        let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake(), orders];
         wakes.into_iter().flatten().min()
     }
 
@@ -208,6 +216,7 @@ impl Scheduler {
         for item in due {
             self.wake(now, item, actions);
         }
+        self.end_orders(now, actions);
         let mut lines = Vec::new();
         self.lines.advance(now, LIMIT, |site| lines.push(site));
         for site in lines {

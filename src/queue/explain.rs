@@ -1,0 +1,287 @@
+//! Why mail goes as it goes: everything that has a say in where a recipient's mail would go now, and when.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::site::{Health, PathState};
+use super::steer::pause_in_words;
+use super::{Queue, Scheduler};
+use crate::clock::Timestamp;
+use crate::config::Subject;
+use crate::mail::{EnvelopeAddress, Stream};
+use crate::routing::{Egress, NoRoute, PoolId, Route, SourceId};
+use crate::shaping::Gate;
+use crate::shaping::orders::{Deed, Order};
+use crate::shaping::warmup::Progress;
+
+/// Where mail for an address would go now, and at what pace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The address.
+    pub address: String,
+    /// Whose mail: a tenant, or nobody in particular.
+    pub tenant: String,
+    /// Its class.
+    pub class: String,
+    /// Its campaign.
+    pub campaign: String,
+    /// The way; `None`: there is none, see `no_route`.
+    pub route: Option<RouteView>,
+    /// Why there is no way.
+    pub no_route: Option<String>,
+    /// The pool of sources that sends this stream.
+    pub pool: String,
+    /// Items of that pool that stand in line at the site.
+    pub ready: usize,
+    /// Its sources, each with what holds it.
+    pub paths: Vec<PathView>,
+    /// Orders that apply, in words.
+    pub orders: Vec<String>,
+    /// Shares of the last day by which the reputation brake judges the stream here, if it has seen any of its mail.
+    pub reputation: Option<Reputation>,
+    /// When a message could go; `None`: now.
+    pub not_before: Option<String>,
+    /// All of it in a sentence.
+    pub verdict: String,
+}
+
+/// The way to a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// What shares limits.
+    pub site: String,
+    /// Its family.
+    pub provider: String,
+    /// From a `[[route]]`.
+    pub fixed: bool,
+    /// What a session must have.
+    pub tls: String,
+    /// The hosts, best first, as `10 mx.example:25`.
+    pub hosts: Vec<String>,
+    /// Seconds until it is looked up again.
+    pub valid_for: u64,
+}
+
+/// A source, as it stands towards the site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathView {
+    /// The source.
+    pub source: String,
+    /// Its addresses; empty: the system chooses.
+    pub addresses: Vec<String>,
+    /// Sessions open or opening.
+    pub sessions: usize,
+    /// Sessions that wait for mail, or for their pace.
+    pub idle: usize,
+    /// `open`, `crowded`, `shut`, or `unused` while nothing went that way.
+    pub health: String,
+    /// What the health is about.
+    pub reason: Option<String>,
+    /// How far it is warmed up here.
+    pub warmup: Option<Progress>,
+    /// When a message could go this way; `None`: now.
+    pub not_before: Option<String>,
+    /// What makes it wait.
+    pub held_by: Vec<String>,
+}
+
+/// Shares of a day.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Reputation {
+    /// Complaints, in percent of what was delivered.
+    pub complaints_percent: f64,
+    /// Unknown users, in percent of what came to a verdict.
+    pub unknown_users_percent: f64,
+}
+
+/// The queue's clock beside the wall's.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    now: u64,
+    timestamp: Timestamp,
+}
+
+impl Times {
+    /// An instant of the queue's clock, as people read it.
+    fn tell(self, instant: u64) -> String {
+        Timestamp(self.timestamp.0 + instant.saturating_sub(self.now)).to_string()
+    }
+}
+
+impl Queue {
+    /// Where mail of a stream to an address would go now, at what pace, and why. Asks the DNS; changes nothing.
+    pub async fn explain(self: &Arc<Queue>, address: &EnvelopeAddress, stream: &Stream) -> Explanation {
+        let parts = self.parts.load_full();
+        let host = address.host();
+        let found = parts.router.route(host).await;
+        let pool = parts.egress.pool_of(stream);
+        let mut explained = Explanation {
+            address: address.to_string(),
+            tenant: stream.tenant.to_string(),
+            class: stream.class.as_str().into(),
+            campaign: stream.campaign.to_string(),
+            route: None,
+            no_route: None,
+            pool: parts.egress.pool_name(pool).to_owned(),
+            ready: 0,
+            paths: Vec::new(),
+            orders: Vec::new(),
+            reputation: None,
+            not_before: None,
+            verdict: String::new(),
+        };
+        let route = match &found {
+            Ok(route) => route,
+            Err(none) => {
+                let text = none.failure().reply.to_string();
+                explained.verdict = match none {
+                    NoRoute::Later { .. } => format!("would wait by the retry schedule: {text}"),
+                    NoRoute::Never { .. } => format!("would bounce: {text}"),
+                };
+                explained.no_route = Some(text);
+                return explained;
+            }
+        };
+        let valid_for = route.valid_until.saturating_duration_since(self.clock.instant()).as_secs();
+        explained.route = Some(view(route, valid_for));
+        let domain = host.to_string();
+        let times = Times { now: self.now(), timestamp: self.clock.timestamp() };
+        let scheduler = &mut *self.lock();
+        scheduler.steering().set_time(times.now, times.timestamp);
+        let subject = Subject {
+            provider: &route.provider,
+            site: route.site.as_str(),
+            domain: &domain,
+            source: "",
+            pool: parts.egress.pool_name(pool),
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        };
+        explained.ready = scheduler.known_site(&route.site, pool).map_or(0, |site| scheduler.site(site).ready.len());
+        let mut soonest: Option<Gate> = None;
+        for source in parts.egress.sources_of(pool) {
+            let (path, gate) = path_view(scheduler, &parts.egress, times, route, &subject, (pool, *source));
+            explained.paths.push(path);
+            soonest = Some(match (soonest, gate) {
+                (Some(Gate::Later(one)), Gate::Later(other)) => Gate::Later(one.min(other)),
+                (None, gate) => gate,
+                (Some(Gate::Go), _) | (_, Gate::Go) => Gate::Go,
+            });
+        }
+        explained.orders = scheduler.steering().orders.about(&subject).into_iter().map(order_in_words).collect();
+        let shares = scheduler.steering().shares(stream, &route.provider);
+        explained.reputation = shares.map(|(complaints, unknown_users)| Reputation {
+            complaints_percent: complaints * 100.0,
+            unknown_users_percent: unknown_users * 100.0,
+        });
+        explained.judge(times, soonest.unwrap_or(Gate::Go));
+        explained
+    }
+}
+
+impl Explanation {
+    fn judge(&mut self, times: Times, gate: Gate) {
+        self.verdict = match gate {
+            Gate::Go => {
+                let way = self.paths.iter().find(|path| path.not_before.is_none()).map_or("?", |path| &path.source);
+                format!("would go now, by {way}")
+            }
+            Gate::Later(until) => {
+                self.not_before = Some(times.tell(until));
+                let why: Vec<&str> = self.paths.iter().flat_map(|path| &path.held_by).map(String::as_str).collect();
+                format!("would wait until {}: {}", times.tell(until), why.first().unwrap_or(&"no path is open"))
+            }
+        };
+    }
+}
+
+/// A path, and when a message could go by it.
+fn path_view(
+    scheduler: &mut Scheduler,
+    egress: &Egress,
+    times: Times,
+    route: &Route,
+    subject: &Subject<'_>,
+    (pool, source): (PoolId, SourceId),
+) -> (PathView, Gate) {
+    let name = egress.source(source).name.as_str();
+    let subject = Subject { source: name, ..*subject };
+    let site = scheduler.known_site(&route.site, pool);
+    let known = site.and_then(|site| scheduler.site(site).paths.iter().find(|path| path.source == source));
+    let (health, reason, mut gate) = health_of(known, times.now);
+    let mut held_by: Vec<String> = reason.iter().map(|reason| format!("the path is {health}: {reason}")).collect();
+    let (sessions, idle) = known.map_or((0, 0), |path| (path.sessions, path.idle.len()));
+    let steering = scheduler.steering();
+    let warmup = steering.warmup.progress_of(name, subject.provider, times.timestamp);
+    if let Some(pause) = steering.orders.pause(times.now, &subject) {
+        held_by.push(pause_in_words(pause));
+    }
+    let ordered = steering.gate_path(times.now, &subject).and(steering.gate_mail(times.now, &subject, 1));
+    if let (Gate::Later(until), Some(progress)) = (steering.gate_path(times.now, &subject), &warmup)
+        && !progress.warm
+    {
+        held_by.push(format!(
+            "warm-up, day {} of {}: {} of {} recipients sent today{}, more at {}",
+            progress.day,
+            progress.days,
+            progress.sent,
+            progress.per_day,
+            if progress.braked { " and braked" } else { "" },
+            times.tell(until)
+        ));
+    }
+    gate = gate.and(ordered);
+    let not_before = match gate {
+        Gate::Go => None,
+        Gate::Later(until) => Some(times.tell(until)),
+    };
+    let addresses = egress.source(source).addresses.iter().map(ToString::to_string).collect();
+    let view = PathView {
+        source: name.into(),
+        addresses,
+        sessions,
+        idle,
+        health: health.into(),
+        reason,
+        warmup,
+        not_before,
+        held_by,
+    };
+    (view, gate)
+}
+
+fn health_of(path: Option<&PathState>, now: u64) -> (&'static str, Option<String>, Gate) {
+    match path.map(|path| &path.health) {
+        None => ("unused", None, Gate::Go),
+        Some(Health::Shut { until, failure, .. }) if now < *until => {
+            ("shut", Some(failure.reply.to_string()), Gate::Later(*until))
+        }
+        Some(Health::Crowded { until, sessions }) if now < *until => {
+            let reason = format!("it takes no more than {sessions} sessions");
+            ("crowded", Some(reason), Gate::Go)
+        }
+        Some(Health::Open { .. } | Health::Crowded { .. } | Health::Shut { .. }) => ("open", None, Gate::Go),
+    }
+}
+
+fn view(route: &Route, valid_for: u64) -> RouteView {
+    let host = |hop: &crate::routing::Hop| format!("{} {}:{}", hop.preference, hop.host, hop.port);
+    RouteView {
+        site: route.site.to_string(),
+        provider: route.provider.to_string(),
+        fixed: route.fixed,
+        tls: format!("{:?}", route.tls).to_lowercase(),
+        hosts: route.hops.iter().map(host).collect(),
+        valid_for,
+    }
+}
+
+fn order_in_words(order: &Order) -> String {
+    match order.deed {
+        Deed::Pause => pause_in_words(order),
+        Deed::Pace { per_second } => format!("order {} by {}: {per_second} recipients a second", order.id.0, order.by),
+        Deed::Exempt => format!("order {} by {}: the reputation brake lets it be", order.id.0, order.by),
+    }
+}

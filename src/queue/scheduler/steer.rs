@@ -1,0 +1,202 @@
+//! Orders, the reputation brake and warm-up, as the scheduler carries them out.
+
+use std::collections::BTreeMap;
+
+use super::hosts::HostState;
+use super::messages::{MessageState, Messages};
+use super::streams::Streams;
+use super::{Action, Item, Scheduler, SiteId, TakenBack};
+use crate::config::{Scope, Subject};
+use crate::mail::{AddressHost, MessageId, Stream};
+use crate::routing::{Egress, PoolId, Route, Site};
+use crate::shaping::orders::{Order, OrderId};
+use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
+
+impl Scheduler {
+    /// Orders, brake and warm-up.
+    pub(in crate::queue) fn steering(&mut self) -> &mut Steering {
+        &mut self.shaper.steering
+    }
+
+    /// Puts another configuration of brake and warm-up in force.
+    pub(in crate::queue) fn set_steering(&mut self, now: u64, policy: SteeringPolicy, actions: &mut Vec<Action>) {
+        self.shaper.steering.set_policy(policy);
+        self.reconsider(now, actions);
+    }
+
+    /// Puts an order in force at once; the name of the one it takes the place of.
+    pub(in crate::queue) fn order(&mut self, now: u64, order: Order, actions: &mut Vec<Action>) -> Option<OrderId> {
+        let steering = &mut self.shaper.steering;
+        let until = steering.instant(order.until);
+        let replaced = steering.orders.put(now, order, until);
+        self.reconsider(now, actions);
+        replaced
+    }
+
+    /// Takes an order back: what it held goes on at once.
+    pub(in crate::queue) fn take_back_order(
+        &mut self,
+        now: u64,
+        id: OrderId,
+        actions: &mut Vec<Action>,
+    ) -> Option<Order> {
+        let order = self.shaper.steering.orders.take_back(id)?;
+        self.shaper.steering.ended(&order);
+        self.reconsider(now, actions);
+        Some(order)
+    }
+
+    /// Takes out the orders whose time is over.
+    pub(super) fn end_orders(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let ended = self.shaper.steering.orders.ended(now);
+        if ended.is_empty() {
+            return;
+        }
+        for order in ended {
+            self.shaper.steering.ended(&order);
+            actions.push(Action::OrderEnded(order));
+        }
+        self.reconsider(now, actions);
+    }
+
+    /// What may go has changed otherwise than by time: all that waits is looked at again.
+    fn reconsider(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
+    }
+
+    /// What an attempt by a source to a provider taught of a stream, in recipients.
+    pub(in crate::queue) fn learn(
+        &mut self,
+        now: u64,
+        stream: &Stream,
+        (source, provider): (&str, &str),
+        learned: &[(Learned, u32)],
+        actions: &mut Vec<Action>,
+    ) {
+        for (what, recipients) in learned.iter().filter(|(_, recipients)| *recipients > 0) {
+            let braked = self.shaper.steering.learn(now, stream, (source, provider), *what, *recipients);
+            actions.extend(braked.into_iter().map(Action::Braked));
+        }
+    }
+
+    /// The site of a pool's mail, if it is known.
+    pub(in crate::queue) fn known_site(&self, site: &Site, pool: PoolId) -> Option<SiteId> {
+        self.site_ids.get(&(site.clone(), pool)).copied()
+    }
+
+    /// A subject for what is known of mail of a stream to a host, and of the way it takes if that is known; without a source.
+    fn subject<'a>(&'a self, stream: &'a Stream, host: &'a str, route: Option<&'a Route>) -> Subject<'a> {
+        Subject {
+            provider: route.map_or("", |route| route.provider),
+            site: route.map_or("", |route| route.site.as_str()),
+            domain: host,
+            source: "",
+            pool: self.egress.pool_name(self.egress.pool_of(stream)),
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        }
+    }
+
+    /// The pause that holds mail of a stream to a host, if one does.
+    pub(in crate::queue) fn pause_of(&self, now: u64, stream: &Stream, host: &AddressHost) -> Option<Order> {
+        if self.shaper.steering.orders.is_empty() {
+            return None;
+        }
+        let name = host.to_string();
+        let subject = self.subject(stream, &name, self.hosts.route_of(host));
+        self.shaper.steering.orders.pause(now, &subject).cloned()
+    }
+
+    /// The messages of streams that `scope` names, wherever they go, in places `from..to` of the table, and whether there
+    /// may be some behind.
+    pub(in crate::queue) fn messages_about(&self, scope: &Scope, from: usize, to: usize) -> (Vec<MessageId>, bool) {
+        let eyes = self.eyes();
+        let (messages, more) = self.messages.slice(from, to);
+        let named = messages.filter(|message| scope.matches(&eyes.subject(message, "", None)));
+        (named.map(|message| message.id).collect(), more)
+    }
+
+    /// Takes back recipients that `scope` names by where their mail goes: sleepers in places `from..to`, and whether there
+    /// may be some behind; with `from` 0 also all that stands in line. Those in flight are left alone.
+    pub(in crate::queue) fn cancel_about(&mut self, scope: &Scope, from: usize, to: usize) -> (Vec<TakenBack>, bool) {
+        let eyes = Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress };
+        let (asleep, more) = {
+            let hosts = &self.hosts;
+            self.sleepers.extract_in(from, to, |item| eyes.is_about(scope, item, hosts.get(item.host)))
+        };
+        let mut awake = Vec::new();
+        if from == 0 {
+            awake = self.hosts.extract_parked(|item, host| eyes.is_about(scope, item, host));
+            for (_, site) in &mut self.sites {
+                for item in site.ready.drain() {
+                    match eyes.messages.get(item.message) {
+                        Some(_) if eyes.is_about(scope, &item, self.hosts.get(item.host)) => awake.push(item),
+                        Some(message) => {
+                            site.ready.push(self.streams.class(message.stream), message.stream, item);
+                        }
+                        None => self.hosts.release(item.host),
+                    }
+                }
+            }
+        }
+        let mut taken: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
+        for (item, slept) in asleep.into_iter().map(|i| (i, true)).chain(awake.into_iter().map(|i| (i, false))) {
+            if let Some(message) = self.messages.get_mut(item.message) {
+                let open = item.recipients.iter().copied().filter(|r| message.open.has(*r));
+                taken.entry(item.message).or_default().extend(open);
+                if slept {
+                    // Whoever comes to an end is awake.
+                    message.awake += item.recipients.len() as u32;
+                    self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
+                }
+            }
+            self.drop_item(&item);
+        }
+        (taken.into_iter().map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0 }).collect(), more)
+    }
+
+    fn eyes(&self) -> Eyes<'_> {
+        Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress }
+    }
+}
+
+/// What must be seen of the scheduler to say what an item is about, while other parts of it are changed.
+struct Eyes<'a> {
+    messages: &'a Messages,
+    streams: &'a Streams,
+    egress: &'a Egress,
+}
+
+impl<'a> Eyes<'a> {
+    fn subject(&self, message: &MessageState, domain: &'a str, route: Option<&'a Route>) -> Subject<'a> {
+        let stream = self.streams.get(message.stream);
+        Subject {
+            provider: route.map_or("", |route| &route.provider),
+            site: route.map_or("", |route| route.site.as_str()),
+            domain,
+            source: "",
+            pool: self.egress.pool_name(self.streams.pool(message.stream)),
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        }
+    }
+
+    fn is_about(&self, scope: &Scope, item: &Item, host: &HostState) -> bool {
+        let Some(message) = self.messages.get(item.message).filter(|message| !message.is_unwanted()) else {
+            return false;
+        };
+        let literal;
+        let name = match &host.host {
+            AddressHost::Domain(domain) => domain.as_str(),
+            AddressHost::Literal(_) => {
+                literal = host.host.to_string();
+                &literal
+            }
+        };
+        let eyes = Eyes { messages: self.messages, streams: self.streams, egress: self.egress };
+        scope.matches(&eyes.subject(message, name, host.route.known()))
+    }
+}
