@@ -1,4 +1,5 @@
-//! What a reply asks of us beside its verdict: to wait so long, to leave one mailbox alone, to read "never" as "later".
+//! What a reply asks of us beside its verdict: to wait so long, to leave one mailbox alone, to read "never" as "later", to
+//! send nothing more for a while.
 //!
 //! The provider's profile says so ([`Profiles::advise`]); this carries it out. Delivery has judged before what the reply
 //! means for the recipient, and the retry schedule says when to come again unless a wait is named.
@@ -8,14 +9,21 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::RetryPolicy;
-use crate::mail::{Failure, Origin, Outcome, Reply};
-use crate::routing::{HopHost, Route};
+use super::steer::NewOrder;
+use super::{Queue, RetryPolicy};
+use crate::clock::Timestamp;
+use crate::config::{Scope, Subject};
+use crate::mail::{Class, Failure, Origin, Outcome, Reply, Stream};
+use crate::routing::{HopHost, Route, SourceId};
+use crate::shaping::orders::Deed;
 use crate::shaping::provider::{Action, Advice, Profiles};
 use crate::telemetry::Metrics;
 
 /// After so many attempts a short wait is no longer believed: the schedule counts if it is longer.
 const BELIEVED: u16 = 5;
+
+/// Of a reply, as much is told as the reason of a pause.
+const REASON_MAX: usize = 300;
 
 /// The route, with the provider whose hosts these are.
 pub(super) fn with_provider(profiles: &Profiles, mut route: Arc<Route>) -> Arc<Route> {
@@ -94,6 +102,88 @@ pub(super) fn delay(wait: Option<Duration>, retry: &RetryPolicy, attempts: u16, 
         Some(wait) => retry.after_wait(wait, chance),
         None => retry.delay(u32::from(attempts) + 1, chance),
     }
+}
+
+impl Queue {
+    /// Pauses what the replies to one attempt ask to pause. They are orders like an operator's: `posthaste queue orders` shows
+    /// them, `resume` takes them back. Without a `stream` there was no message yet.
+    pub(super) fn heed(
+        self: &Arc<Queue>,
+        source: SourceId,
+        route: &Route,
+        stream: Option<&Stream>,
+        outcomes: &[Option<Outcome>],
+        ended: Option<&Failure>,
+    ) {
+        let refusals = outcomes.iter().flatten().filter_map(|outcome| match outcome {
+            Outcome::Delivered { .. } => None,
+            Outcome::Deferred(failure) | Outcome::Failed(failure) => Some(failure),
+        });
+        let mut refusals = refusals.chain(ended).peekable();
+        if refusals.peek().is_none() {
+            return;
+        }
+        let parts = self.parts.load();
+        let mut reader = Reader::new(&parts.profiles, route.provider);
+        for failure in refusals {
+            let Some(advice) = reader.read_failure(failure) else { continue };
+            let scope = match (advice.action, stream) {
+                (Action::PauseSource, _) => Scope {
+                    source: Some(parts.egress.source(source).name.to_string()),
+                    site: Some(route.site.to_string()),
+                    ..Scope::default()
+                },
+                (Action::PauseStream, Some(stream)) if may_be_paused(stream) => Scope {
+                    provider: Some(route.provider.to_owned()),
+                    tenant: Some(stream.tenant.to_string()),
+                    class: Some(stream.class),
+                    campaign: Some(stream.campaign.to_string()),
+                    ..Scope::default()
+                },
+                _ => continue,
+            };
+            self.pause(scope, advice, failure);
+        }
+    }
+
+    fn pause(self: &Arc<Queue>, scope: Scope, advice: &Advice<'_>, failure: &Failure) {
+        let lasts = advice.wait.unwrap_or(Duration::from_secs(900));
+        if self.is_paused(&scope, self.clock.timestamp().after(lasts / 2)) {
+            return;
+        }
+        let mut reason = format!("{}: {}", advice.rule, failure.reply);
+        reason.truncate(reason.floor_char_boundary(REASON_MAX));
+        let by = format!("profile {}", advice.provider);
+        self.order_at_once(NewOrder { deed: Deed::Pause, scope, reason, by, lasts: Some(lasts) });
+    }
+
+    /// Whether it is paused until then anyway. Sessions are told the same at the same time.
+    fn is_paused(&self, scope: &Scope, until: Timestamp) -> bool {
+        let about = Subject {
+            provider: name(&scope.provider),
+            site: name(&scope.site),
+            domain: "",
+            source: name(&scope.source),
+            pool: "",
+            tenant: name(&scope.tenant),
+            class: scope.class.unwrap_or_default(),
+            campaign: name(&scope.campaign),
+        };
+        let now = self.now();
+        let mut scheduler = self.lock();
+        let pause = scheduler.steering().orders.pause(now, &about);
+        pause.is_some_and(|pause| pause.until.is_none_or(|end| end >= until))
+    }
+}
+
+fn name(name: &Option<String>) -> &str {
+    name.as_deref().unwrap_or_default()
+}
+
+/// A newsletter may be paused for what one reply says of it. A password reset never, nor mail of which nobody said what
+/// it belongs to: that would be everything.
+fn may_be_paused(stream: &Stream) -> bool {
+    !stream.campaign.is_empty() || stream.class == Class::Bulk
 }
 
 /// Counts what was read.

@@ -63,7 +63,10 @@ impl Queue {
         gauge("connecting").dec();
         let mut connection = match dialled {
             Some(Ok(connection)) => connection,
-            Some(Err(NoConnection::Now(failure))) => return self.path_failed(path, false, &failure),
+            Some(Err(NoConnection::Now(failure))) => {
+                self.heed(path.source, &route, None, &[], Some(&failure));
+                return self.path_failed(path, false, &failure);
+            }
             Some(Err(NoConnection::Ever(failure))) => {
                 return self.with_actions(|scheduler, _, actions| scheduler.dead_end(path.site, failure, actions));
             }
@@ -225,6 +228,7 @@ impl Queue {
         let failure = transaction.session_failure.clone();
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);
+        self.heed(path.source, route, Some(&envelope.stream), &transaction.outcomes, failure.as_ref());
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
         self.settle(&message, items, attempted, Some(site));
         failure.map_or(Ok(true), Err)

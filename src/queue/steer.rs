@@ -205,18 +205,24 @@ impl Queue {
         let Some(deed) = deed else { return };
         let lasts = lasts.map(Duration::from_millis);
         let new = NewOrder { deed, scope: scope.clone(), reason: cause.clone(), by: "brake".into(), lasts };
-        // In force at once: every message counts. Should it not be kept, the brake will say so again after a restart.
+        // Should it not be kept, the brake will say so again after a restart.
+        self.order_at_once(new);
+    }
+
+    /// Gives an order of our own: in force when this returns, for every message counts; kept over restarts if it can be.
+    pub(super) fn order_at_once(self: &Arc<Queue>, new: NewOrder) {
+        let by = new.by.clone();
         match self.number(new) {
             Ok(order) => {
                 self.put_order(order.clone());
                 let queue = Arc::clone(self);
                 self.spawn(async move {
                     if let Err(error) = queue.keep(order.id, Some(&order)).await {
-                        tracing::error!(%error, "an order of the brake is not kept over a restart");
+                        tracing::error!(%error, by, "an order is not kept over a restart");
                     }
                 });
             }
-            Err(error) => tracing::error!(%error, "an order of the brake was not given"),
+            Err(error) => tracing::error!(%error, by, "an order was not given"),
         }
     }
 

@@ -104,3 +104,55 @@ async fn a_profile_of_ones_own_is_heeded() {
     assert_eq!(world.told("bounced", "b@them.test").len(), 0);
     assert_eq!(world.metric("posthaste_attempts_total", &["provider=\"tiny\""]).await, 2.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_are_orders_that_an_operator_sees() {
+    let mut hosts = listeners(1).await.into_iter();
+    let host = Peer::start(hosts.next().unwrap(), |ask| match ask.at {
+        At::Rcpt if ask.text.contains("letter") => Do::Say("451 4.7.0 [tiny-content] looks like spam"),
+        At::Rcpt if ask.text.contains("reset") => Do::Say("451 4.7.0 [tiny-content] looks like spam"),
+        At::Rcpt if ask.text.contains("source") => Do::Say("451 4.7.0 [tiny-address] no more from you"),
+        _ => Do::Take,
+    });
+    let profiles = tempfile::tempdir().unwrap();
+    let profile = r#"
+        name = "tiny"
+        mx = ["them.test"]
+        [[rule]]
+        name = "content"
+        reason = "spam-block"
+        action = "pause-stream"
+        any = ["[tiny-content]"]
+        sample = ["451 4.7.0 [tiny-content] looks like spam"]
+        [[rule]]
+        name = "address"
+        reason = "blocked-ip"
+        action = "pause-source"
+        wait = "30m"
+        any = ["[tiny-address]"]
+        sample = ["451 4.7.0 [tiny-address] no more from you"]
+    "#;
+    std::fs::write(profiles.path().join("tiny.toml"), profile).unwrap();
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        patient(config);
+        config.shaping.providers_dir = Some(profiles.path().to_owned());
+    })
+    .await;
+    // One reply must not stop mail that nobody called a campaign.
+    world.send(&["reset@them.test"]).await;
+    world.until("deferred", "reset@them.test", 1).await;
+    let orders =
+        async || -> serde_json::Value { serde_json::from_str(&world.http("GET", "/v1/orders", "").await.1).unwrap() };
+    assert_eq!(orders().await, serde_json::json!([]));
+    world.send_with(&["letter@them.test"], "X-Posthaste-Campaign: spring\r\n").await;
+    world.until("deferred", "letter@them.test", 1).await;
+    world.send(&["source@them.test"]).await;
+    world.until("deferred", "source@them.test", 1).await;
+    let told = orders().await;
+    let told: Vec<String> = told.as_array().unwrap().iter().map(|o| format!("{} {}", o["by"], o["scope"])).collect();
+    let expected = [
+        r#""profile tiny" {"campaign":"spring","class":"transactional","provider":"tiny","tenant":""}"#,
+        r#""profile tiny" {"site":"mx.them.test","source":"default"}"#,
+    ];
+    assert_eq!(told, expected);
+}
