@@ -27,6 +27,11 @@ pub struct BucketId {
     serial: u32,
 }
 
+impl BucketId {
+    /// Names no bucket.
+    pub const NONE: BucketId = BucketId { place: u32::MAX, serial: FORGOTTEN };
+}
+
 /// Buckets, few.
 pub type Buckets = SmallVec<[BucketId; 4]>;
 
@@ -106,6 +111,8 @@ struct Slot {
     paths: u32,
     state: State,
     line: Option<Box<Line>>,
+    /// Connections that are closing to make room for those in line.
+    yielding: u32,
 }
 
 #[derive(Debug)]
@@ -165,8 +172,8 @@ impl Limits {
     }
 
     /// Whether no row is about mail.
-    pub fn no_rows_of_mail(&self) -> bool {
-        self.of_mail.is_empty()
+    pub fn is_blind_to_mail(&self) -> bool {
+        self.of_mail.is_empty() && self.rows.caps.iter().all(|cap| cap.scope.is_of_paths())
     }
 
     /// Whether mail to this domain must be told apart from other mail of its stream.
@@ -251,6 +258,7 @@ impl Limits {
             let Some(slot) = self.slot_mut(*id) else { continue };
             let State::Open(open) = &mut slot.state else { continue };
             *open = open.saturating_sub(1);
+            slot.yielding = slot.yielding.saturating_sub(1);
             if let Some(line) = &mut slot.line {
                 freed.extend(line.pop().map(|(waiter, _)| waiter));
                 if line.is_empty() {
@@ -261,10 +269,24 @@ impl Limits {
         freed
     }
 
-    /// Whether somebody waits for a place that a connection of this path takes.
+    /// Whether somebody waits for a place that a connection of this path takes: an idle one is of more use there.
     pub fn is_wanted(&self, path: &PathLimits) -> bool {
         let wanted = |slot: &Slot| slot.line.is_some() && matches!(slot.state, State::Open(_));
         path.dial().iter().any(|id| self.slot(*id).is_some_and(wanted))
+    }
+
+    /// Whether a connection of this path should close, though it has work, because somebody has none at all. As many are
+    /// told so as there are of those.
+    pub fn must_yield(&mut self, path: &PathLimits) -> bool {
+        for id in path.dial() {
+            let Some(slot) = self.slot_mut(*id) else { continue };
+            let urgent = slot.line.as_ref().map_or(0, |line| line.urgent());
+            if matches!(slot.state, State::Open(_)) && urgent > slot.yielding {
+                slot.yielding += 1;
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether mail may be picked.
@@ -447,7 +469,7 @@ impl Limits {
             Allowed::AtOnce(_) => State::Open(0),
         };
         self.serial = (self.serial + 1) % FORGOTTEN;
-        let slot = Slot { serial: self.serial, row, paths: 0, state, line: None };
+        let slot = Slot { serial: self.serial, row, paths: 0, state, line: None, yielding: 0 };
         let place = match self.free.pop() {
             Some(place) => {
                 self.slots[place as usize] = slot;

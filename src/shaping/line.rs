@@ -12,9 +12,14 @@ use crate::mail::Class;
 /// Tokens each class may have before the others have had theirs, in the order of [`Class::ALL`].
 pub const WEIGHTS: [f32; 3] = [16.0, 4.0, 2.0];
 
-/// Who waits; what it means is the caller's.
+/// Who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiter(pub [u32; 4]);
+pub struct Waiter {
+    /// What that means is the caller's.
+    pub name: [u32; 4],
+    /// He has nothing at all, and others are to make room.
+    pub urgent: bool,
+}
 
 /// The line at one bucket.
 #[derive(Debug, Default)]
@@ -22,6 +27,7 @@ pub struct Line {
     /// By class, each with the tokens it needs at least.
     waiters: [VecDeque<(Waiter, f32)>; 3],
     credit: [f32; 3],
+    urgent: u32,
     /// When the tokens of the first have come, if those who were let go before take theirs.
     next: f64,
 }
@@ -37,12 +43,18 @@ impl Line {
         self.waiters.iter().map(VecDeque::len).sum()
     }
 
+    /// How many of them are urgent.
+    pub fn urgent(&self) -> u32 {
+        self.urgent
+    }
+
     /// Stands in line: at its end, or in front after one was let go and came too late. `ready` is when the tokens will
     /// have come, if nobody else takes any.
     pub fn join(&mut self, ready: u64, waiter: Waiter, class: Class, needs: f64, front: bool) {
         if self.is_empty() || front {
             self.next = if self.is_empty() { ready as f64 } else { self.next.max(ready as f64) };
         }
+        self.urgent += u32::from(waiter.urgent);
         let waiters = &mut self.waiters[class as usize];
         match front {
             false => waiters.push_back((waiter, needs as f32)),
@@ -80,6 +92,7 @@ impl Line {
                 if *credit > 0.0 && !waiters.is_empty() {
                     let first = waiters.pop_front()?;
                     *credit -= 1.0;
+                    self.urgent -= u32::from(first.0.urgent);
                     return Some(first);
                 }
             }
@@ -97,6 +110,7 @@ impl Line {
     /// Forgets those that do not wait any more.
     pub fn retain(&mut self, mut waits: impl FnMut(Waiter) -> bool) {
         self.waiters.iter_mut().for_each(|waiters| waiters.retain(|(waiter, _)| waits(*waiter)));
+        self.urgent = self.waiters.iter().flatten().filter(|(waiter, _)| waiter.urgent).count() as u32;
     }
 }
 
@@ -107,7 +121,7 @@ mod tests {
     use super::*;
 
     fn waiter(n: u32) -> Waiter {
-        Waiter([n, 0, 0, 0])
+        Waiter { name: [n, 0, 0, 0], urgent: false }
     }
 
     #[test]
@@ -152,7 +166,7 @@ mod tests {
         }
         let mut counts = [0; 3];
         for _ in 0..2_200 {
-            counts[line.pop().expect("there").0.0[0] as usize / 10_000] += 1;
+            counts[line.pop().expect("there").0.name[0] as usize / 10_000] += 1;
         }
         assert_eq!(counts, [400, 1600, 200]);
     }

@@ -105,9 +105,10 @@ fn places_of_connections_are_handed_on() {
     }
     let Some(Held::Behind(id)) = limits.may_connect(0, &one, false) else { panic!("both are taken") };
     assert!(!limits.is_wanted(&other));
-    let waiter = Waiter([7, 0, 0, 0]);
+    let waiter = Waiter { name: [7, 0, 0, 0], urgent: true };
     assert_eq!(limits.join(0, id, (waiter, Class::Bulk), ONE, false), None);
     assert!(limits.is_wanted(&other));
+    assert!(limits.must_yield(&other) && !limits.must_yield(&other));
     assert_eq!(limits.disconnected(&other)[..], [waiter]);
     assert_eq!(limits.may_connect(0, &one, true), None);
     limits.connecting(0, &one);
@@ -120,7 +121,7 @@ fn who_comes_later_stands_behind() {
     let path = limits.path(0, &MAIL, 0);
     (0..5).for_each(|_| assert!(take(&mut limits, 0, &path, &MAIL).is_ok()));
     let Err(Held::Behind(id)) = take(&mut limits, 0, &path, &MAIL) else { panic!("empty") };
-    let waiter = |n| (Waiter([n, 0, 0, 0]), Class::Bulk);
+    let waiter = |n| (Waiter { name: [n, 0, 0, 0], urgent: false }, Class::Bulk);
     assert_eq!(limits.join(0, id, waiter(1), ONE, false), Some(99));
     assert_eq!(limits.join(0, id, waiter(2), ONE, false), None);
     let mut freed = Vec::new();
@@ -172,5 +173,5 @@ fn buckets_nobody_needs_are_forgotten() {
 fn what_is_about_one_domain_tells_it_apart() {
     let limits = limits(r#"limit = [{ match = { domain = "Example.com" }, messages = "1/s" }]"#);
     assert!(limits.tells_domain("example.com") && !limits.tells_domain("example.org"));
-    assert!(!limits.no_rows_of_mail());
+    assert!(!limits.is_blind_to_mail());
 }
