@@ -31,6 +31,7 @@ pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
 pub use limit::{Dimension, LimitConfig};
+pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
 pub use scope::{Scope, Subject};

@@ -14,6 +14,7 @@
 pub mod bucket;
 mod limits;
 mod line;
+pub mod provider;
 mod rows;
 
 pub use limits::{BucketId, Buckets, Held, InForce, Limits, Load, PathLimits, Taken};
