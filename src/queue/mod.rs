@@ -191,6 +191,7 @@ impl Queue {
             stream: &envelope.stream,
             accepted_at: envelope.accepted_at,
             recipients: envelope.recipients.len(),
+            size: message.content.len() as u64,
             expires,
         };
         let groups =

@@ -363,7 +363,8 @@ mod tests {
             ready.push(Class::Bulk, lane(1), item(n));
         }
         let together = |picked: &[Item], next: &Item| picked.len() < 2 && picked[0].message == next.message;
-        let sizes: Vec<usize> = std::iter::from_fn(|| Some(take(&mut ready, together).len()).filter(|n| *n > 0)).collect();
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| Some(take(&mut ready, together).len()).filter(|n| *n > 0)).collect();
         assert_eq!(sizes, [2, 1, 1]);
         assert!(ready.is_empty());
     }

@@ -176,6 +176,11 @@ impl Limits {
         self.of_mail.is_empty() && self.rows.caps.iter().all(|cap| cap.scope.is_of_paths())
     }
 
+    /// Whether mail to some domains must be told apart from other mail of its stream.
+    pub fn tells_domains(&self) -> bool {
+        self.tells_domains
+    }
+
     /// Whether mail to this domain must be told apart from other mail of its stream.
     pub fn tells_domain(&self, domain: &str) -> bool {
         let about = |row: &Row| {
@@ -251,22 +256,36 @@ impl Limits {
         }
     }
 
-    /// A connection of the path is over. Who waited for its place is returned.
-    pub fn disconnected(&mut self, path: &PathLimits) -> SmallVec<[Waiter; 1]> {
-        let mut freed = SmallVec::new();
+    /// A connection of the path is over. Lines in which somebody waits for its place are returned: see
+    /// [`next_place`](Limits::next_place).
+    pub fn disconnected(&mut self, path: &PathLimits) -> Buckets {
+        let mut lines = Buckets::new();
         for id in path.dial() {
             let Some(slot) = self.slot_mut(*id) else { continue };
             let State::Open(open) = &mut slot.state else { continue };
             *open = open.saturating_sub(1);
             slot.yielding = slot.yielding.saturating_sub(1);
-            if let Some(line) = &mut slot.line {
-                freed.extend(line.pop().map(|(waiter, _)| waiter));
-                if line.is_empty() {
-                    slot.line = None;
-                }
+            if slot.line.is_some() {
+                lines.push(*id);
             }
         }
-        freed
+        lines
+    }
+
+    /// If there is a place, who may have it, of those that still wait.
+    pub fn next_place(&mut self, id: BucketId, mut waits: impl FnMut(Waiter) -> bool) -> Option<Waiter> {
+        let row = self.slot(id)?.row;
+        let slot = self.slots.get_mut(id.place as usize)?;
+        match (&slot.state, self.rows.rows[row as usize].allowed) {
+            (State::Open(open), Allowed::AtOnce(most)) if *open < most => {}
+            (State::Open(_) | State::Rate(_), _) => return None,
+        }
+        let line = slot.line.as_mut()?;
+        let next = std::iter::from_fn(|| line.pop()).map(|(waiter, _)| waiter).find(|waiter| waits(*waiter));
+        if line.is_empty() {
+            slot.line = None;
+        }
+        next
     }
 
     /// Whether somebody waits for a place that a connection of this path takes: an idle one is of more use there.
@@ -370,12 +389,18 @@ impl Limits {
         next.filter(|next| before.is_none_or(|before| *next < before))
     }
 
-    /// Lets those go whose tokens have come. When to call it again, if somebody is left.
-    pub fn advance(&mut self, now: u64, id: BucketId, freed: &mut Vec<Waiter>) -> Option<u64> {
+    /// Lets those go whose tokens have come, if they still wait. When to call it again, if somebody is left.
+    pub fn advance(
+        &mut self,
+        now: u64,
+        id: BucketId,
+        waits: impl FnMut(Waiter) -> bool,
+        freed: &mut Vec<Waiter>,
+    ) -> Option<u64> {
         let (_, Some(rate)) = self.rate(id) else { return None };
         let slot = self.slot_mut(id)?;
         let (Some(line), State::Rate(bucket)) = (&mut slot.line, &slot.state) else { return None };
-        line.advance(now, rate, bucket, freed);
+        line.advance(now, rate, bucket, waits, freed);
         let next = line.next();
         if next.is_none() {
             slot.line = None;
@@ -383,15 +408,10 @@ impl Limits {
         next.map(|next| next.max(now + 1))
     }
 
-    /// How many stand in line for a bucket.
-    pub fn waiting(&self, id: BucketId) -> usize {
-        self.slot(id).and_then(|slot| slot.line.as_ref()).map_or(0, |line| line.len())
-    }
-
-    /// Forgets those in line that do not wait any more.
-    pub fn retain(&mut self, id: BucketId, waits: impl FnMut(Waiter) -> bool) {
+    /// Forgets those in line that do not wait any more, if there may be many.
+    pub fn tidy(&mut self, id: BucketId, waits: impl FnMut(Waiter) -> bool) {
         if let Some(line) = self.slot_mut(id).and_then(|slot| slot.line.as_mut()) {
-            line.retain(waits);
+            line.tidy(waits);
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Line {
     waiters: [VecDeque<(Waiter, f32)>; 3],
     credit: [f32; 3],
     urgent: u32,
+    /// So long it is worth a look who of them still waits.
+    tidy_from: usize,
     /// When the tokens of the first have come, if those who were let go before take theirs.
     next: f64,
 }
@@ -67,12 +69,22 @@ impl Line {
         (!self.is_empty()).then_some(self.next.ceil() as u64)
     }
 
-    /// Lets go whoever's tokens have come: into `freed`, in order.
-    pub fn advance(&mut self, now: u64, rate: Rate, bucket: &Bucket, freed: &mut Vec<Waiter>) {
+    /// Lets go whoever's tokens have come and who still waits: into `freed`, in order.
+    pub fn advance(
+        &mut self,
+        now: u64,
+        rate: Rate,
+        bucket: &Bucket,
+        mut waits: impl FnMut(Waiter) -> bool,
+        freed: &mut Vec<Waiter>,
+    ) {
         // A full bucket: those who were let go did not take theirs, and these are there for others.
         let mut spare = if bucket.is_full(now) { rate.burst() } else { 0.0 };
         while self.next <= now as f64 || spare >= 1.0 {
             let Some((waiter, needs)) = self.pop() else { return };
+            if !waits(waiter) {
+                continue;
+            }
             freed.push(waiter);
             match self.next <= now as f64 {
                 true => self.next += f64::from(needs) * 1e3 / rate.per_second(),
@@ -107,10 +119,15 @@ impl Line {
         self.waiters.into_iter().flatten().map(|(waiter, _)| waiter)
     }
 
-    /// Forgets those that do not wait any more.
-    pub fn retain(&mut self, mut waits: impl FnMut(Waiter) -> bool) {
+    /// Forgets those that do not wait any more, once the line is twice as long as it was when that was last done.
+    pub fn tidy(&mut self, mut waits: impl FnMut(Waiter) -> bool) {
+        const MIN: usize = 1024;
+        if self.len() < self.tidy_from.max(MIN) {
+            return;
+        }
         self.waiters.iter_mut().for_each(|waiters| waiters.retain(|(waiter, _)| waits(*waiter)));
         self.urgent = self.waiters.iter().flatten().filter(|(waiter, _)| waiter.urgent).count() as u32;
+        self.tidy_from = 2 * self.len();
     }
 }
 
@@ -135,7 +152,7 @@ mod tests {
         let (mut freed, mut looks) = (Vec::new(), 0);
         while let Some(next) = line.next() {
             let before = freed.len();
-            line.advance(next, rate, &bucket, &mut freed);
+            line.advance(next, rate, &bucket, |_| true, &mut freed);
             assert_eq!(freed.len(), before + 1, "at {next}");
             assert_eq!(bucket.take(rate, next, 1.0), Ok(()), "{next}");
             looks += 1;
@@ -151,7 +168,7 @@ mod tests {
         let mut line = Line::default();
         (0..100).for_each(|n| line.join(1_000, waiter(n), Class::Bulk, 1.0, false));
         let mut freed = Vec::new();
-        line.advance(1_000, rate, &bucket, &mut freed);
+        line.advance(1_000, rate, &bucket, |_| true, &mut freed);
         assert_eq!(freed.len(), 5);
         assert!(line.next().is_some_and(|next| next > 1_000));
     }

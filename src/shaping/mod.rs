@@ -79,8 +79,8 @@ impl Shaper {
         self.limits.connecting(now, &path.limits);
     }
 
-    /// A connection of this path is over. Who may have its place is returned.
-    pub fn disconnected(&mut self, path: &mut Pace) -> smallvec::SmallVec<[Waiter; 1]> {
+    /// A connection of this path is over. The lines in which somebody waits for its place are returned.
+    pub fn disconnected(&mut self, path: &mut Pace) -> Buckets {
         self.limits.disconnected(&path.limits)
     }
 

@@ -109,7 +109,9 @@ fn places_of_connections_are_handed_on() {
     assert_eq!(limits.join(0, id, (waiter, Class::Bulk), ONE, false), None);
     assert!(limits.is_wanted(&other));
     assert!(limits.must_yield(&other) && !limits.must_yield(&other));
-    assert_eq!(limits.disconnected(&other)[..], [waiter]);
+    assert_eq!(limits.next_place(id, |_| true), None);
+    assert_eq!(limits.disconnected(&other)[..], [id]);
+    assert_eq!(limits.next_place(id, |_| true), Some(waiter));
     assert_eq!(limits.may_connect(0, &one, true), None);
     limits.connecting(0, &one);
     assert_eq!(limits.disconnected(&other)[..], []);
@@ -125,14 +127,14 @@ fn who_comes_later_stands_behind() {
     assert_eq!(limits.join(0, id, waiter(1), ONE, false), Some(99));
     assert_eq!(limits.join(0, id, waiter(2), ONE, false), None);
     let mut freed = Vec::new();
-    assert_eq!(limits.advance(99, id, &mut freed), Some(199));
+    assert_eq!(limits.advance(99, id, |_| true, &mut freed), Some(199));
     assert_eq!(freed, [waiter(1).0]);
     // There is a token, but it is not for whoever comes now.
     let (mail, _) = limits.mail(99, &MAIL);
     assert_eq!(limits.held(99, &mail, ONE, false), Some(Held::Behind(id)));
     assert_eq!(limits.held(99, &mail, ONE, true), None);
     limits.take(99, &path, &mail, ONE);
-    assert_eq!(limits.advance(199, id, &mut freed), None);
+    assert_eq!(limits.advance(199, id, |_| true, &mut freed), None);
     assert_eq!(limits.held(199, &mail, ONE, false), None);
 }
 
