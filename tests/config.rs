@@ -79,7 +79,7 @@ fn keys_known() -> BTreeSet<String> {
     fn collect(section: &str, keys: &mut BTreeSet<String>) {
         let header = match section {
             "" => String::new(),
-            "route" | "dkim" | "limit" => format!("[[{section}]]\n"),
+            "route" | "dkim" | "warmup" | "limit" => format!("[[{section}]]\n"),
             _ => format!("[{section}]\n"),
         };
         let refused = toml::from_str::<Config>(&format!("{header}no_such_key = 1\n")).expect_err("no such key");
@@ -92,7 +92,7 @@ fn keys_known() -> BTreeSet<String> {
             // What a row is about stands in one line and is the same wherever there is one.
             let is_section =
                 *name != "match" && as_number.is_err_and(|error| error.message().contains("expected struct"));
-            if is_section || ["route", "dkim", "limit"].contains(&key.as_str()) {
+            if is_section || ["route", "dkim", "warmup", "limit"].contains(&key.as_str()) {
                 collect(&key, keys);
             } else {
                 keys.insert(key);

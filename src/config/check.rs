@@ -9,7 +9,7 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname};
+use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname, reputation};
 use crate::mail::Domain;
 
 /// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
@@ -30,6 +30,7 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.routes(config);
     check.dkim(config);
     check.limits(config);
+    check.reputation(config);
     check.problems
 }
 
@@ -331,6 +332,13 @@ impl Check<'_> {
                 format_duration(retry.delay_min)
             );
             self.error("retry.expire_after", why, "raise it; RFC 5321 §4.5.4.1 asks 4 to 5 days");
+        }
+    }
+
+    fn reputation(&mut self, config: &Config) {
+        let problems = [reputation::brake_problems(&config.brake), reputation::warmup_problems(&config.warmup)];
+        for (severity, key, why, remedy) in problems.into_iter().flatten() {
+            self.add(severity, &key, why, remedy.into());
         }
     }
 

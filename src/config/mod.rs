@@ -16,6 +16,7 @@ mod load;
 pub mod probe;
 mod problem;
 mod rate;
+mod reputation;
 mod scope;
 mod size;
 
@@ -34,6 +35,7 @@ pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
+pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
@@ -64,6 +66,11 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// What keeps complaints and unknown users down.
+    pub brake: BrakeConfig,
+    /// Sources that earn their reputation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warmup: Vec<WarmupConfig>,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
@@ -88,6 +95,8 @@ impl Default for Config {
             retry: RetryConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            brake: BrakeConfig::default(),
+            warmup: Vec::new(),
             route: Vec::new(),
             dkim: Vec::new(),
             limit: Vec::new(),

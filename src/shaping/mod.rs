@@ -11,11 +11,15 @@
 //! A limit on paths (provider, site, source, pool) holds back a path; its mail may go by another. One on mail (domain,
 //! tenant, class, campaign) holds back that mail at one site, and the site goes on with other mail.
 
+pub mod brake;
 pub mod bucket;
 mod limits;
 mod line;
+pub mod orders;
 pub mod provider;
 mod rows;
+pub mod steering;
+pub mod warmup;
 
 pub use limits::{BucketId, Buckets, Held, InForce, Limits, Load, PathLimits, Taken};
 pub use line::Waiter;

@@ -220,6 +220,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
+        rows: Rows::new(&config.limit),
         spool: config.spool.clone(),
         hostname,
         // The simulation keeps its events in memory; nobody asks after finished messages.

@@ -51,7 +51,7 @@ pub fn named_wait(comparable: &str) -> Option<Duration> {
 }
 
 fn is_cue(word: &str) -> bool {
-    CUES.iter().any(|cue| word == *cue) || word.starts_with("retry-after") || word.starts_with("greylist")
+    CUES.contains(&word) || word.starts_with("retry-after") || word.starts_with("greylist")
 }
 
 /// Without the punctuation around it: `seconds.`, `in:`.
