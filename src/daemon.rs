@@ -21,6 +21,7 @@ use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::{Egress, Router};
+use crate::shaping::Rows;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
@@ -335,6 +336,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
         steering: SteeringPolicy::new(&config.brake, &config.warmup),
+        rows: Rows::new(&config.limit),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),

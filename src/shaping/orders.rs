@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::Gate;
 use super::bucket::{Bucket, Rate};
+use super::{Gate, NEVER};
 use crate::clock::Timestamp;
 use crate::config::{Scope, Subject};
 
@@ -72,6 +72,8 @@ pub struct Orders {
     last: u64,
     /// When the first of them ends by itself, if one does.
     next_end: Option<u64>,
+    /// Domains that are named, with how many orders name them.
+    domains: HashMap<u64, u32>,
     index: Index,
 }
 
@@ -98,12 +100,6 @@ type Filed = SmallVec<[OrderId; 2]>;
 
 /// Kinds of things an order is filed under.
 const KINDS: usize = 7;
-
-/// On the queue's clock: an order does not end by itself.
-pub const NEVER: u64 = u64::MAX;
-
-/// What waits for a person is looked at again after a year; timers have an end.
-const FAR: u64 = 365 * 86_400_000;
 
 impl Deed {
     /// In a word, as events say it.
@@ -166,9 +162,17 @@ impl Orders {
         };
         let of_paths = order.scope.is_of_paths();
         self.index.file(&order.scope).push(order.id);
+        if let Some(domain) = &order.scope.domain {
+            *self.domains.entry(folded(domain)).or_default() += 1;
+        }
         self.standing.insert(order.id, Standing { order, until, bucket, of_paths });
         self.set_next_end();
         replaced
+    }
+
+    /// Whether mail to this domain must be told apart from other mail of its stream.
+    pub fn tells_domain(&self, domain: &str) -> bool {
+        !self.domains.is_empty() && self.domains.contains_key(&folded(domain))
     }
 
     /// Takes an order back.
@@ -219,7 +223,7 @@ impl Orders {
             };
             latest = latest.max(ready.min(standing.until));
         });
-        if latest <= now { Gate::Go } else { Gate::Later(latest.min(now.saturating_add(FAR))) }
+        if latest <= now { Gate::Go } else { Gate::Later(latest) }
     }
 
     /// So many recipients go now. What is not there is owed.
@@ -264,6 +268,14 @@ impl Orders {
     fn remove(&mut self, id: OrderId) -> Option<Standing> {
         let standing = self.standing.remove(&id)?;
         self.index.unfile(&standing.order.scope, id);
+        if let Some(domain) = standing.order.scope.domain.as_deref().map(folded)
+            && let Some(orders) = self.domains.get_mut(&domain)
+        {
+            *orders -= 1;
+            if *orders == 0 {
+                self.domains.remove(&domain);
+            }
+        }
         self.set_next_end();
         Some(standing)
     }
@@ -452,7 +464,7 @@ mod tests {
         orders.put(0, order(2, Deed::Pause, scope("campaign=spring")), NEVER);
         orders.put(0, order(3, Deed::Pace { per_second: 10.0 }, scope("provider=google")), NEVER);
         let mail = scope(MAIL);
-        assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(FAR));
+        assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(NEVER));
         orders.take_back(OrderId(2));
         assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(9000));
         assert_eq!(orders.next_end(), Some(9000));

@@ -2,10 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::Gate;
 use super::brake::{Brake, BrakePolicy, Crossed, Fact, Level, Steps, Watched};
-use super::orders::{Deed, NEVER, Order, Orders};
+use super::orders::{Deed, Order, Orders};
 use super::warmup::{Plan, Room, Sign, Warmup};
+use super::{Gate, NEVER};
 use crate::clock::Timestamp;
 use crate::config::{BrakeConfig, Scope, Subject, WarmupConfig};
 use crate::mail::{Class, Stream};

@@ -153,8 +153,9 @@ async fn a_stream_with_many_unknown_users_is_stopped_until_it_is_let_go() {
         config.brake.unknown_users_min = 3;
     };
     let world = World::start(zone(&["them"]), them.address().port(), change).await;
-    let list: Vec<String> =
-        (0..24).map(|n| if n % 4 == 0 { format!("nobody{n}@them.test") } else { format!("user{n}@them.test") }).collect();
+    let list: Vec<String> = (0..24)
+        .map(|n| if n % 4 == 0 { format!("nobody{n}@them.test") } else { format!("user{n}@them.test") })
+        .collect();
     let list: Vec<&str> = list.iter().map(String::as_str).collect();
     world.send_with(&list, SHOP).await;
     world.until("bounced", "nobody", 6).await;

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use super::held::{ANY, domain_of, path_subject, subject};
 use super::hosts::HostState;
 use super::messages::{MessageState, Messages};
 use super::streams::Streams;
-use super::{Action, Item, Scheduler, SiteId, TakenBack};
+use super::{Action, Item, PathId, Scheduler, SiteId, StreamId, TakenBack};
 use crate::config::{Scope, Subject};
 use crate::mail::{AddressHost, MessageId, Stream};
-use crate::routing::{Egress, PoolId, Route, Site};
+use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::orders::{Order, OrderId};
 use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
+use crate::shaping::{Gate, InForce};
 
 impl Scheduler {
     /// Orders, brake and warm-up.
@@ -21,15 +23,15 @@ impl Scheduler {
     /// Puts another configuration of brake and warm-up in force.
     pub(in crate::queue) fn set_steering(&mut self, now: u64, policy: SteeringPolicy, actions: &mut Vec<Action>) {
         self.shaper.steering.set_policy(policy);
-        self.reconsider(now, actions);
+        self.reconsider(now, false, actions);
     }
 
     /// Puts an order in force at once; the name of the one it takes the place of.
     pub(in crate::queue) fn order(&mut self, now: u64, order: Order, actions: &mut Vec<Action>) -> Option<OrderId> {
         let steering = &mut self.shaper.steering;
-        let until = steering.instant(order.until);
+        let (until, apart) = (steering.instant(order.until), order.scope.domain.is_some());
         let replaced = steering.orders.put(now, order, until);
-        self.reconsider(now, actions);
+        self.reconsider(now, apart, actions);
         replaced
     }
 
@@ -42,7 +44,7 @@ impl Scheduler {
     ) -> Option<Order> {
         let order = self.shaper.steering.orders.take_back(id)?;
         self.shaper.steering.ended(&order);
-        self.reconsider(now, actions);
+        self.reconsider(now, order.scope.domain.is_some(), actions);
         Some(order)
     }
 
@@ -52,17 +54,70 @@ impl Scheduler {
         if ended.is_empty() {
             return;
         }
+        let apart = ended.iter().any(|order| order.scope.domain.is_some());
         for order in ended {
             self.shaper.steering.ended(&order);
             actions.push(Action::OrderEnded(order));
         }
-        self.reconsider(now, actions);
+        self.reconsider(now, apart, actions);
     }
 
-    /// What may go has changed otherwise than by time: all that waits is looked at again.
-    fn reconsider(&mut self, now: u64, actions: &mut Vec<Action>) {
-        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
+    /// What may go has changed otherwise than by time: all that waits is looked at again. `apart`: other domains than before
+    /// are told apart, so that what stands in line is sorted anew.
+    fn reconsider(&mut self, now: u64, apart: bool, actions: &mut Vec<Action>) {
+        if apart {
+            let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+            for id in ids {
+                let items = self.sites[id].ready.drain();
+                items.into_iter().for_each(|item| self.stand_in_line(id as SiteId, item));
+            }
+        }
+        self.look_everywhere(now, actions);
+    }
+
+    /// Puts an item behind the others of its lane.
+    fn stand_in_line(&mut self, id: SiteId, item: Item) {
+        let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
+        let (stream, class) = (message.stream, self.streams.class(message.stream));
+        let lane = self.lane_of(&item, stream);
+        self.sites[id as usize].ready.push(class, lane, item);
+    }
+
+    /// Sets lanes aside whose mail is held by an order, until one is found that may go: nobody dials for what may not.
+    pub(super) fn set_paused_aside(&mut self, now: u64, id: SiteId) {
+        if self.shaper.steering.orders.is_empty() {
+            return;
+        }
+        loop {
+            let site = &mut self.sites[id as usize];
+            let Some(lane) = site.ready.turn() else { return };
+            let Some(first) = site.ready.first(lane) else { return };
+            let stream = self.streams.get(lane.stream);
+            let domain = domain_of(&self.hosts.get(first.host).host);
+            let path = path_subject(&site.route, &self.egress, site.pool, SourceId(0));
+            let (tenant, campaign) = (&stream.tenant, &stream.campaign);
+            let mail = Subject { source: "", domain: &domain, tenant, class: stream.class, campaign, ..path };
+            match self.shaper.steering.gate_mail(now, &mail, 1) {
+                Gate::Go | Gate::Behind(_) => return,
+                later @ Gate::Later(_) => {
+                    drop(domain);
+                    self.set_aside(now, id, lane, later, ANY);
+                }
+            }
+        }
+    }
+
+    /// Takes from paces and warm-ups what a batch needs.
+    pub(super) fn take_steered(&mut self, now: u64, path: PathId, stream: StreamId, items: &[Item]) {
+        if self.shaper.steering.is_idle() {
+            return;
+        }
+        let site = &self.sites[path.site as usize];
+        let Some(first) = items.first() else { return };
+        let domain = domain_of(&self.hosts.get(first.host).host);
+        let mail = subject(&site.route, &self.egress, site, path.source, self.streams.get(stream), &domain);
+        let recipients = items.iter().map(|item| item.recipients.len()).sum();
+        self.shaper.steering.take(now, &mail, recipients);
     }
 
     /// What an attempt by a source to a provider taught of a stream, in recipients.
@@ -78,6 +133,11 @@ impl Scheduler {
             let braked = self.shaper.steering.learn(now, stream, (source, provider), *what, *recipients);
             actions.extend(braked.into_iter().map(Action::Braked));
         }
+    }
+
+    /// The limits in force for a subject.
+    pub(in crate::queue) fn limits_of(&self, now: u64, subject: &Subject<'_>) -> Vec<InForce<'_>> {
+        self.shaper.limits.in_force(now, subject)
     }
 
     /// The site of a pool's mail, if it is known.
@@ -126,21 +186,20 @@ impl Scheduler {
             let hosts = &self.hosts;
             self.sleepers.extract_in(from, to, |item| eyes.is_about(scope, item, hosts.get(item.host)))
         };
-        let mut awake = Vec::new();
+        let (mut awake, mut back) = (Vec::new(), Vec::new());
         if from == 0 {
             awake = self.hosts.extract_parked(|item, host| eyes.is_about(scope, item, host));
-            for (_, site) in &mut self.sites {
-                for item in site.ready.drain() {
-                    match eyes.messages.get(item.message) {
-                        Some(_) if eyes.is_about(scope, &item, self.hosts.get(item.host)) => awake.push(item),
-                        Some(message) => {
-                            site.ready.push(self.streams.class(message.stream), message.stream, item);
-                        }
-                        None => self.hosts.release(item.host),
-                    }
-                }
+            let drained = self.sites.iter_mut().map(|(id, site)| (id as SiteId, site.ready.drain()));
+            for (id, items) in drained {
+                let (picked, rest) =
+                    items.into_iter().partition(|item| eyes.is_about(scope, item, self.hosts.get(item.host)));
+                awake.extend::<Vec<Item>>(picked);
+                back.push((id, rest));
             }
         }
+        back.into_iter().for_each(|(id, rest): (_, Vec<Item>)| {
+            rest.into_iter().for_each(|item| self.stand_in_line(id, item));
+        });
         let mut taken: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
         for (item, slept) in asleep.into_iter().map(|i| (i, true)).chain(awake.into_iter().map(|i| (i, false))) {
             if let Some(message) = self.messages.get_mut(item.message) {
@@ -188,15 +247,8 @@ impl<'a> Eyes<'a> {
         let Some(message) = self.messages.get(item.message).filter(|message| !message.is_unwanted()) else {
             return false;
         };
-        let literal;
-        let name = match &host.host {
-            AddressHost::Domain(domain) => domain.as_str(),
-            AddressHost::Literal(_) => {
-                literal = host.host.to_string();
-                &literal
-            }
-        };
+        let name = domain_of(&host.host);
         let eyes = Eyes { messages: self.messages, streams: self.streams, egress: self.egress };
-        scope.matches(&eyes.subject(message, name, host.route.known()))
+        scope.matches(&eyes.subject(message, &name, host.route.known()))
     }
 }
