@@ -238,7 +238,7 @@ fn path_view(
     if let Some(pause) = steering.orders.pause(times.now, &subject) {
         held_by.push(pause_in_words(pause));
     }
-    let ordered = steering.gate_path(times.now, &subject).and(steering.gate_mail(times.now, &subject, 1));
+    let ordered = steering.gate_path(times.now, &subject).and(steering.gate_mail(times.now, &subject));
     if let (Gate::Later(until), Some(progress)) = (steering.gate_path(times.now, &subject), &warmup)
         && !progress.warm
     {

@@ -55,6 +55,8 @@ pub struct Pace {
 pub struct Shaper {
     /// The limits in force.
     pub limits: Limits,
+    /// Those of the configuration; orders add theirs.
+    configured: Rows,
     /// Orders, the reputation brake, warm-up.
     pub steering: Steering,
 }
@@ -71,6 +73,19 @@ pub struct Pick {
 }
 
 impl Shaper {
+    /// Puts other limits of the configuration in force. Those of orders stay.
+    pub fn set_rows(&mut self, now: u64, rows: Rows) {
+        self.configured = rows;
+        self.add_paces(now);
+    }
+
+    /// Paces were ordered, changed or taken back: they are limits.
+    pub fn add_paces(&mut self, now: u64) {
+        let mut rows = self.configured.clone();
+        rows.rows.extend(self.steering.orders.rows());
+        self.limits.set_rows(now, rows);
+    }
+
     /// Whether orders and warm-up let anything go on a path; of the subject only the path is looked at.
     pub fn may_use<'a>(&mut self, now: u64, path: impl FnOnce() -> Subject<'a>) -> Gate {
         if self.steering.is_idle() {
@@ -112,7 +127,7 @@ impl Shaper {
     /// Whether mail may be picked for a path that may send. `senior`: it was let go from a line.
     pub fn may_pick(&mut self, now: u64, mail: &Subject<'_>, load: Load, senior: bool) -> Pick {
         let (buckets, most) = self.limits.mail(now, mail);
-        let ordered = self.steering.gate_mail(now, mail, load.recipients as usize);
+        let ordered = self.steering.gate_mail(now, mail);
         let gate = ordered.and(Gate::of(self.limits.held(now, &buckets, load, senior)));
         let warm = u32::try_from(self.steering.recipients_max(now, mail)).unwrap_or(u32::MAX);
         let recipients_max = most.min(self.limits.recipients(now, &buckets)).min(warm);

@@ -107,7 +107,12 @@ impl Held {
 impl Scheduler {
     /// Puts other limits in force. Everybody who is held back looks again.
     pub(in crate::queue) fn set_rows(&mut self, now: u64, rows: Rows, actions: &mut Vec<Action>) {
-        self.shaper.limits.set_rows(now, rows);
+        self.shaper.set_rows(now, rows);
+        self.rows_changed(now, actions);
+    }
+
+    /// The shaper's rows are others now. Everybody who is held back looks again.
+    pub(super) fn rows_changed(&mut self, now: u64, actions: &mut Vec<Action>) {
         for (_, (_, timer)) in self.held.lines.drain() {
             self.held.timers.cancel(timer);
         }

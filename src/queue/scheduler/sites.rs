@@ -427,7 +427,7 @@ impl Scheduler {
         state.sending = Wait::No;
         let load = Load { recipients: recipients as u32, octets: size };
         let taken = self.shaper.take(now, &mut state.pace, buckets, load);
-        self.take_steered(now, path, stream, &items);
+        self.take_warmup(now, path, recipients);
         Some(Batch { message, items, taken })
     }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::held::{ANY, domain_of, path_subject, subject};
+use super::held::{ANY, domain_of, path_subject};
 use super::hosts::HostState;
 use super::messages::{MessageState, Messages};
 use super::streams::Streams;
-use super::{Action, Item, PathId, Scheduler, SiteId, StreamId, TakenBack};
+use super::{Action, Item, PathId, Scheduler, SiteId, TakenBack};
 use crate::config::{Scope, Subject};
 use crate::mail::{AddressHost, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
-use crate::shaping::orders::{Order, OrderId};
+use crate::shaping::orders::{Deed, Order, OrderId};
 use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
 use crate::shaping::{Gate, InForce};
 
@@ -23,15 +23,15 @@ impl Scheduler {
     /// Puts another configuration of brake and warm-up in force.
     pub(in crate::queue) fn set_steering(&mut self, now: u64, policy: SteeringPolicy, actions: &mut Vec<Action>) {
         self.shaper.steering.set_policy(policy);
-        self.reconsider(now, false, actions);
+        self.look_everywhere(now, actions);
     }
 
     /// Puts an order in force at once; the name of the one it takes the place of.
     pub(in crate::queue) fn order(&mut self, now: u64, order: Order, actions: &mut Vec<Action>) -> Option<OrderId> {
         let steering = &mut self.shaper.steering;
-        let (until, apart) = (steering.instant(order.until), order.scope.domain.is_some());
-        let replaced = steering.orders.put(now, order, until);
-        self.reconsider(now, apart, actions);
+        let (until, kind) = (steering.instant(order.until), kind(&order));
+        let replaced = steering.orders.put(order, until);
+        self.reconsider(now, &[kind], actions);
         replaced
     }
 
@@ -44,7 +44,7 @@ impl Scheduler {
     ) -> Option<Order> {
         let order = self.shaper.steering.orders.take_back(id)?;
         self.shaper.steering.ended(&order);
-        self.reconsider(now, order.scope.domain.is_some(), actions);
+        self.reconsider(now, &[kind(&order)], actions);
         Some(order)
     }
 
@@ -54,25 +54,32 @@ impl Scheduler {
         if ended.is_empty() {
             return;
         }
-        let apart = ended.iter().any(|order| order.scope.domain.is_some());
+        let kinds: Vec<(Deed, bool)> = ended.iter().map(kind).collect();
         for order in ended {
             self.shaper.steering.ended(&order);
             actions.push(Action::OrderEnded(order));
         }
-        self.reconsider(now, apart, actions);
+        self.reconsider(now, &kinds, actions);
     }
 
-    /// What may go has changed otherwise than by time: all that waits is looked at again. `apart`: other domains than before
-    /// are told apart, so that what stands in line is sorted anew.
-    fn reconsider(&mut self, now: u64, apart: bool, actions: &mut Vec<Action>) {
-        if apart {
+    /// These orders were given or are over: what they hold, or held, is looked at again.
+    fn reconsider(&mut self, now: u64, orders: &[(Deed, bool)], actions: &mut Vec<Action>) {
+        let paced = orders.iter().any(|(deed, _)| matches!(deed, Deed::Pace { .. }));
+        if paced {
+            self.shaper.add_paces(now);
+        }
+        // Other domains than before are told apart.
+        if orders.iter().any(|(_, names_domain)| *names_domain) {
             let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
             for id in ids {
                 let items = self.sites[id].ready.drain();
                 items.into_iter().for_each(|item| self.stand_in_line(id as SiteId, item));
             }
         }
-        self.look_everywhere(now, actions);
+        match paced {
+            true => self.rows_changed(now, actions),
+            false => self.look_everywhere(now, actions),
+        }
     }
 
     /// Puts an item behind the others of its lane.
@@ -97,7 +104,7 @@ impl Scheduler {
             let path = path_subject(&site.route, &self.egress, site.pool, SourceId(0));
             let (tenant, campaign) = (&stream.tenant, &stream.campaign);
             let mail = Subject { source: "", domain: &domain, tenant, class: stream.class, campaign, ..path };
-            match self.shaper.steering.gate_mail(now, &mail, 1) {
+            match self.shaper.steering.gate_mail(now, &mail) {
                 Gate::Go | Gate::Behind(_) => return,
                 later @ Gate::Later(_) => {
                     drop(domain);
@@ -107,17 +114,13 @@ impl Scheduler {
         }
     }
 
-    /// Takes from paces and warm-ups what a batch needs.
-    pub(super) fn take_steered(&mut self, now: u64, path: PathId, stream: StreamId, items: &[Item]) {
-        if self.shaper.steering.is_idle() {
-            return;
+    /// Takes from the warm-up of a path what a batch needs. It is not given back: a connection that broke may have delivered.
+    pub(super) fn take_warmup(&mut self, now: u64, path: PathId, recipients: usize) {
+        if !self.shaper.steering.warmup.is_empty() {
+            let site = &self.sites[path.site as usize];
+            let subject = path_subject(&site.route, &self.egress, site.pool, path.source);
+            self.shaper.steering.take(now, &subject, recipients);
         }
-        let site = &self.sites[path.site as usize];
-        let Some(first) = items.first() else { return };
-        let domain = domain_of(&self.hosts.get(first.host).host);
-        let mail = subject(&site.route, &self.egress, site, path.source, self.streams.get(stream), &domain);
-        let recipients = items.iter().map(|item| item.recipients.len()).sum();
-        self.shaper.steering.take(now, &mail, recipients);
     }
 
     /// What an attempt by a source to a provider taught of a stream, in recipients.
@@ -219,6 +222,11 @@ impl Scheduler {
     fn eyes(&self) -> Eyes<'_> {
         Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress }
     }
+}
+
+/// What an order does, and whether it names a domain.
+fn kind(order: &Order) -> (Deed, bool) {
+    (order.deed, order.scope.domain.is_some())
 }
 
 /// What must be seen of the scheduler to say what an item is about, while other parts of it are changed.
