@@ -21,6 +21,7 @@ use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::{Egress, Router};
+use crate::shaping::Rows;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
@@ -327,6 +328,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
     for problem in problems {
         tracing::error!(problem = %problem, "mail from this domain is held back until the key can be used");
     }
+    let profiles = profiles(config)?;
     Ok(Parts {
         router,
         client,
@@ -335,12 +337,24 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
-        profiles: Arc::new(profiles(config)?),
         steering: SteeringPolicy::new(&config.brake, &config.warmup),
+        rows: rows(config, &profiles),
+        profiles: Arc::new(profiles),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),
     })
+}
+
+/// The operator's limits, and those of the providers.
+fn rows(config: &Config, profiles: &Profiles) -> Rows {
+    let mut rows = Rows::new(&config.limit);
+    for profile in profiles.iter() {
+        if let Some(limit) = profile.row() {
+            rows.push(&format!("profile {}", profile.name), &limit);
+        }
+    }
+    rows
 }
 
 /// What is known of receivers. What looks odd in it is logged.

@@ -84,6 +84,12 @@ fn in_words(explained: &Explanation) -> String {
     for path in &explained.paths {
         say("source", &path_in_words(path));
         path.held_by.iter().for_each(|why| say("", &format!("  {why}")));
+        for limit in &path.limits {
+            let next = limit.next.as_ref().map_or_else(|| "when a connection ends".to_owned(), String::clone);
+            let now = limit.left >= 1.0;
+            let next = if now { String::new() } else { format!(", next {next}") };
+            say("", &format!("  {}: {}; {} left{next}", limit.name, limit.allows, limit.left));
+        }
         if let Some(warmup) = path.warmup.as_ref().filter(|warmup| !warmup.warm) {
             let sent = format!("{} of {} recipients today", warmup.sent, warmup.per_day);
             say("", &format!("  warm-up: day {} of {}, {sent}", warmup.day, warmup.days));

@@ -10,6 +10,7 @@ mod orders;
 mod queue;
 mod send;
 mod serve;
+mod shaping;
 mod spool;
 mod tenant;
 
@@ -57,6 +58,9 @@ enum Command {
     /// Say what a refusal or a bounce means.
     #[command(subcommand)]
     Bounce(bounce::BounceCommand),
+    /// Try provider profiles on what was recorded.
+    #[command(subcommand)]
+    Shaping(shaping::ShapingCommand),
     /// Look after the spool on disk.
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
@@ -106,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Queue(command) => queue::run(command),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Spool(command) => spool::run(command),
+        Command::Shaping(command) => shaping::run(command),
         Command::Bounce(command) => bounce::run(command),
         Command::Tenant(command) => tenant::run(command),
     };

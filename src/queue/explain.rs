@@ -11,9 +11,9 @@ use crate::clock::Timestamp;
 use crate::config::Subject;
 use crate::mail::{EnvelopeAddress, Stream};
 use crate::routing::{Egress, NoRoute, PoolId, Route, SourceId};
-use crate::shaping::Gate;
 use crate::shaping::orders::{Deed, Order};
 use crate::shaping::warmup::Progress;
+use crate::shaping::{Allowed, Counted, Gate, InForce, NEVER, Row};
 
 /// Where mail for an address would go now, and at what pace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Explanation {
     pub orders: Vec<String>,
     /// Shares of the last day by which the reputation brake judges the stream here, if it has seen any of its mail.
     pub reputation: Option<Reputation>,
-    /// When a message could go; `None`: now.
+    /// When a message could go: RFC 3339, or `further notice`; `None`: now.
     pub not_before: Option<String>,
     /// All of it in a sentence.
     pub verdict: String,
@@ -80,10 +80,27 @@ pub struct PathView {
     pub reason: Option<String>,
     /// How far it is warmed up here.
     pub warmup: Option<Progress>,
-    /// When a message could go this way; `None`: now.
+    /// When a message could go this way: RFC 3339, or `further notice`; `None`: now.
     pub not_before: Option<String>,
     /// What makes it wait.
     pub held_by: Vec<String>,
+    /// The limits that hold for such mail on this way.
+    pub limits: Vec<LimitView>,
+}
+
+/// A limit in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LimitView {
+    /// Where it stands: `limit[2]`, or a profile.
+    pub name: String,
+    /// What it counts, and how much of it it allows.
+    pub allows: String,
+    /// What can be taken now; negative: owed.
+    pub left: f64,
+    /// When the next can be taken; `None`: when a connection ends.
+    pub next: Option<String>,
+    /// How many wait for it.
+    pub waiting: usize,
 }
 
 /// Shares of a day.
@@ -105,6 +122,9 @@ struct Times {
 impl Times {
     /// An instant of the queue's clock, as people read it.
     fn tell(self, instant: u64) -> String {
+        if instant == NEVER {
+            return "further notice".into();
+        }
         Timestamp(self.timestamp.0 + instant.saturating_sub(self.now)).to_string()
     }
 }
@@ -167,7 +187,7 @@ impl Queue {
             soonest = Some(match (soonest, gate) {
                 (Some(Gate::Later(one)), Gate::Later(other)) => Gate::Later(one.min(other)),
                 (None, gate) => gate,
-                (Some(Gate::Go), _) | (_, Gate::Go) => Gate::Go,
+                (Some(Gate::Go | Gate::Behind(_)), _) | (_, Gate::Go | Gate::Behind(_)) => Gate::Go,
             });
         }
         explained.orders = scheduler.steering().orders.about(&subject).into_iter().map(order_in_words).collect();
@@ -184,7 +204,7 @@ impl Queue {
 impl Explanation {
     fn judge(&mut self, times: Times, gate: Gate) {
         self.verdict = match gate {
-            Gate::Go => {
+            Gate::Go | Gate::Behind(_) => {
                 let way = self.paths.iter().find(|path| path.not_before.is_none()).map_or("?", |path| &path.source);
                 format!("would go now, by {way}")
             }
@@ -218,7 +238,7 @@ fn path_view(
     if let Some(pause) = steering.orders.pause(times.now, &subject) {
         held_by.push(pause_in_words(pause));
     }
-    let ordered = steering.gate_path(times.now, &subject).and(steering.gate_mail(times.now, &subject, 1));
+    let ordered = steering.gate_path(times.now, &subject).and(steering.gate_mail(times.now, &subject));
     if let (Gate::Later(until), Some(progress)) = (steering.gate_path(times.now, &subject), &warmup)
         && !progress.warm
     {
@@ -233,8 +253,17 @@ fn path_view(
         ));
     }
     gate = gate.and(ordered);
+    let mut limits = Vec::new();
+    for limit in scheduler.limits_of(times.now, &subject) {
+        let view = limit_view(&limit, times);
+        if let Some(until) = limit.next.filter(|until| *until > times.now) {
+            gate = gate.and(Gate::Later(until));
+            held_by.push(format!("{}: {}", view.name, view.allows));
+        }
+        limits.push(view);
+    }
     let not_before = match gate {
-        Gate::Go => None,
+        Gate::Go | Gate::Behind(_) => None,
         Gate::Later(until) => Some(times.tell(until)),
     };
     let addresses = egress.source(source).addresses.iter().map(ToString::to_string).collect();
@@ -248,8 +277,31 @@ fn path_view(
         warmup,
         not_before,
         held_by,
+        limits,
     };
     (view, gate)
+}
+
+fn limit_view(limit: &InForce<'_>, times: Times) -> LimitView {
+    let Row { name, counted, allowed, .. } = limit.row;
+    let counted = match counted {
+        Counted::Connections => "connections",
+        Counted::Dials => "connections opened",
+        Counted::Messages => "messages",
+        Counted::Recipients => "recipients",
+        Counted::Octets => "octets",
+    };
+    let allows = match allowed {
+        Allowed::AtOnce(most) => format!("{most} {counted} at once"),
+        Allowed::PerTime(rate) => format!("{:.4} {counted} a second, {} at once", rate.per_second(), rate.burst()),
+    };
+    LimitView {
+        name: name.clone(),
+        allows,
+        left: (limit.left * 1000.0).round() / 1000.0,
+        next: limit.next.map(|next| times.tell(next)),
+        waiting: limit.waiting,
+    }
 }
 
 fn health_of(path: Option<&PathState>, now: u64) -> (&'static str, Option<String>, Gate) {

@@ -56,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use cancel::Cancelled;
-pub use explain::{Explanation, PathView, Reputation, RouteView};
+pub use explain::{Explanation, LimitView, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
 pub use status::{MessageStatus, QueryError};
 pub use steer::{NewOrder, OrderError};
@@ -69,6 +69,7 @@ use crate::events::Archive;
 use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain};
 use crate::routing::{Egress, NoRoute, Router};
+use crate::shaping::Rows;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
@@ -98,6 +99,8 @@ pub struct Parts {
     pub profiles: Arc<Profiles>,
     /// The reputation brake, and sources to warm up.
     pub steering: SteeringPolicy,
+    /// What may go where at once, and how fast.
+    pub rows: Rows,
     /// Limits at the door.
     pub spool: SpoolConfig,
     /// Our name in reports.
@@ -146,6 +149,7 @@ impl Queue {
         scheduler.set_egress(Arc::clone(&parts.egress));
         scheduler.steering().set_policy(parts.steering.clone());
         scheduler.steering().set_time(0, clock.timestamp());
+        scheduler.set_rows(0, parts.rows.clone(), &mut Vec::new());
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,
@@ -172,7 +176,7 @@ impl Queue {
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
-        let (limits, egress) = (limits(&parts.delivery), Arc::clone(&parts.egress));
+        let (limits, egress, rows) = (limits(&parts.delivery), Arc::clone(&parts.egress), parts.rows.clone());
         let steering = parts.steering.clone();
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
@@ -180,6 +184,7 @@ impl Queue {
         self.with_actions(|scheduler, now, actions| {
             scheduler.set_egress(egress);
             scheduler.forget_routes(now, actions);
+            scheduler.set_rows(now, rows, actions);
             scheduler.set_limits(now, limits, actions);
             scheduler.set_steering(now, steering, actions);
         });
@@ -214,6 +219,7 @@ impl Queue {
             stream: &envelope.stream,
             accepted_at: envelope.accepted_at,
             recipients: envelope.recipients.len(),
+            size: message.content.len() as u64,
             expires,
         };
         let groups =

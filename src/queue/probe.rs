@@ -217,7 +217,7 @@ impl<'a> World<'a> {
         let (stream, accepted_at, expires) = (&stream, Timestamp(0), self.now + EXPIRY);
         self.messages.insert(id, (vec![false; recipients], expires));
         self.recipients += recipients;
-        let newcomer = Newcomer { id, stream, accepted_at, recipients, expires };
+        let newcomer = Newcomer { id, stream, accepted_at, recipients, size: 0, expires };
         self.scheduler.add(self.now, newcomer, groups, &mut self.actions);
     }
 

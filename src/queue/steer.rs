@@ -79,7 +79,11 @@ impl Queue {
         }
         let kept = ledger.scan(Table::Warmup, b"")?;
         let kept = kept.iter().filter_map(|(_, value)| serde_json::from_slice::<Kept>(value).ok());
-        self.lock().steering().warmup.restore(kept);
+        {
+            let mut scheduler = self.lock();
+            scheduler.steering().warmup.restore(kept);
+            self.metrics.orders.set(scheduler.steering().orders.len() as i64);
+        }
         if self.ledger.set(Arc::clone(ledger)).is_err() {
             tracing::error!("orders are recalled once only");
         }
@@ -167,6 +171,17 @@ impl Queue {
         scheduler.steering().warmup.progress(timestamp)
     }
 
+    /// Shows the progress of warm-ups in the metrics.
+    pub(super) fn observe_warmups(&self) {
+        for progress in self.warmups() {
+            let labels = [progress.source.as_str(), progress.provider.as_str()];
+            let left = if progress.braked { 0 } else { progress.per_day.saturating_sub(progress.sent) };
+            let day = progress.day + usize::from(progress.warm);
+            self.metrics.warmup_day.with_label_values(&labels).set(day as i64);
+            self.metrics.warmup_left.with_label_values(&labels).set(left as i64);
+        }
+    }
+
     /// What a transaction taught of a stream's lists, and of the name of the source it went by.
     pub(super) fn learn_of(
         self: &Arc<Queue>,
@@ -238,6 +253,9 @@ impl Queue {
         if deed == Deed::Exempt && (scope.site.is_some() || scope.domain.is_some() || scope.source.is_some()) {
             return bad("scope", "the brake knows tenant, class, campaign and provider only");
         }
+        if scope.source.is_some() && !scope.is_of_paths() {
+            return bad("scope", "a source is ordered about as a whole; name the pool beside tenant, class or domain");
+        }
         if reason.len() > 1000 || by.len() > 100 {
             return bad("reason", "at most 1000 octets");
         }
@@ -260,11 +278,11 @@ impl Queue {
             Deed::Pace { .. } => "paced",
             Deed::Exempt => "exempted",
         };
-        self.tell_of(&order, what, &order.by);
         let replaced = self.with_actions(|scheduler, now, actions| {
             scheduler.steering().set_time(now, self.clock.timestamp());
-            scheduler.order(now, order, actions)
+            scheduler.order(now, order.clone(), actions)
         });
+        self.tell_of(&order, what, &order.by);
         replaced.into_iter().for_each(|id| self.forget_order(id));
     }
 

@@ -210,6 +210,7 @@ impl Queue {
 
     /// Brings the gauges that are only worth their cost when somebody looks up to date.
     pub fn observe(&self) {
+        self.observe_warmups();
         let now = self.clock.timestamp();
         let scheduler = self.lock();
         let mut oldest = [now; 3];

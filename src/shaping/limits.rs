@@ -27,6 +27,11 @@ pub struct BucketId {
     serial: u32,
 }
 
+impl BucketId {
+    /// Names no bucket.
+    pub const NONE: BucketId = BucketId { place: u32::MAX, serial: FORGOTTEN };
+}
+
 /// Buckets, few.
 pub type Buckets = SmallVec<[BucketId; 4]>;
 
@@ -106,6 +111,8 @@ struct Slot {
     paths: u32,
     state: State,
     line: Option<Box<Line>>,
+    /// Connections that are closing to make room for those in line.
+    yielding: u32,
 }
 
 #[derive(Debug)]
@@ -165,8 +172,13 @@ impl Limits {
     }
 
     /// Whether no row is about mail.
-    pub fn no_rows_of_mail(&self) -> bool {
-        self.of_mail.is_empty()
+    pub fn is_blind_to_mail(&self) -> bool {
+        self.of_mail.is_empty() && self.rows.caps.iter().all(|cap| cap.scope.is_of_paths())
+    }
+
+    /// Whether mail to some domains must be told apart from other mail of its stream.
+    pub fn tells_domains(&self) -> bool {
+        self.tells_domains
     }
 
     /// Whether mail to this domain must be told apart from other mail of its stream.
@@ -244,27 +256,56 @@ impl Limits {
         }
     }
 
-    /// A connection of the path is over. Who waited for its place is returned.
-    pub fn disconnected(&mut self, path: &PathLimits) -> SmallVec<[Waiter; 1]> {
-        let mut freed = SmallVec::new();
+    /// A connection of the path is over. Lines in which somebody waits for its place are returned: see
+    /// [`next_place`](Limits::next_place).
+    pub fn disconnected(&mut self, path: &PathLimits) -> Buckets {
+        let mut lines = Buckets::new();
         for id in path.dial() {
             let Some(slot) = self.slot_mut(*id) else { continue };
             let State::Open(open) = &mut slot.state else { continue };
             *open = open.saturating_sub(1);
-            if let Some(line) = &mut slot.line {
-                freed.extend(line.pop().map(|(waiter, _)| waiter));
-                if line.is_empty() {
-                    slot.line = None;
-                }
+            slot.yielding = slot.yielding.saturating_sub(1);
+            if slot.line.is_some() {
+                lines.push(*id);
             }
         }
-        freed
+        lines
     }
 
-    /// Whether somebody waits for a place that a connection of this path takes.
+    /// If there is a place, who may have it, of those that still wait.
+    pub fn next_place(&mut self, id: BucketId, mut waits: impl FnMut(Waiter) -> bool) -> Option<Waiter> {
+        let row = self.slot(id)?.row;
+        let slot = self.slots.get_mut(id.place as usize)?;
+        match (&slot.state, self.rows.rows[row as usize].allowed) {
+            (State::Open(open), Allowed::AtOnce(most)) if *open < most => {}
+            (State::Open(_) | State::Rate(_), _) => return None,
+        }
+        let line = slot.line.as_mut()?;
+        let next = std::iter::from_fn(|| line.pop()).map(|(waiter, _)| waiter).find(|waiter| waits(*waiter));
+        if line.is_empty() {
+            slot.line = None;
+        }
+        next
+    }
+
+    /// Whether somebody waits for a place that a connection of this path takes: an idle one is of more use there.
     pub fn is_wanted(&self, path: &PathLimits) -> bool {
         let wanted = |slot: &Slot| slot.line.is_some() && matches!(slot.state, State::Open(_));
         path.dial().iter().any(|id| self.slot(*id).is_some_and(wanted))
+    }
+
+    /// Whether a connection of this path should close, though it has work, because somebody has none at all. As many are
+    /// told so as there are of those.
+    pub fn must_yield(&mut self, path: &PathLimits) -> bool {
+        for id in path.dial() {
+            let Some(slot) = self.slot_mut(*id) else { continue };
+            let urgent = slot.line.as_ref().map_or(0, |line| line.urgent());
+            if matches!(slot.state, State::Open(_)) && urgent > slot.yielding {
+                slot.yielding += 1;
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether mail may be picked.
@@ -348,12 +389,18 @@ impl Limits {
         next.filter(|next| before.is_none_or(|before| *next < before))
     }
 
-    /// Lets those go whose tokens have come. When to call it again, if somebody is left.
-    pub fn advance(&mut self, now: u64, id: BucketId, freed: &mut Vec<Waiter>) -> Option<u64> {
+    /// Lets those go whose tokens have come, if they still wait. When to call it again, if somebody is left.
+    pub fn advance(
+        &mut self,
+        now: u64,
+        id: BucketId,
+        waits: impl FnMut(Waiter) -> bool,
+        freed: &mut Vec<Waiter>,
+    ) -> Option<u64> {
         let (_, Some(rate)) = self.rate(id) else { return None };
         let slot = self.slot_mut(id)?;
         let (Some(line), State::Rate(bucket)) = (&mut slot.line, &slot.state) else { return None };
-        line.advance(now, rate, bucket, freed);
+        line.advance(now, rate, bucket, waits, freed);
         let next = line.next();
         if next.is_none() {
             slot.line = None;
@@ -361,15 +408,10 @@ impl Limits {
         next.map(|next| next.max(now + 1))
     }
 
-    /// How many stand in line for a bucket.
-    pub fn waiting(&self, id: BucketId) -> usize {
-        self.slot(id).and_then(|slot| slot.line.as_ref()).map_or(0, |line| line.len())
-    }
-
-    /// Forgets those in line that do not wait any more.
-    pub fn retain(&mut self, id: BucketId, waits: impl FnMut(Waiter) -> bool) {
+    /// Forgets those in line that do not wait any more, if there may be many.
+    pub fn tidy(&mut self, id: BucketId, waits: impl FnMut(Waiter) -> bool) {
         if let Some(line) = self.slot_mut(id).and_then(|slot| slot.line.as_mut()) {
-            line.retain(waits);
+            line.tidy(waits);
         }
     }
 
@@ -447,7 +489,7 @@ impl Limits {
             Allowed::AtOnce(_) => State::Open(0),
         };
         self.serial = (self.serial + 1) % FORGOTTEN;
-        let slot = Slot { serial: self.serial, row, paths: 0, state, line: None };
+        let slot = Slot { serial: self.serial, row, paths: 0, state, line: None, yielding: 0 };
         let place = match self.free.pop() {
             Some(place) => {
                 self.slots[place as usize] = slot;

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::Gate;
-use super::bucket::{Bucket, Rate};
+use super::bucket::Rate;
+use super::{Allowed, Counted, Gate, NEVER, Row};
 use crate::clock::Timestamp;
 use crate::config::{Scope, Subject};
 
@@ -72,6 +72,8 @@ pub struct Orders {
     last: u64,
     /// When the first of them ends by itself, if one does.
     next_end: Option<u64>,
+    /// Domains that are named, with how many orders name them.
+    domains: HashMap<u64, u32>,
     index: Index,
 }
 
@@ -80,8 +82,6 @@ struct Standing {
     order: Order,
     /// It ends then, on the queue's clock.
     until: u64,
-    /// Of a pace.
-    bucket: Option<(Rate, Bucket)>,
     /// It is about paths and nothing else: every stream there is held alike.
     of_paths: bool,
 }
@@ -98,12 +98,6 @@ type Filed = SmallVec<[OrderId; 2]>;
 
 /// Kinds of things an order is filed under.
 const KINDS: usize = 7;
-
-/// On the queue's clock: an order does not end by itself.
-pub const NEVER: u64 = u64::MAX;
-
-/// What waits for a person is looked at again after a year; timers have an end.
-const FAR: u64 = 365 * 86_400_000;
 
 impl Deed {
     /// In a word, as events say it.
@@ -145,30 +139,25 @@ impl Orders {
 
     /// Puts an order in force; it ends at `until` on the queue's clock ([`NEVER`]: not by itself). The one with its name is
     /// replaced, and so is one of the same kind about the same mail, whose name is returned.
-    pub fn put(&mut self, now: u64, order: Order, until: u64) -> Option<OrderId> {
+    pub fn put(&mut self, order: Order, until: u64) -> Option<OrderId> {
         self.last = self.last.max(order.id.0);
         self.remove(order.id);
         let same = |other: &&Order| other.scope == order.scope && order.deed.replaces(other.deed);
         let replaced = self.iter().find(same).map(|other| other.id);
-        let before = replaced.and_then(|id| self.remove(id)).and_then(|standing| standing.bucket);
-        let bucket = match order.deed {
-            Deed::Pace { per_second } => {
-                let rate = Rate::even(per_second);
-                let mut bucket = Bucket::default();
-                // What was taken a moment ago counts for the new pace, too.
-                if let Some((old_rate, old)) = before {
-                    bucket = old;
-                    bucket.change(now, old_rate, rate);
-                }
-                Some((rate, bucket))
-            }
-            Deed::Pause | Deed::Exempt => None,
-        };
+        replaced.map(|id| self.remove(id));
         let of_paths = order.scope.is_of_paths();
         self.index.file(&order.scope).push(order.id);
-        self.standing.insert(order.id, Standing { order, until, bucket, of_paths });
+        if let Some(domain) = &order.scope.domain {
+            *self.domains.entry(folded(domain)).or_default() += 1;
+        }
+        self.standing.insert(order.id, Standing { order, until, of_paths });
         self.set_next_end();
         replaced
+    }
+
+    /// Whether mail to this domain must be told apart from other mail of its stream.
+    pub fn tells_domain(&self, domain: &str) -> bool {
+        !self.domains.is_empty() && self.domains.contains_key(&folded(domain))
     }
 
     /// Takes an order back.
@@ -192,44 +181,41 @@ impl Orders {
     }
 
     /// Whether anything may go by a path now, for all that is ordered about paths and nothing else; of the subject only
-    /// provider, site, source and pool count. Takes nothing.
+    /// provider, site, source and pool count.
     pub fn gate_path(&self, now: u64, path: &Subject<'_>) -> Gate {
-        self.gate(now, path, 1, true)
+        self.gate(now, path, true)
     }
 
-    /// Whether so many recipients of a stream may go now, for all that [`gate_path`](Orders::gate_path) does not look at.
-    /// Takes nothing.
-    pub fn gate_mail(&self, now: u64, mail: &Subject<'_>, recipients: usize) -> Gate {
-        self.gate(now, mail, recipients, false)
+    /// Whether mail of a stream may go now, for all that [`gate_path`](Orders::gate_path) does not look at.
+    pub fn gate_mail(&self, now: u64, mail: &Subject<'_>) -> Gate {
+        self.gate(now, mail, false)
     }
 
-    fn gate(&self, now: u64, subject: &Subject<'_>, recipients: usize, of_paths: bool) -> Gate {
+    fn gate(&self, now: u64, subject: &Subject<'_>, of_paths: bool) -> Gate {
         if self.standing.is_empty() {
             return Gate::Go;
         }
         let mut latest = now;
         self.each(subject, |standing| {
-            if standing.of_paths != of_paths || standing.until <= now {
-                return;
+            if standing.of_paths == of_paths && standing.order.deed == Deed::Pause {
+                latest = latest.max(standing.until);
             }
-            let ready = match (&standing.order.deed, &standing.bucket) {
-                (Deed::Pause, _) => standing.until,
-                (Deed::Pace { .. }, Some((rate, bucket))) => bucket.ready_at(*rate, now, recipients as f64),
-                (Deed::Pace { .. } | Deed::Exempt, _) => now,
-            };
-            latest = latest.max(ready.min(standing.until));
         });
-        if latest <= now { Gate::Go } else { Gate::Later(latest.min(now.saturating_add(FAR))) }
+        if latest <= now { Gate::Go } else { Gate::Later(latest) }
     }
 
-    /// So many recipients go now. What is not there is owed.
-    pub fn take(&mut self, now: u64, mail: &Subject<'_>, recipients: usize) {
-        self.each_bucket(mail, |rate, bucket| bucket.charge(rate, now, recipients as f64));
-    }
-
-    /// So many of those taken did not go after all.
-    pub fn give_back(&mut self, mail: &Subject<'_>, recipients: usize) {
-        self.each_bucket(mail, |rate, bucket| bucket.give_back(rate, recipients as f64));
+    /// The paces, as limits.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        self.iter().filter_map(|order| {
+            let Deed::Pace { per_second } = order.deed else { return None };
+            Some(Row {
+                name: format!("order {}", order.id.0),
+                scope: order.scope.clone(),
+                each: Vec::new(),
+                counted: Counted::Recipients,
+                allowed: Allowed::PerTime(Rate::even(per_second)),
+            })
+        })
     }
 
     /// Whether the brake is to leave this alone.
@@ -264,6 +250,14 @@ impl Orders {
     fn remove(&mut self, id: OrderId) -> Option<Standing> {
         let standing = self.standing.remove(&id)?;
         self.index.unfile(&standing.order.scope, id);
+        if let Some(domain) = standing.order.scope.domain.as_deref().map(folded)
+            && let Some(orders) = self.domains.get_mut(&domain)
+        {
+            *orders -= 1;
+            if *orders == 0 {
+                self.domains.remove(&domain);
+            }
+        }
         self.set_next_end();
         Some(standing)
     }
@@ -276,21 +270,6 @@ impl Orders {
         self.index.about(subject, |id| {
             if let Some(standing) = self.standing.get(&id).filter(|standing| standing.order.scope.matches(subject)) {
                 see(standing);
-            }
-        });
-    }
-
-    fn each_bucket(&mut self, subject: &Subject<'_>, mut deed: impl FnMut(Rate, &mut Bucket)) {
-        if self.standing.is_empty() {
-            return;
-        }
-        let standing = &mut self.standing;
-        self.index.about(subject, |id| {
-            let Some(standing) = standing.get_mut(&id) else { return };
-            if let Some((rate, bucket)) = &mut standing.bucket
-                && standing.order.scope.matches(subject)
-            {
-                deed(*rate, bucket);
             }
         });
     }
@@ -404,8 +383,8 @@ mod tests {
     }
 
     /// What holds it, path or mail.
-    fn gate(orders: &Orders, now: u64, subject: &Subject<'_>, recipients: usize) -> Gate {
-        orders.gate_path(now, subject).and(orders.gate_mail(now, subject, recipients))
+    fn gate(orders: &Orders, now: u64, subject: &Subject<'_>) -> Gate {
+        orders.gate_path(now, subject).and(orders.gate_mail(now, subject))
     }
 
     const MAIL: &str =
@@ -430,68 +409,54 @@ mod tests {
             ("", true),
         ] {
             let mut orders = Orders::default();
-            orders.put(0, order(1, Deed::Pause, scope(paused)), 5000);
+            orders.put(order(1, Deed::Pause, scope(paused)), 5000);
             let mail = scope(MAIL);
             let expected = if held { Gate::Later(5000) } else { Gate::Go };
-            assert_eq!(gate(&orders, 10, &subject(&mail), 1), expected, "{paused}");
+            assert_eq!(gate(&orders, 10, &subject(&mail)), expected, "{paused}");
             assert_eq!(orders.pause(10, &subject(&mail)).is_some(), held, "{paused}");
-            assert_eq!(gate(&orders, 5000, &subject(&mail), 1), Gate::Go, "{paused} is over");
+            assert_eq!(gate(&orders, 5000, &subject(&mail)), Gate::Go, "{paused} is over");
             // A path is not held by what is said of a tenant.
             let of_path = held && !["tenant", "campaign", "class", "domain"].iter().any(|word| paused.contains(word));
             assert_eq!(orders.gate_path(10, &subject(&mail)) != Gate::Go, of_path, "{paused} and the path");
-            assert_eq!(orders.gate_mail(10, &subject(&mail), 1) != Gate::Go, held && !of_path, "{paused} and the mail");
+            assert_eq!(orders.gate_mail(10, &subject(&mail)) != Gate::Go, held && !of_path, "{paused} and the mail");
             assert!(orders.take_back(OrderId(1)).is_some());
-            assert_eq!(gate(&orders, 10, &subject(&mail), 1), Gate::Go);
+            assert_eq!(gate(&orders, 10, &subject(&mail)), Gate::Go);
         }
     }
 
     #[test]
     fn the_strictest_counts() {
         let mut orders = Orders::default();
-        orders.put(0, order(1, Deed::Pause, scope("tenant=shop")), 9000);
-        orders.put(0, order(2, Deed::Pause, scope("campaign=spring")), NEVER);
-        orders.put(0, order(3, Deed::Pace { per_second: 10.0 }, scope("provider=google")), NEVER);
+        orders.put(order(1, Deed::Pause, scope("tenant=shop")), 9000);
+        orders.put(order(2, Deed::Pause, scope("campaign=spring")), NEVER);
+        orders.put(order(3, Deed::Pace { per_second: 10.0 }, scope("provider=google")), NEVER);
         let mail = scope(MAIL);
-        assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(FAR));
+        assert_eq!(gate(&orders, 0, &subject(&mail)), Gate::Later(NEVER));
         orders.take_back(OrderId(2));
-        assert_eq!(gate(&orders, 0, &subject(&mail), 1), Gate::Later(9000));
+        assert_eq!(gate(&orders, 0, &subject(&mail)), Gate::Later(9000));
         assert_eq!(orders.next_end(), Some(9000));
         assert_eq!(orders.ended(8999), []);
         assert_eq!(orders.ended(9000).len(), 1);
-        assert_eq!((gate(&orders, 9000, &subject(&mail), 1), orders.next_end()), (Gate::Go, None));
+        assert_eq!((gate(&orders, 9000, &subject(&mail)), orders.next_end()), (Gate::Go, None));
         assert_eq!(orders.about(&subject(&mail)).len(), 1);
     }
 
     #[test]
-    fn a_pace_is_held_and_changed_at_once() {
+    fn a_pace_is_a_row_and_takes_the_place_of_the_one_before() {
         let mut orders = Orders::default();
         let mail = scope(MAIL);
-        let pace = |per_second| order(1, Deed::Pace { per_second }, scope("campaign=spring"));
-        orders.put(0, pace(10.0), NEVER);
-        let (mut now, mut sent) = (0, 0);
-        while now < 60_000 {
-            match gate(&orders, now, &subject(&mail), 2) {
-                Gate::Go => {
-                    orders.take(now, &subject(&mail), 2);
-                    sent += 2;
-                }
-                Gate::Later(then) => {
-                    assert!(then > now);
-                    now = then;
-                }
-            }
+        for (id, per_second) in [(1, 10.0), (2, 0.1)] {
+            let pace = order(id, Deed::Pace { per_second }, scope("campaign=spring"));
+            assert_eq!(orders.put(pace, NEVER), (id == 2).then_some(OrderId(1)));
         }
-        assert!((610 - 6..=610 + 6).contains(&sent), "{sent}");
-        // The same order with another pace does not begin with a burst.
-        let mut slower = pace(0.1);
-        slower.id = orders.next_id();
-        assert_eq!(orders.put(now, slower, NEVER), Some(OrderId(1)));
-        assert_eq!(orders.len(), 1);
-        orders.take(now, &subject(&mail), 1);
-        let Gate::Later(then) = gate(&orders, now, &subject(&mail), 1) else { panic!("it had a burst") };
-        assert!(then.abs_diff(now + 10_000) <= 2, "{then} after {now}");
-        orders.give_back(&subject(&mail), 1);
-        assert_eq!(gate(&orders, now, &subject(&mail), 1), Gate::Go);
+        assert_eq!(gate(&orders, 0, &subject(&mail)), Gate::Go);
+        let rows: Vec<Row> = orders.rows().collect();
+        assert_eq!(rows.len(), 1);
+        let Allowed::PerTime(rate) = rows[0].allowed else { panic!("it is a rate") };
+        assert_eq!((rows[0].name.as_str(), rate.per_second(), rate.burst()), ("order 2", 0.1, 1.0));
+        assert_eq!(rows[0].scope, scope("campaign=spring"));
+        orders.take_back(OrderId(2));
+        assert_eq!(orders.rows().count(), 0);
     }
 
     #[test]
@@ -500,10 +465,10 @@ mod tests {
         let mail = scope(MAIL);
         assert!(!orders.exempts(0, &subject(&mail)));
         for (id, deed) in [(1, Deed::Exempt), (2, Deed::Pause), (3, Deed::Pace { per_second: 1.0 })] {
-            assert_eq!(orders.put(0, order(id, deed, scope("tenant=shop")), 100), None);
+            assert_eq!(orders.put(order(id, deed, scope("tenant=shop")), 100), None);
         }
         assert!(orders.exempts(99, &subject(&mail)) && !orders.exempts(100, &subject(&mail)));
-        assert_eq!(orders.put(0, order(4, Deed::Pause, scope("tenant=shop")), NEVER), Some(OrderId(2)));
+        assert_eq!(orders.put(order(4, Deed::Pause, scope("tenant=shop")), NEVER), Some(OrderId(2)));
         assert_eq!(orders.iter().map(|order| order.id.0).collect::<Vec<_>>(), [1, 3, 4]);
         assert_eq!(orders.next_id(), OrderId(5));
     }
@@ -539,7 +504,7 @@ mod tests {
             };
             let mut orders = Orders::default();
             for (id, named) in (0..).zip(&scopes) {
-                orders.put(0, order(id, Deed::Pause, text(named)), 1000 + id);
+                orders.put(order(id, Deed::Pause, text(named)), 1000 + id);
             }
             gone.iter().for_each(|id| _ = orders.take_back(OrderId(*id)));
             let about = text(&about);
@@ -548,7 +513,7 @@ mod tests {
             let found: Vec<u64> = orders.about(&about).iter().map(|order| order.id.0).collect();
             prop_assert_eq!(&found, &applies);
             let expected = applies.iter().max().map_or(Gate::Go, |last| Gate::Later(1000 + last));
-            prop_assert_eq!(gate(&orders, 0, &about, 1), expected);
+            prop_assert_eq!(gate(&orders, 0, &about), expected);
             let everything: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
             everything.into_iter().for_each(|id| _ = orders.take_back(id));
             prop_assert!(orders.index.wide.is_empty() && orders.index.named.iter().all(HashMap::is_empty));

@@ -2,10 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::Gate;
 use super::brake::{Brake, BrakePolicy, Crossed, Fact, Level, Steps, Watched};
-use super::orders::{Deed, NEVER, Order, Orders};
+use super::orders::{Deed, Order, Orders};
 use super::warmup::{Plan, Room, Sign, Warmup};
+use super::{Gate, NEVER};
 use crate::clock::Timestamp;
 use crate::config::{BrakeConfig, Scope, Subject, WarmupConfig};
 use crate::mail::{Class, Stream};
@@ -171,9 +171,9 @@ impl Steering {
         }
     }
 
-    /// Whether so many recipients of a stream may go now, by all other orders. Takes nothing.
-    pub fn gate_mail(&self, now: u64, mail: &Subject<'_>, recipients: usize) -> Gate {
-        self.orders.gate_mail(now, mail, recipients)
+    /// Whether mail of a stream may go now, by all other orders.
+    pub fn gate_mail(&self, now: u64, mail: &Subject<'_>) -> Gate {
+        self.orders.gate_mail(now, mail)
     }
 
     /// Recipients that may go by a path in one transaction, by what its warm-up says.
@@ -184,20 +184,9 @@ impl Steering {
         }
     }
 
-    /// So many recipients go now.
-    pub fn take(&mut self, now: u64, mail: &Subject<'_>, recipients: usize) {
-        self.orders.take(now, mail, recipients);
-        if !self.warmup.is_empty() {
-            self.warmup.take(mail.source, mail.provider, recipients as u64, self.timestamp(now));
-        }
-    }
-
-    /// So many of those taken did not go after all.
-    pub fn give_back(&mut self, now: u64, mail: &Subject<'_>, recipients: usize) {
-        self.orders.give_back(mail, recipients);
-        if !self.warmup.is_empty() {
-            self.warmup.give_back(mail.source, mail.provider, recipients as u64, self.timestamp(now));
-        }
+    /// So many recipients go by a path now.
+    pub fn take(&mut self, now: u64, path: &Subject<'_>, recipients: usize) {
+        self.warmup.take(path.source, path.provider, recipients as u64, self.timestamp(now));
     }
 
     /// What became of so many recipients of a stream that went by a source to a provider.

@@ -215,14 +215,6 @@ impl Warmup {
         }
     }
 
-    /// So many of those taken did not go after all.
-    pub fn give_back(&mut self, source: &str, provider: &str, recipients: u64, now: Timestamp) {
-        if let Some((track, _)) = self.track(source, provider, now) {
-            track.kept.sent = track.kept.sent.saturating_sub(recipients);
-            track.kept.sent_in_hour = track.kept.sent_in_hour.saturating_sub(recipients);
-        }
-    }
-
     /// What became of some of it.
     pub fn sign(&mut self, source: &str, provider: &str, sign: Sign, recipients: u64, now: Timestamp) {
         let Some((track, plan)) = self.track(source, provider, now) else { return };
@@ -445,12 +437,9 @@ mod tests {
         assert_eq!(warmup.room("new", "google", now), Room::Left(10));
         warmup.take("new", "google", 10, now);
         assert_eq!(warmup.room("new", "google", now), Room::Full(at(0, 6)));
-        warmup.give_back("new", "google", 1, now);
-        assert_eq!(warmup.room("new", "google", now), Room::Left(1));
         for hour in 6..13 {
             warmup.take("new", "google", 10, at(0, hour));
         }
-        warmup.take("new", "google", 1, at(0, 13));
         assert_eq!(warmup.room("new", "google", at(0, 14)), Room::Full(at(1, 0)));
         assert_eq!(warmup.room("new", "yahoo", now), Room::Warm);
     }

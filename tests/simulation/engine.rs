@@ -224,6 +224,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         egress: Arc::new(Egress::new(&config.delivery)),
         profiles: Arc::new(Profiles::built_in()),
         steering: SteeringPolicy::new(&config.brake, &config.warmup),
+        rows: Rows::new(&config.limit),
         spool: config.spool.clone(),
         hostname,
         // The simulation keeps its events in memory; nobody asks after finished messages.

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use super::held::{ANY, domain_of, path_subject};
 use super::hosts::HostState;
 use super::messages::{MessageState, Messages};
 use super::streams::Streams;
-use super::{Action, Item, Scheduler, SiteId, TakenBack};
+use super::{Action, Item, PathId, Scheduler, SiteId, TakenBack};
 use crate::config::{Scope, Subject};
 use crate::mail::{AddressHost, MessageId, Stream};
-use crate::routing::{Egress, PoolId, Route, Site};
-use crate::shaping::orders::{Order, OrderId};
+use crate::routing::{Egress, PoolId, Route, Site, SourceId};
+use crate::shaping::orders::{Deed, Order, OrderId};
 use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
+use crate::shaping::{Gate, InForce};
 
 impl Scheduler {
     /// Orders, brake and warm-up.
@@ -21,15 +23,15 @@ impl Scheduler {
     /// Puts another configuration of brake and warm-up in force.
     pub(in crate::queue) fn set_steering(&mut self, now: u64, policy: SteeringPolicy, actions: &mut Vec<Action>) {
         self.shaper.steering.set_policy(policy);
-        self.reconsider(now, actions);
+        self.look_everywhere(now, actions);
     }
 
     /// Puts an order in force at once; the name of the one it takes the place of.
     pub(in crate::queue) fn order(&mut self, now: u64, order: Order, actions: &mut Vec<Action>) -> Option<OrderId> {
         let steering = &mut self.shaper.steering;
-        let until = steering.instant(order.until);
-        let replaced = steering.orders.put(now, order, until);
-        self.reconsider(now, actions);
+        let (until, kind) = (steering.instant(order.until), kind(&order));
+        let replaced = steering.orders.put(order, until);
+        self.reconsider(now, &[kind], actions);
         replaced
     }
 
@@ -42,7 +44,7 @@ impl Scheduler {
     ) -> Option<Order> {
         let order = self.shaper.steering.orders.take_back(id)?;
         self.shaper.steering.ended(&order);
-        self.reconsider(now, actions);
+        self.reconsider(now, &[kind(&order)], actions);
         Some(order)
     }
 
@@ -52,17 +54,73 @@ impl Scheduler {
         if ended.is_empty() {
             return;
         }
+        let kinds: Vec<(Deed, bool)> = ended.iter().map(kind).collect();
         for order in ended {
             self.shaper.steering.ended(&order);
             actions.push(Action::OrderEnded(order));
         }
-        self.reconsider(now, actions);
+        self.reconsider(now, &kinds, actions);
     }
 
-    /// What may go has changed otherwise than by time: all that waits is looked at again.
-    fn reconsider(&mut self, now: u64, actions: &mut Vec<Action>) {
-        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
+    /// These orders were given or are over: what they hold, or held, is looked at again.
+    fn reconsider(&mut self, now: u64, orders: &[(Deed, bool)], actions: &mut Vec<Action>) {
+        let paced = orders.iter().any(|(deed, _)| matches!(deed, Deed::Pace { .. }));
+        if paced {
+            self.shaper.add_paces(now);
+        }
+        // Other domains than before are told apart.
+        if orders.iter().any(|(_, names_domain)| *names_domain) {
+            let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+            for id in ids {
+                let items = self.sites[id].ready.drain();
+                items.into_iter().for_each(|item| self.stand_in_line(id as SiteId, item));
+            }
+        }
+        match paced {
+            true => self.rows_changed(now, actions),
+            false => self.look_everywhere(now, actions),
+        }
+    }
+
+    /// Puts an item behind the others of its lane.
+    fn stand_in_line(&mut self, id: SiteId, item: Item) {
+        let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
+        let (stream, class) = (message.stream, self.streams.class(message.stream));
+        let lane = self.lane_of(&item, stream);
+        self.sites[id as usize].ready.push(class, lane, item);
+    }
+
+    /// Sets lanes aside whose mail is held by an order, until one is found that may go: nobody dials for what may not.
+    pub(super) fn set_paused_aside(&mut self, now: u64, id: SiteId) {
+        if self.shaper.steering.orders.is_empty() {
+            return;
+        }
+        loop {
+            let site = &mut self.sites[id as usize];
+            let Some(lane) = site.ready.turn() else { return };
+            let Some(first) = site.ready.first(lane) else { return };
+            let stream = self.streams.get(lane.stream);
+            let domain = domain_of(&self.hosts.get(first.host).host);
+            let path = path_subject(&site.route, &self.egress, site.pool, SourceId(0));
+            let (tenant, campaign) = (&stream.tenant, &stream.campaign);
+            let mail = Subject { source: "", domain: &domain, tenant, class: stream.class, campaign, ..path };
+            match self.shaper.steering.gate_mail(now, &mail) {
+                Gate::Go | Gate::Behind(_) => return,
+                later @ Gate::Later(_) => {
+                    drop(domain);
+                    self.set_aside(now, id, lane, later, ANY);
+                }
+            }
+        }
+    }
+
+    /// Takes from the warm-up of a path what a batch needs. It is not given back: a connection that broke may have delivered.
+    pub(super) fn take_warmup(&mut self, now: u64, path: PathId, recipients: usize) {
+        if !self.shaper.steering.warmup.is_empty() {
+            let site = &self.sites[path.site as usize];
+            let subject = path_subject(&site.route, &self.egress, site.pool, path.source);
+            self.shaper.steering.take(now, &subject, recipients);
+        }
     }
 
     /// What an attempt by a source to a provider taught of a stream, in recipients.
@@ -78,6 +136,11 @@ impl Scheduler {
             let braked = self.shaper.steering.learn(now, stream, (source, provider), *what, *recipients);
             actions.extend(braked.into_iter().map(Action::Braked));
         }
+    }
+
+    /// The limits in force for a subject.
+    pub(in crate::queue) fn limits_of(&self, now: u64, subject: &Subject<'_>) -> Vec<InForce<'_>> {
+        self.shaper.limits.in_force(now, subject)
     }
 
     /// The site of a pool's mail, if it is known.
@@ -126,21 +189,20 @@ impl Scheduler {
             let hosts = &self.hosts;
             self.sleepers.extract_in(from, to, |item| eyes.is_about(scope, item, hosts.get(item.host)))
         };
-        let mut awake = Vec::new();
+        let (mut awake, mut back) = (Vec::new(), Vec::new());
         if from == 0 {
             awake = self.hosts.extract_parked(|item, host| eyes.is_about(scope, item, host));
-            for (_, site) in &mut self.sites {
-                for item in site.ready.drain() {
-                    match eyes.messages.get(item.message) {
-                        Some(_) if eyes.is_about(scope, &item, self.hosts.get(item.host)) => awake.push(item),
-                        Some(message) => {
-                            site.ready.push(self.streams.class(message.stream), message.stream, item);
-                        }
-                        None => self.hosts.release(item.host),
-                    }
-                }
+            let drained = self.sites.iter_mut().map(|(id, site)| (id as SiteId, site.ready.drain()));
+            for (id, items) in drained {
+                let (picked, rest) =
+                    items.into_iter().partition(|item| eyes.is_about(scope, item, self.hosts.get(item.host)));
+                awake.extend::<Vec<Item>>(picked);
+                back.push((id, rest));
             }
         }
+        back.into_iter().for_each(|(id, rest): (_, Vec<Item>)| {
+            rest.into_iter().for_each(|item| self.stand_in_line(id, item));
+        });
         let mut taken: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
         for (item, slept) in asleep.into_iter().map(|i| (i, true)).chain(awake.into_iter().map(|i| (i, false))) {
             if let Some(message) = self.messages.get_mut(item.message) {
@@ -160,6 +222,11 @@ impl Scheduler {
     fn eyes(&self) -> Eyes<'_> {
         Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress }
     }
+}
+
+/// What an order does, and whether it names a domain.
+fn kind(order: &Order) -> (Deed, bool) {
+    (order.deed, order.scope.domain.is_some())
 }
 
 /// What must be seen of the scheduler to say what an item is about, while other parts of it are changed.
@@ -188,15 +255,8 @@ impl<'a> Eyes<'a> {
         let Some(message) = self.messages.get(item.message).filter(|message| !message.is_unwanted()) else {
             return false;
         };
-        let literal;
-        let name = match &host.host {
-            AddressHost::Domain(domain) => domain.as_str(),
-            AddressHost::Literal(_) => {
-                literal = host.host.to_string();
-                &literal
-            }
-        };
+        let name = domain_of(&host.host);
         let eyes = Eyes { messages: self.messages, streams: self.streams, egress: self.egress };
-        scope.matches(&eyes.subject(message, name, host.route.known()))
+        scope.matches(&eyes.subject(message, &name, host.route.known()))
     }
 }
