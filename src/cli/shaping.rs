@@ -12,7 +12,7 @@ use humantime_serde::re::humantime::format_duration;
 use serde::{Deserialize, Serialize};
 
 use crate::mail::EnhancedCode;
-use crate::shaping::provider::{Advice, ProfileText, Profiles};
+use crate::shaping::provider::{Advice, Profiles};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ShapingCommand {
@@ -111,7 +111,7 @@ fn profiles(dir: Option<&Path>) -> anyhow::Result<Profiles> {
         paths.sort();
         for file in paths {
             let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            files.push(ProfileText { file, text });
+            files.push((file, text));
         }
     }
     let (problems, profiles) = match Profiles::read(&files) {

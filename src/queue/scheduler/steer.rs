@@ -240,7 +240,7 @@ impl<'a> Eyes<'a> {
     fn subject(&self, message: &MessageState, domain: &'a str, route: Option<&'a Route>) -> Subject<'a> {
         let stream = self.streams.get(message.stream);
         Subject {
-            provider: route.map_or("", |route| &route.provider),
+            provider: route.map_or("", |route| route.provider),
             site: route.map_or("", |route| route.site.as_str()),
             domain,
             source: "",
