@@ -39,6 +39,10 @@ impl Scheduler {
             let verdict = Verdict::Later(failure.clone());
             return self.turn_away(vec![item], verdict, actions);
         }
+        if site.ready.is_held(lane) {
+            self.purge(id, lane);
+        }
+        let site = &mut self.sites[id as usize];
         match front {
             false => site.ready.push(class, lane, item),
             true => site.ready.push_front(class, lane, item),
@@ -341,7 +345,11 @@ impl Scheduler {
                 return None;
             };
             let Some(first) = site.ready.first(lane) else { continue };
-            let size = self.messages.get(first.message).map_or(0, |message| message.size.octets());
+            let Some(message) = self.messages.get(first.message).filter(|message| !message.is_over()) else {
+                self.drop_first(path.site, lane);
+                continue;
+            };
+            let (stream, size) = (message.stream, message.size.octets());
             let load = Load { recipients: 1, octets: size };
             let state = site.path(path.source);
             let gate = self.shaper.may_send(now, &mut state.pace, load, state.sending == Wait::Senior);
@@ -357,8 +365,7 @@ impl Scheduler {
             let mut limit = self.recipients_max(now, path);
             let mut buckets = Buckets::new();
             if !self.shaper.is_blind_to_mail() {
-                let first = first_of(&self.sites[path.site as usize], lane)?;
-                let pick = self.may_pick(now, path, lane, &first, load);
+                let pick = self.may_pick(now, path, lane, stream, load);
                 if pick.gate != Gate::Go {
                     self.set_aside(now, path.site, lane, pick.gate, load);
                     continue;
@@ -374,6 +381,22 @@ impl Scheduler {
             }
         }
         None
+    }
+
+    /// Takes out the first item of the lane whose turn it is: its message is finished, or about to be.
+    fn drop_first(&mut self, id: SiteId, lane: LaneId) {
+        let items = self.sites[id as usize].ready.take(lane, |_, _| false);
+        items.iter().for_each(|item| self.drop_item(item));
+    }
+
+    /// Takes out what is first in a lane that is set aside and of a finished message: mail may be held for longer than it
+    /// lives, and its stream's place be another's by now.
+    fn purge(&mut self, id: SiteId, lane: LaneId) {
+        let messages = &self.messages;
+        let gone = |item: &Item| messages.get(item.message).is_none();
+        while let Some(item) = self.sites[id as usize].ready.purge(lane, gone) {
+            self.hosts.release(item.host);
+        }
     }
 
     /// Recipients a transaction on this path may have.
@@ -514,11 +537,6 @@ impl Scheduler {
 
 /// Paths of a site that stand in line: the source, where, and whether for a connection.
 type Lines = SmallVec<[(SourceId, BucketId, bool); 1]>;
-
-/// The first item of a lane, without a list of many recipients.
-fn first_of(site: &SiteState, lane: LaneId) -> Option<Item> {
-    site.ready.first(lane).map(|first| first.with_none(first.attempts, first.spoilt))
-}
 
 /// The earlier of two instants.
 fn earlier(one: Option<u64>, other: u64) -> Option<u64> {
