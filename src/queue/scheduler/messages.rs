@@ -38,13 +38,6 @@ pub(super) struct MessageState {
     pub(super) open: Open,
 }
 
-impl MessageState {
-    /// None of its recipients is to be mailed any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.cancelled || self.given_up
-    }
-}
-
 /// Octets of a content, rounded up by less than a thousandth, in the two octets that the state has room for: 11 bits, and
 /// in the 5 above them how far they are shifted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
