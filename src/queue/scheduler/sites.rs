@@ -6,11 +6,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{Action, Batch, Item, LaneId, Limits, PathId, Scheduler, SiteId, Verdict, held};
+use super::{Action, Item, Limits, PathId, Scheduler, SiteId, Verdict, held};
 use crate::mail::Failure;
 use crate::queue::site::{Health, Line, PathState, SiteState, Wait};
 use crate::routing::{Egress, PoolId, Route, SourceId};
-use crate::shaping::{BucketId, Buckets, Gate, Load, NEVER, Taken};
+use crate::shaping::{BucketId, Gate, NEVER};
 
 /// How long mail waits for the busy sessions of its site before another one is opened for it, in milliseconds. Little
 /// beside what a transaction with a distant receiver takes, many transactions with a near one.
@@ -39,6 +39,10 @@ impl Scheduler {
             let verdict = Verdict::Later(failure.clone());
             return self.turn_away(vec![item], verdict, actions);
         }
+        if site.ready.is_held(lane) {
+            self.purge(id, lane);
+        }
+        let site = &mut self.sites[id as usize];
         match front {
             false => site.ready.push(class, lane, item),
             true => site.ready.push_front(class, lane, item),
@@ -334,120 +338,6 @@ impl Scheduler {
         self.staff(now, path.site, actions);
     }
 
-    /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
-    pub(in crate::queue) fn next_batch(
-        &mut self,
-        now: u64,
-        path: PathId,
-        idle: &Arc<Notify>,
-        actions: &mut Vec<Action>,
-    ) -> Option<Batch> {
-        while !self.stopped {
-            let site = &mut self.sites[path.site as usize];
-            let Some(lane) = site.ready.turn() else {
-                site.path(path.source).idle.push(Arc::clone(idle));
-                return None;
-            };
-            let Some(first) = site.ready.first(lane) else { continue };
-            let size = self.messages.get(first.message).map_or(0, |message| message.size.octets());
-            let load = Load { recipients: 1, octets: size };
-            let steered =
-                self.shaper.may_use(now, || held::path_subject(&site.route, &self.egress, site.pool, path.source));
-            let state = site.path(path.source);
-            let gate = self.shaper.may_send(now, &mut state.pace, load, state.sending == Wait::Senior);
-            let gate = steered.and(gate);
-            if gate != Gate::Go {
-                state.idle.push(Arc::clone(idle));
-                match gate {
-                    Gate::Later(until) => self.look_at(path.site, until),
-                    Gate::Behind(line) => self.stand(now, path, line, load, false),
-                    Gate::Go => {}
-                }
-                return None;
-            }
-            let mut limit = self.recipients_max(now, path);
-            let mut buckets = Buckets::new();
-            if !self.shaper.is_blind_to_mail() {
-                let first = first_of(&self.sites[path.site as usize], lane)?;
-                let pick = self.may_pick(now, path, lane, &first, load);
-                if pick.gate != Gate::Go {
-                    self.set_aside(now, path.site, lane, pick.gate, load);
-                    continue;
-                }
-                (limit, buckets) = (limit.min(pick.recipients_max as usize), pick.buckets);
-            }
-            if let Some(batch) = self.pick(now, path, lane, limit, (&buckets, size)) {
-                // Sessions that were held back together are woken one after the other.
-                if self.site(path.site).paths.iter().any(|path| !path.idle.is_empty()) {
-                    self.staff(now, path.site, actions);
-                }
-                return Some(batch);
-            }
-        }
-        None
-    }
-
-    /// Recipients a transaction on this path may have.
-    fn recipients_max(&mut self, now: u64, path: PathId) -> usize {
-        let site = &mut self.sites[path.site as usize];
-        let limit = self.limits.recipients_per_transaction;
-        let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
-        limit.min(self.shaper.recipients_max(now, &site.path(path.source).pace) as usize)
-    }
-
-    /// Takes a batch from the lane whose turn it is, and its tokens; none if its recipients have come to their end.
-    fn pick(
-        &mut self,
-        now: u64,
-        path: PathId,
-        lane: LaneId,
-        limit: usize,
-        (buckets, size): (&[BucketId], u64),
-    ) -> Option<Batch> {
-        let site = &mut self.sites[path.site as usize];
-        let same = |picked: &[Item], next: &Item| {
-            let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
-            picked[0].message == next.message && total + next.recipients.len() <= limit
-        };
-        let mut items = site.ready.take(lane, same);
-        site.taken += items.len() as u64;
-        let message = items.first()?.message;
-        self.drop_ended(&mut items);
-        let first = items.first_mut()?;
-        let stream = self.messages.get(message)?.stream;
-        if let Some(rest) = first.split(limit) {
-            let class = self.streams.class(stream);
-            self.share_host(&rest);
-            self.sites[path.site as usize].ready.push_front(class, lane, rest);
-        }
-        let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
-        self.in_flight.entry(message).or_default().extend(flying);
-        let recipients: usize = items.iter().map(|item| item.recipients.len()).sum();
-        let state = self.sites[path.site as usize].path(path.source);
-        state.sending = Wait::No;
-        let load = Load { recipients: recipients as u32, octets: size };
-        let taken = self.shaper.take(now, &mut state.pace, buckets, load);
-        self.take_warmup(now, path, recipients);
-        Some(Batch { message, items, taken })
-    }
-
-    /// A batch was not delivered: its tokens are there for others.
-    pub(in crate::queue) fn give_back(&mut self, taken: Option<Taken>) {
-        taken.iter().for_each(|taken| self.shaper.limits.give_back(taken));
-    }
-
-    /// Takes out recipients that came to their end while they waited here, or are about to because nobody wants them any more.
-    fn drop_ended(&mut self, items: &mut Vec<Item>) {
-        items.retain_mut(|item| {
-            let message = self.messages.get(item.message).filter(|message| !message.is_unwanted());
-            item.recipients.retain(|r| message.is_some_and(|message| message.open.has(r)));
-            if item.recipients.is_empty() {
-                self.hosts.release(item.host);
-            }
-            !item.recipients.is_empty()
-        });
-    }
-
     /// A session stops waiting. False: work was handed to it in the meantime.
     pub(in crate::queue) fn leave_idle(&mut self, path: PathId, session: &Arc<Notify>) -> bool {
         let idle = &mut self.path(path).idle;
@@ -526,11 +416,6 @@ impl Scheduler {
 
 /// Paths of a site that stand in line: the source, where, and whether for a connection.
 type Lines = SmallVec<[(SourceId, BucketId, bool); 1]>;
-
-/// The first item of a lane, without a list of many recipients.
-fn first_of(site: &SiteState, lane: LaneId) -> Option<Item> {
-    site.ready.first(lane).map(|first| first.with_none(first.attempts, first.spoilt))
-}
 
 /// The earlier of two instants.
 fn earlier(one: Option<u64>, other: u64) -> Option<u64> {

@@ -99,7 +99,9 @@ impl Scheduler {
             let site = &mut self.sites[id as usize];
             let Some(lane) = site.ready.turn() else { return };
             let Some(first) = site.ready.first(lane) else { return };
-            let stream = self.streams.get(lane.stream);
+            let message = self.messages.get(first.message).filter(|message| !message.is_unwanted());
+            let Some(message) = message else { return };
+            let stream = self.streams.get(message.stream);
             let domain = domain_of(&self.hosts.get(first.host).host);
             let path = path_subject(&site.route, &self.egress, site.pool, SourceId(0));
             let (tenant, campaign) = (&stream.tenant, &stream.campaign);

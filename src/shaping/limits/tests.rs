@@ -1,3 +1,4 @@
+use super::table::BUCKETS_MIN;
 use super::*;
 use crate::config::LimitConfig;
 
