@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::progress::Progress;
 use super::watch::{Start, Tail, Watch, WatchError};
 use crate::clock::{Clock, Instant};
 use crate::config::EventsConfig;
@@ -46,6 +47,7 @@ pub struct EventLog {
     closed: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     tail: Arc<Tail>,
+    progress: Progress,
 }
 
 impl EventLog {
@@ -75,8 +77,11 @@ impl EventLog {
         let (sender, inbox) = channel();
         let synced = Arc::new(OnceLock::new());
         let closed = Arc::new(AtomicBool::new(false));
+        let progress = Progress::new();
         let writer = Writer {
             file,
+            progress: progress.clone(),
+            taken: 0,
             inbox,
             synced: Arc::clone(&synced),
             metrics: Arc::clone(&metrics),
@@ -87,7 +92,7 @@ impl EventLog {
         let thread =
             std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
         let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok((EventLog { sender, thread, synced, closed, metrics, tail }, last))
+        Ok((EventLog { sender, thread, synced, closed, metrics, tail, progress }, last))
     }
 
     /// From now on `synced` is told how far the file is safely on disk. Only the first call counts.
@@ -99,9 +104,15 @@ impl EventLog {
     pub fn write(&self, position: Position, lines: Bytes) {
         if let Some(sender) = &*self.sender.lock().expect("no code panics under this lock") {
             self.metrics.events_lag.inc();
+            self.progress.handed();
             // Fails only when the thread is gone, which close() alone brings about.
             let _ = sender.send((position, lines));
         }
+    }
+
+    /// How far it is with what it was handed.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Follows the log from `start`. Reads from disk.
@@ -268,6 +279,9 @@ fn last_position(lines: &[u8]) -> Option<Position> {
 
 struct Writer {
     file: OpenedFile,
+    progress: Progress,
+    /// Groups in the buffer.
+    taken: u64,
     inbox: Receiver<(Position, Bytes)>,
     synced: Arc<OnceLock<Synced>>,
     metrics: Arc<Metrics>,
@@ -288,13 +302,13 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => false,
             };
             if !self.write(&mut buffer) {
-                return;
+                return self.progress.ends();
             }
             if !open || Clock.instant() - self.synced_at >= SYNC_EVERY {
                 self.sync();
             }
             if !open {
-                return;
+                return self.progress.ends();
             }
         }
     }
@@ -306,6 +320,7 @@ impl Writer {
             number_lines(position, &lines, buffer);
             self.last = Some(position);
             self.metrics.events_lag.dec();
+            self.taken += 1;
             next = if buffer.len() < 60 << 10 { self.inbox.try_recv().ok() } else { None };
         }
         true
@@ -330,6 +345,7 @@ impl Writer {
             std::thread::sleep(RETRY_AFTER);
         }
         self.metrics.events.inc_by(lines);
+        self.progress.written(std::mem::take(&mut self.taken));
         buffer.clear();
         true
     }

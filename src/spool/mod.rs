@@ -10,6 +10,7 @@
 //! | `MESSAGE`, no tombstone | accepted, not finished | waits again, with the states found |
 //! | `MESSAGE` not whole | never acknowledged | not there |
 //! | `STATE` lost | an attempt is forgotten | that attempt is repeated |
+//! | `STATE` that says "taken back" | recipients were in flight then | who is not at his end ends as cancelled |
 //! | tombstone lost | the final reply was in flight | the recipient gets it twice |
 //! | two copies of a `MESSAGE` | a straggler was being copied forward | the later one counts |
 //!
@@ -37,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use smallvec::smallvec;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::SpoolConfig;
@@ -121,6 +122,8 @@ pub struct Spool {
     /// Segments from this one on hold events that may not be in the event log.
     exported: AtomicU32,
     queued_max: usize,
+    /// A message is not ending any more.
+    told: Notify,
 }
 
 #[derive(Debug)]
@@ -131,6 +134,8 @@ struct State {
     moving: HashSet<MessageId>,
     /// Copies of messages that finished while they were being copied: their tombstone must outlive the copy.
     ghosts: HashMap<MessageId, SegmentId>,
+    /// Finished messages whose last record is not on disk yet.
+    ending: HashSet<MessageId>,
 }
 
 impl Spool {
@@ -179,14 +184,15 @@ impl Spool {
                  behind those of that one, and what it tells of from before is not told again: if the old one still exists, \
                  stop and put it back");
         }
-        let (index, attempted, last) = replay.finish(&log)?;
-        let opened = Opened { messages: index.len(), log: report, attempted };
+        let (index, opened, last) = replay.finish(&log, report)?;
         let exported = exported.map_or(0, |exported| exported.segment.0);
         let cache = Cache::new(config.cache_size.bytes());
         let ids = MessageIds::after(last);
         ids.next(clock.timestamp());
-        let state = Mutex::new(State { index, cache, moving: HashSet::new(), ghosts: HashMap::new() });
-        Ok((Arc::new(Spool { log, state, ids, export, ledger, exported: exported.into(), queued_max }), opened))
+        let (moving, ghosts, ending) = (HashSet::new(), HashMap::new(), HashSet::new());
+        let state = Mutex::new(State { index, cache, moving, ghosts, ending });
+        let (exported, told) = (exported.into(), Notify::new());
+        Ok((Arc::new(Spool { log, state, ids, export, ledger, exported, queued_max, told }), opened))
     }
 
     /// An id for a message about to come.
@@ -248,9 +254,44 @@ impl Spool {
         if let Some(signature) = update.signature.filter(|_| !update.finished) {
             group.push(self.signature_record(update.id, signature));
         }
-        let head = state::write(&update.changes, grave, &update.events);
+        if update.finished {
+            state.ending.insert(update.id);
+        }
+        let head = state::write(&update.changes, grave, false, &update.events);
         group.push(self.state_record(update.id, head, update.finished, update.events, ended, update.synced));
         self.log.append(group);
+    }
+
+    /// Notes that a message was taken back while recipients of it were in flight. If their outcome is lost in a crash, they are
+    /// not attempted again. `synced` is told when that is on disk; at once if the message is finished.
+    pub fn take_back(self: &Arc<Self>, id: MessageId, synced: oneshot::Sender<()>) {
+        let mut state = self.lock();
+        let Some(entry) = state.index.get_mut(id) else {
+            drop(state);
+            let _ = synced.send(());
+            return;
+        };
+        // It says nothing of attempts: the state that does stays beside it.
+        entry.set_many();
+        let head = state::write(&[], None, true, b"");
+        self.log.append([self.state_record(id, head, false, Bytes::new(), None, Some(synced))]);
+    }
+
+    /// Until the end of a finished message is on disk and its events are handed over. At once if it is not one that finished
+    /// a moment ago.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn until_told(&self, id: MessageId) {
+        loop {
+            let told = self.told.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            if !self.lock().ending.contains(&id) {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// The message with its content, from memory or from disk.
@@ -421,6 +462,7 @@ impl Spool {
     ) -> Append {
         let spool = Arc::clone(self);
         let done = move |result: Result<Location, LogError>| {
+            // After a close this is called by `append` itself, under our lock; nobody waits then.
             let Ok(location) = result else { return };
             match ended {
                 Some(entry) => spool.bury(id, entry, location.position.segment),
@@ -431,6 +473,10 @@ impl Spool {
                 (spool.export)(location.position, events);
             }
             synced.map(|synced| synced.send(()));
+            if finished {
+                spool.lock().ending.remove(&id);
+                spool.told.notify_waiters();
+            }
         };
         append(STATE, id, head, Bytes::new(), done)
     }

@@ -57,7 +57,7 @@ impl Spool {
                 let done = move |result: Result<Location, LogError>| {
                     let _ = sender.send(result.ok().map(|location| location.position.segment));
                 };
-                let head = state::write(&[], Some(Grave { oldest, newest: Some(newest) }), b"");
+                let head = state::write(&[], Some(Grave { oldest, newest: Some(newest) }), false, b"");
                 self.log.append([append(STATE, MessageId(record.id), head, Bytes::new(), done)]);
             })
             .map_err(Arc::new)?;
