@@ -34,7 +34,7 @@ impl Open {
     }
 
     fn put(&self, facts: Vec<Fact>) -> bool {
-        let (sender, answer) = channel();
+        let (sender, answer) = std::sync::mpsc::channel();
         self.facts.put(facts, move |result| sender.send(result.is_ok()).unwrap());
         answer.recv().unwrap()
     }
