@@ -7,7 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use bytes::Bytes;
 
 use super::state::{self, Grave};
-use super::{MESSAGE, STATE, Spool, SpoolError, State, append};
+use super::write::append;
+use super::{MESSAGE, STATE, Spool, SpoolError, State};
 use crate::log::{Health, Location, LogError, Replayed, SegmentId};
 use crate::mail::MessageId;
 

@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::index::Index;
 use super::state::{self, RecipientState, StateRecord};
-use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec, receipt};
+use super::write::receipt;
+use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec};
 use crate::clock::Timestamp;
 use crate::ledger::Ledger;
 use crate::log::{Log, Position, ReplayReport, Replayed, SegmentId};
