@@ -115,6 +115,8 @@ pub struct LogOptions {
     pub retry: Duration,
     /// Who does the writing.
     pub drive: Drive,
+    /// New segments get numbers behind this one: positions up to it are known elsewhere, by another folder that was here before.
+    pub after: SegmentId,
 }
 
 /// Who does the writing.
@@ -150,6 +152,7 @@ impl LogOptions {
             queue_bytes_max: 64 << 20,
             retry: Duration::from_secs(1),
             drive: Drive::Thread,
+            after: SegmentId(0),
         }
     }
 }
