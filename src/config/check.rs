@@ -217,6 +217,7 @@ impl Check<'_> {
         self.not_zero(&key("recipients_max"), api.recipients_max as u64);
         self.not_zero(&key("connections_max"), api.connections_max as u64);
         self.not_zero(&key("connections_per_client_max"), api.connections_per_client_max as u64);
+        self.lasts(&key("unread_timeout"), api.unread_timeout);
         if api.max_message_size > ByteSize(1 << 30) {
             let why = format!("{} is more than the 1GiB a message may have", api.max_message_size);
             self.error(&key("max_message_size"), why, "lower it");

@@ -151,6 +151,9 @@ pub struct ApiConfig<A> {
     pub connections_per_client_max: usize,
     /// Memory that requests being received may take together.
     pub memory_max: ByteSize,
+    /// A client that for this long takes nothing of the answers it asked for is given up.
+    #[serde(with = "humantime_serde")]
+    pub unread_timeout: Duration,
     /// PEM chain; with it every TCP connection is TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert_file: Option<PathBuf>,
@@ -177,6 +180,7 @@ impl<A: Api> Default for ApiConfig<A> {
             connections_max: 1000,
             connections_per_client_max: 500,
             memory_max: ByteSize(256 << 20),
+            unread_timeout: Duration::from_secs(120),
             tls_cert_file: None,
             tls_key_file: None,
             tls_client_ca_file: None,

@@ -12,13 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
+use super::Shared;
 use super::answer::{BatchLine, Cancellation, MessageReport, SubmissionReceipt};
 use super::batch::Batch;
 use super::body::Submission;
 use super::openapi::{self, Problems};
 use super::problem::Problem;
 use super::query::{self, Orders};
-use super::{LISTENER, Shared};
 use crate::access::Principal;
 use crate::mail::MessageId;
 use crate::submission::door::Door;
@@ -74,11 +74,11 @@ impl Shared {
     fn refuse(&self, refusal: Refusal) -> Response {
         match refusal {
             Refusal::Rejected(rejection) => {
-                self.refused(&rejection);
+                self.counts.refused(&rejection);
                 Problem::from(&rejection).into_response()
             }
             Refusal::Plain(problem) => {
-                self.metrics.submissions_refused.with_label_values(&[LISTENER, "http"]).inc();
+                self.counts.refused_as("http");
                 problem.into_response()
             }
         }

@@ -45,9 +45,6 @@ const WINDOW_MIN: usize = 64 << 10;
 /// Octets of one HTTP/2 frame: several messages of usual size fit into one.
 const FRAME_MAX: u32 = 64 << 10;
 
-/// A client that takes nothing of what we write for so long has gone, or means to hold what we keep for it.
-const STALL_MAX: Duration = Duration::from_secs(120);
-
 /// Octets of a response that wait for the client to take them, for each request.
 const UNSENT_MAX: usize = 256 << 10;
 
@@ -66,7 +63,7 @@ where
         window = WINDOW_MIN;
     }
     let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard)));
+    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard), controls.settings.load().unread_timeout));
     let router = TowerToHyperService::new(shared.router.clone());
     let service = Requests { router, peer: Arc::new(peer) };
     let builder = builder(window as u32, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
@@ -147,13 +144,15 @@ where
 struct Heard<S> {
     stream: S,
     octets: Arc<AtomicUsize>,
+    /// A write may wait so long.
+    unread_max: Duration,
     /// Ends when a write has waited too long; `None`: none waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Heard<S> {
-    fn new(stream: S, octets: Arc<AtomicUsize>) -> Heard<S> {
-        Heard { stream, octets, stalled: None }
+    fn new(stream: S, octets: Arc<AtomicUsize>, unread_max: Duration) -> Heard<S> {
+        Heard { stream, octets, unread_max, stalled: None }
     }
 
     fn written<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -161,7 +160,8 @@ impl<S> Heard<S> {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_MAX)));
+        let unread_max = self.unread_max;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(unread_max)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -212,15 +212,17 @@ mod tests {
 
     use super::*;
 
+    const UNREAD_MAX: Duration = Duration::from_secs(120);
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_of_what_we_write_is_cut_off() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut heard = Heard::new(ours, Arc::default());
+        let mut heard = Heard::new(ours, Arc::default(), UNREAD_MAX);
         let begun = tokio::time::Instant::now();
         // As slow as it likes, as long as it goes on.
         let slow = async {
             for _ in 0..5 {
-                tokio::time::sleep(STALL_MAX / 2).await;
+                tokio::time::sleep(UNREAD_MAX / 2).await;
                 theirs.read_exact(&mut [0; 100]).await.expect("octets");
             }
         };
@@ -228,6 +230,6 @@ mod tests {
         written.expect("taken in time");
         let error = heard.write_all(&[b'x'; 1]).await.expect_err("not taken");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= STALL_MAX * 3);
+        assert!(begun.elapsed() >= UNREAD_MAX * 3);
     }
 }
