@@ -327,6 +327,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         client,
         signer: Arc::new(signer),
         retry: RetryPolicy::new(&config.retry),
+        reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         spool: config.spool.clone(),

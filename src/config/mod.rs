@@ -53,6 +53,8 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// When to try again, when to give up.
     pub retry: RetryConfig,
+    /// What senders hear of their mail.
+    pub reports: ReportsConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
@@ -76,6 +78,7 @@ impl Default for Config {
             dns: DnsConfig::default(),
             delivery: DeliveryConfig::default(),
             retry: RetryConfig::default(),
+            reports: ReportsConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             route: Vec::new(),
@@ -452,6 +455,21 @@ impl Default for RetryConfig {
             delay_max: Duration::from_secs(4 * 3600),
             expire_after: Duration::from_secs(4 * 86_400),
         }
+    }
+}
+
+/// `[reports]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportsConfig {
+    /// Who asked for it (NOTIFY=DELAY) hears of recipients that have waited so long; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub delay_after: Duration,
+}
+
+impl Default for ReportsConfig {
+    fn default() -> ReportsConfig {
+        ReportsConfig { delay_after: Duration::from_secs(4 * 3600) }
     }
 }
 

@@ -34,6 +34,7 @@ fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
     let group = |name, places: &[u32]| Group {
         host: host(name),
         attempts: 0,
+        late: false,
         recipients: places.iter().copied().collect(),
         due: 0,
     };
@@ -135,7 +136,8 @@ fn with_a_busy_session(now: u64) -> Scheduler {
 /// One more message for that site.
 fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
     let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
-    let group = Group { host: probe::a_route().0, attempts: 0, recipients: [0].into_iter().collect(), due: now };
+    let group =
+        Group { host: probe::a_route().0, attempts: 0, late: false, recipients: [0].into_iter().collect(), due: now };
     scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, expires: EXPIRY }, [group], actions);
 }
 
