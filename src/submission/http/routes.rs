@@ -182,7 +182,8 @@ fn key_once(request: &mut Request, header: Option<String>) -> Result<(), Rejecti
 ///
 /// One JSON object a line, as for a single message; each gets its answer as a line, in order, as soon as it is on disk, while
 /// further lines may still be on their way. A line that is refused does not keep the others. Read the answers while you
-/// send: we stop reading when too many wait for you.
+/// send: we stop reading when too many wait for you, and break off when none is taken for two minutes (`unread_timeout`);
+/// what was accepted by then stays so.
 #[utoipa::path(
     post,
     path = "/v1/messages:batch",
