@@ -229,6 +229,9 @@ pub struct SmtpConfig {
     /// PEM key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
+    /// PEM certificates of authorities whose client certificates name tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca_file: Option<PathBuf>,
 }
 
 impl Default for SmtpConfig {
@@ -249,6 +252,7 @@ impl Default for SmtpConfig {
             memory_max: ByteSize(256 << 20),
             tls_cert_file: None,
             tls_key_file: None,
+            tls_client_ca_file: None,
         }
     }
 }
