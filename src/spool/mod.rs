@@ -111,6 +111,9 @@ pub struct Update {
     pub synced: Option<oneshot::Sender<()>>,
 }
 
+/// Names no message: it would be from 1970.
+const NOBODY: MessageId = MessageId(0);
+
 /// The spool. Shared by `Arc`.
 pub struct Spool {
     log: Log,
@@ -163,13 +166,22 @@ impl Spool {
         outlets: Outlets,
         clock: Clock,
     ) -> Result<(Arc<Spool>, Opened), SpoolError> {
-        let options =
-            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, ..options };
-        let queued_max = options.queue_bytes_max;
         let Outlets { exported, export, ledger } = outlets;
+        // Another spool may have stood here before. The event log and the ledger know positions in it; those of this one
+        // have to come behind them, or who follows events would take what is new for old.
+        let after = exported.max(ledger.recorded()).map_or(SegmentId(0), |position| position.segment);
+        let options =
+            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, after, ..options };
+        let (queued_max, dir) = (options.queue_bytes_max, options.dir.display().to_string());
         let mut replay = replay::Replay::new(exported, export.clone(), Arc::clone(&ledger));
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
+        if report.renumbered {
+            tracing::warn!(%dir, known = after.0,
+                "this is not the spool that the event log and the ledger were written from; its segments are numbered on \
+                 behind those of that one, and what it tells of from before is not told again: if the old one still exists, \
+                 stop and put it back");
+        }
         let (index, attempted, last) = replay.finish(&log)?;
         let opened = Opened { messages: index.len(), log: report, attempted };
         let exported = exported.map_or(0, |exported| exported.segment.0);
@@ -242,6 +254,15 @@ impl Spool {
         let head = state::write(&update.changes, grave, &update.events);
         group.push(self.state_record(update.id, head, update.finished, update.events, ended, update.synced));
         self.log.append(group);
+    }
+
+    /// Tells of what belongs to no message: event lines, each ending in a line feed. They come to the event log once they
+    /// are on disk; a crash before that may lose them, and nothing else.
+    pub fn note(self: &Arc<Self>, events: impl Into<Bytes>) {
+        let events = events.into();
+        // A state of no message: nothing keeps its record but that the event log does not have it yet.
+        let head = state::write(&[], None, &events);
+        self.log.append(vec![self.state_record(NOBODY, head, false, events, None, None)]);
     }
 
     /// The message with its content, from memory or from disk.
