@@ -53,6 +53,7 @@ impl Whole {
             spool: config.spool.clone(),
             hostname,
             archive: Archive::new(dir.path(), 1),
+            reports: config.reports.clone(),
         };
         let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
         let chance = rand::SeedableRng::seed_from_u64(1);
