@@ -30,6 +30,8 @@ mod http;
 mod orders;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
+#[path = "engine/reports.rs"]
+mod reports;
 #[path = "engine/restart.rs"]
 mod restart;
 #[path = "engine/routes.rs"]

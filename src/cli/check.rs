@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
     };
     let smtp = &config.submission.smtp;
     if let (Some(cert), Some(key)) = (&smtp.tls_cert_file, &smtp.tls_key_file)
-        && let Err(error) = crate::submission::load_tls(cert, key)
+        && let Err(error) = crate::submission::load_tls(cert, key, smtp.tls_client_ca_file.as_deref())
     {
         complain(format!("submission.smtp: {error}"));
     }

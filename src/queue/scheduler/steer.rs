@@ -218,7 +218,13 @@ impl Scheduler {
             }
             self.drop_item(&item);
         }
-        (taken.into_iter().map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0 }).collect(), more)
+        (
+            taken
+                .into_iter()
+                .map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0, again: false })
+                .collect(),
+            more,
+        )
     }
 
     fn eyes(&self) -> Eyes<'_> {
