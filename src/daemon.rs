@@ -83,6 +83,7 @@ impl Daemon {
             clock,
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
+        queue.follow_events(events.progress());
         let waiting_in = Arc::clone(&queue);
         access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));

@@ -170,7 +170,7 @@ impl Queue {
         let scheduler = &mut *self.lock();
         scheduler.steering().set_time(times.now, times.timestamp);
         let subject = Subject {
-            provider: &route.provider,
+            provider: route.provider,
             site: route.site.as_str(),
             domain: &domain,
             source: "",
@@ -191,7 +191,7 @@ impl Queue {
             });
         }
         explained.orders = scheduler.steering().orders.about(&subject).into_iter().map(order_in_words).collect();
-        let shares = scheduler.steering().shares(stream, &route.provider);
+        let shares = scheduler.steering().shares(stream, route.provider);
         explained.reputation = shares.map(|(complaints, unknown_users)| Reputation {
             complaints_percent: complaints * 100.0,
             unknown_users_percent: unknown_users * 100.0,

@@ -63,9 +63,9 @@ pub use view::{Listed, MessageView, RecipientView, SiteView};
 use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, SpoolConfig};
 use crate::delivery::Client;
-use crate::events::Archive;
+use crate::events::{Archive, Progress};
 use crate::ledger::Ledger;
-use crate::mail::{AddressHost, Domain};
+use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
 use crate::shaping::Rows;
 use crate::shaping::steering::SteeringPolicy;
@@ -120,6 +120,10 @@ pub struct Queue {
     tasks: TaskTracker,
     /// Held for reading while messages that were taken back come to their ends.
     cancels: tokio::sync::RwLock<()>,
+    /// Found taken back at the start, until the timers run.
+    taken_back: Mutex<Vec<MessageId>>,
+    /// How far the event log is; unset where nobody asks after finished messages.
+    events: OnceLock<Progress>,
     /// Cancelled by `close`: what waits for others without a message in its hands is given up.
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -157,6 +161,8 @@ impl Queue {
             rearm: Notify::new(),
             tasks: TaskTracker::new(),
             cancels: tokio::sync::RwLock::default(),
+            taken_back: Mutex::default(),
+            events: OnceLock::new(),
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
@@ -164,8 +170,15 @@ impl Queue {
         })
     }
 
+    /// The event log that takes what the spool exports: who asks after a message that just ended waits for it. Only the
+    /// first call counts.
+    pub fn follow_events(&self, progress: Progress) {
+        let _ = self.events.set(progress);
+    }
+
     /// Starts the timer task.
     pub fn start(self: &Arc<Queue>) {
+        self.cancel_restored();
         self.tasks.spawn_on(Arc::clone(self).run_timers(), &self.runtime);
     }
 

@@ -13,7 +13,7 @@ use crate::spool::{ENDED, Restored, RestoredRecipient, Update};
 impl Queue {
     /// An unfinished message found at start-up joins the queue with the states it had.
     pub fn restore(self: &Arc<Queue>, restored: Restored) {
-        let Restored { id, envelope, recipients } = restored;
+        let Restored { id, envelope, recipients, taken_back } = restored;
         let timestamp = self.clock.timestamp();
         let now = self.now();
         let expires = at(now, timestamp, envelope.expires_at);
@@ -58,5 +58,8 @@ impl Queue {
             expires,
         };
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
+        if taken_back {
+            self.taken_back.lock().expect("no code panics under this lock").push(id);
+        }
     }
 }

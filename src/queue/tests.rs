@@ -1,6 +1,7 @@
 //! The scheduler against a world made of dice (the one the fuzz target plays with), and its clock.
 
 mod pace;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -98,7 +98,7 @@ impl SteeringPolicy {
             enabled: brake.enabled,
             policy: BrakePolicy { complaints, unknown_users, recipients_min: brake.recipients_min },
             slow_per_second: brake.slow_per_second,
-            lasts: (!brake.lasts.is_zero()).then(|| brake.lasts.as_millis() as u64),
+            lasts: (!brake.lasts.is_zero()).then_some(brake.lasts.as_millis() as u64),
             held: Class::ALL.map(|class| brake.classes.contains(&class)),
         };
         SteeringPolicy { reaction, plans: warmup.iter().map(plan).collect() }

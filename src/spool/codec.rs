@@ -95,8 +95,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Raised when a field is added. Version 2: the idempotency key, behind the recipients.
-const VERSION: u8 = 2;
+/// Raised when a field is added or means something else. Version 2: the idempotency key, behind the recipients. Version 3:
+/// the first octet of its fingerprint says what made it.
+const VERSION: u8 = 3;
 
 const SMTPUTF8: u8 = 1;
 const EIGHT_BIT: u8 = 2;
@@ -146,7 +147,8 @@ pub(super) fn has_key(head: &[u8]) -> bool {
 
 pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     // Version 1 had no keys, and so not their flag.
-    if !(1..=VERSION).contains(&r.u8("version")?) {
+    let version = r.u8("version")?;
+    if !(1..=VERSION).contains(&version) {
         return Err(CodecError("version"));
     }
     let flags = r.u8("flags")?;
@@ -162,7 +164,7 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     let envid = if flags & ENVID != 0 { Some(r.text("envid")?.into()) } else { None };
     let tags = (0..r.number("tags")?).map(|_| Ok(r.text("tag")?.into())).collect::<Result<_>>()?;
     let recipients = (0..r.number("recipients")?).map(|_| read_recipient(r)).collect::<Result<_>>()?;
-    let key = if flags & KEY != 0 { Some(Box::new(read_key(r)?)) } else { None };
+    let key = if flags & KEY != 0 { Some(Box::new(read_key(r, version)?)) } else { None };
     Ok(Envelope {
         reverse_path,
         recipients,
@@ -179,12 +181,13 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     })
 }
 
-fn read_key(r: &mut Reader<'_>) -> Result<Keyed> {
+fn read_key(r: &mut Reader<'_>, version: u8) -> Result<Keyed> {
     let key = r.parsed("key")?;
     let (fingerprint, rest) = r.0.split_first_chunk().ok_or(CodecError("fingerprint"))?;
     r.0 = rest;
     let messages = u32::try_from(r.number("messages")?).map_err(|_| CodecError("messages"))?;
-    Ok(Keyed { key, fingerprint: Fingerprint(*fingerprint), messages })
+    let fingerprint = if version < 3 { Fingerprint::UNKNOWN } else { Fingerprint(*fingerprint) };
+    Ok(Keyed { key, fingerprint, messages })
 }
 
 const NOTIFY: u8 = 1;
@@ -300,12 +303,16 @@ mod tests {
     }
 
     #[test]
-    fn version_one_reads() {
-        let envelope = Envelope { key: None, ..sample() };
-        let mut w = Writer::default();
-        write_envelope(&mut w, &envelope);
-        w.0[0] = 1;
-        assert_eq!(read_envelope(&mut Reader(&w.0)), Ok(envelope));
+    fn earlier_versions_read() {
+        let unkeyed = Envelope { key: None, ..sample() };
+        let unknown = Keyed { fingerprint: Fingerprint::UNKNOWN, ..*sample().key.unwrap() };
+        let unprinted = Envelope { key: Some(Box::new(unknown)), ..sample() };
+        for (version, written, read) in [(1, unkeyed.clone(), unkeyed), (2, sample(), unprinted)] {
+            let mut w = Writer::default();
+            write_envelope(&mut w, &written);
+            w.0[0] = version;
+            assert_eq!(read_envelope(&mut Reader(&w.0)), Ok(read), "version {version}");
+        }
     }
 
     #[test]

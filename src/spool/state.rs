@@ -63,8 +63,12 @@ pub struct Change {
     pub state: RecipientState,
 }
 
-const VERSION: u8 = 1;
+/// Version 1 had no way to say that a message was taken back.
+const VERSION: u8 = 2;
 const WAITING: u8 = 0xff;
+
+const GRAVE: u8 = 1;
+const TAKEN_BACK: u8 = 2;
 
 /// Where the `MESSAGE` records of a finished message stand: its tombstone is needed for as long as one of those segments
 /// is there.
@@ -80,15 +84,17 @@ pub(super) struct Grave {
 pub(super) struct StateRecord<'a> {
     /// It is the message's tombstone.
     pub(super) grave: Option<Grave>,
+    /// The message was taken back: none of its recipients is to be attempted any more, whatever is known of them.
+    pub(super) taken_back: bool,
     pub(super) changes: Vec<Change>,
     /// The event lines that tell of the changes.
     pub(super) events: &'a [u8],
 }
 
-pub(super) fn write(changes: &[Change], grave: Option<Grave>, events: &[u8]) -> Vec<u8> {
+pub(super) fn write(changes: &[Change], grave: Option<Grave>, taken_back: bool, events: &[u8]) -> Vec<u8> {
     let mut w = Writer(Vec::with_capacity(16 + events.len()));
     w.u8(VERSION);
-    w.u8(grave.is_some().into());
+    w.u8(if grave.is_some() { GRAVE } else { 0 } | if taken_back { TAKEN_BACK } else { 0 });
     if let Some(grave) = grave {
         w.number(grave.oldest.0.into());
         w.number(grave.newest.map_or(0, |newest| newest.0).into());
@@ -112,14 +118,18 @@ pub(super) fn write(changes: &[Change], grave: Option<Grave>, events: &[u8]) -> 
 
 pub(super) fn read(head: &[u8]) -> Result<StateRecord<'_>, CodecError> {
     let mut r = Reader(head);
-    if r.u8("version")? != VERSION {
+    if !(1..=VERSION).contains(&r.u8("version")?) {
         return Err(CodecError("version"));
     }
     let segment = |r: &mut Reader<'_>| {
         let number = r.number("grave")?;
         u32::try_from(number).map(SegmentId).map_err(|_| CodecError("grave"))
     };
-    let grave = match r.u8("flags")? {
+    let flags = r.u8("flags")?;
+    if flags & !(GRAVE | TAKEN_BACK) != 0 {
+        return Err(CodecError("flags"));
+    }
+    let grave = match flags & GRAVE {
         0 => None,
         _ => {
             let (oldest, newest) = (segment(&mut r)?, segment(&mut r)?);
@@ -127,12 +137,12 @@ pub(super) fn read(head: &[u8]) -> Result<StateRecord<'_>, CodecError> {
         }
     };
     let changes = (0..r.number("changes")?).map(|_| read_change(&mut r)).collect::<Result<_, _>>()?;
-    Ok(StateRecord { grave, changes, events: r.bytes("events")? })
+    Ok(StateRecord { grave, taken_back: flags & TAKEN_BACK != 0, changes, events: r.bytes("events")? })
 }
 
 /// The record for copying: the same changes, no events. What cannot be read is copied as it is.
 pub(super) fn without_events(head: &[u8]) -> Vec<u8> {
-    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.grave, b""))
+    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.grave, record.taken_back, b""))
 }
 
 fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
@@ -162,10 +172,14 @@ mod tests {
         let mut changes = vec![Change { recipient: 7, state: waiting }];
         changes.extend(End::ALL.iter().map(|end| Change { recipient: 1, state: RecipientState::Ended(*end) }));
         let grave = Some(Grave { oldest: SegmentId(3), newest: None });
-        let head = write(&changes, grave, b"{}\n");
-        assert_eq!(read(&head), Ok(StateRecord { grave, changes, events: b"{}\n" }));
-        for len in 0..head.len() {
-            assert!(read(&head[..len]).is_err());
+        for (grave, taken_back) in [(grave, false), (None, true), (None, false), (grave, true)] {
+            let head = write(&changes, grave, taken_back, b"{}\n");
+            assert_eq!(read(&head), Ok(StateRecord { grave, taken_back, changes: changes.clone(), events: b"{}\n" }));
+            for len in 0..head.len() {
+                assert!(read(&head[..len]).is_err());
+            }
+            let copy = without_events(&head);
+            assert_eq!(read(&copy), Ok(StateRecord { grave, taken_back, changes: changes.clone(), events: b"" }));
         }
     }
 }

@@ -218,7 +218,8 @@ impl Scheduler {
             }
             self.drop_item(&item);
         }
-        (taken.into_iter().map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0 }).collect(), more)
+        let told = |(id, recipients)| TakenBack { id, recipients, in_flight: 0, again: false };
+        (taken.into_iter().map(told).collect(), more)
     }
 
     fn eyes(&self) -> Eyes<'_> {
@@ -242,7 +243,7 @@ impl<'a> Eyes<'a> {
     fn subject(&self, message: &MessageState, domain: &'a str, route: Option<&'a Route>) -> Subject<'a> {
         let stream = self.streams.get(message.stream);
         Subject {
-            provider: route.map_or("", |route| &route.provider),
+            provider: route.map_or("", |route| route.provider),
             site: route.map_or("", |route| route.site.as_str()),
             domain,
             source: "",
