@@ -55,13 +55,9 @@ impl Queue {
         self.end_marked(marked, repeated).await
     }
 
-    /// Brings what was taken back to its end; `repeated`: it may be that another call does so at the same time.
-    pub(super) async fn end_taken(
-        self: &Arc<Queue>,
-        taken: Vec<TakenBack>,
-        repeated: bool,
-    ) -> Result<Cancelled, QueryError> {
-        self.end_marked(Marked { taken, noted: Vec::new() }, repeated).await
+    /// Brings recipients that were taken out of the queue to their end, once and for all.
+    pub(super) async fn end_taken(self: &Arc<Queue>, taken: Vec<TakenBack>) -> Result<Cancelled, QueryError> {
+        self.end_marked(Marked { taken, noted: Vec::new() }, true).await
     }
 
     async fn end_marked(self: &Arc<Queue>, marked: Marked, repeated: bool) -> Result<Cancelled, QueryError> {

@@ -160,7 +160,7 @@ impl Queue {
             taken.extend(found);
             (from, more) = (from + SLICE, behind);
         }
-        self.end_taken(taken, true).await
+        self.end_taken(taken).await
     }
 
     /// How far sources are warmed up.

@@ -218,13 +218,8 @@ impl Scheduler {
             }
             self.drop_item(&item);
         }
-        (
-            taken
-                .into_iter()
-                .map(|(id, recipients)| TakenBack { id, recipients, in_flight: 0, again: false })
-                .collect(),
-            more,
-        )
+        let told = |(id, recipients)| TakenBack { id, recipients, in_flight: 0, again: false };
+        (taken.into_iter().map(told).collect(), more)
     }
 
     fn eyes(&self) -> Eyes<'_> {
