@@ -46,6 +46,16 @@ fn main() {
     sign(&bench, &content);
     append(&bench, &content);
     bench.run("scheduler: add, pick, end 1000", 1000, || queue::probe::pass_through(1000));
+    for (streams, limits, name) in [
+        (1_000, false, "scheduler: pick 1000 of 1,000 streams"),
+        (1_000_000, false, "scheduler: pick 1000 of 1M streams"),
+        (1_000_000, true, "scheduler: the same, limited"),
+    ] {
+        if name.contains(&bench.picked) {
+            let mut crowd = queue::probe::Crowd::new(streams, limits);
+            bench.run(name, 1000, || crowd.pick(1000));
+        }
+    }
     keys(&bench);
     let envelope = message::envelope();
     let encoded = spool::probe::encode(&envelope);

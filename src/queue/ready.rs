@@ -112,20 +112,21 @@ impl Ready {
         }
     }
 
-    /// Whose turn it is. It stays so until something is [taken](Ready::take) from the lane or it is
+    /// Whose turn it is, and its first item. It stays so until something is [taken](Ready::take) from the lane or it is
     /// [set aside](Ready::set_aside).
-    pub fn turn(&mut self) -> Option<LaneId> {
+    pub fn turn(&mut self) -> Option<(LaneId, &Item)> {
         let class = self.pick_class()?;
         let turns = &mut self.turns[class];
-        loop {
+        let id = loop {
             let id = *turns.front()?;
             let lane = self.lanes.get_mut(&id).expect("a lane with a turn has items");
             if lane.deficit > 0 {
-                return Some(id);
+                break id;
             }
             lane.deficit += QUANTUM;
             turns.rotate_left(1);
-        }
+        };
+        Some((id, self.lanes[&id].items.first()))
     }
 
     /// The first item of a lane.
@@ -336,7 +337,8 @@ mod tests {
     }
 
     fn take(ready: &mut Ready, more: impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
-        ready.turn().map_or_else(Vec::new, |lane| ready.take(lane, more))
+        let lane = ready.turn().map(|(lane, _)| lane);
+        lane.map_or_else(Vec::new, |lane| ready.take(lane, more))
     }
 
     fn next(ready: &mut Ready) -> Option<u64> {
@@ -403,7 +405,7 @@ mod tests {
         let mut ready = Ready::default();
         (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
         (10..13).for_each(|n| ready.push(Class::Bulk, lane(2), item(n)));
-        assert_eq!(ready.turn(), Some(lane(1)));
+        assert_eq!(ready.turn().map(|(lane, _)| lane), Some(lane(1)));
         assert_eq!(ready.set_aside(lane(1), None), Some(Class::Bulk));
         ready.push(Class::Bulk, lane(1), item(3));
         assert_eq!((ready.len(), ready.available()), (7, 3));
@@ -420,7 +422,7 @@ mod tests {
         let line = BucketId::NONE;
         let mut ready = Ready::default();
         (0..40).for_each(|n| ready.push(Class::Bulk, lane(1 + n as u32 % 2), item(n)));
-        assert_eq!(ready.turn(), Some(lane(1)));
+        assert_eq!(ready.turn().map(|(lane, _)| lane), Some(lane(1)));
         ready.set_aside(lane(1), Some(line));
         assert_eq!(next(&mut ready), Some(1));
         ready.restore(lane(1));

@@ -9,6 +9,9 @@ use super::{Action, Batch, Item, LaneId, PathId, Scheduler, SiteId};
 use crate::queue::site::Wait;
 use crate::shaping::{BucketId, Buckets, Gate, Load, Taken};
 
+/// Lanes that are set aside before the lock is given to others.
+const AT_ONCE: usize = 64;
+
 impl Scheduler {
     /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
     pub(in crate::queue) fn next_batch(
@@ -18,13 +21,13 @@ impl Scheduler {
         idle: &Arc<Notify>,
         actions: &mut Vec<Action>,
     ) -> Option<Batch> {
+        let mut aside = 0;
         while !self.stopped {
             let site = &mut self.sites[path.site as usize];
-            let Some(lane) = site.ready.turn() else {
+            let Some((lane, first)) = site.ready.turn() else {
                 site.path(path.source).idle.push(Arc::clone(idle));
                 return None;
             };
-            let Some(first) = site.ready.first(lane) else { continue };
             let Some(message) = self.messages.get(first.message).filter(|message| !message.is_unwanted()) else {
                 self.drop_first(path.site, lane);
                 continue;
@@ -51,7 +54,14 @@ impl Scheduler {
                 let pick = self.may_pick(now, path, lane, stream, load);
                 if pick.gate != Gate::Go {
                     self.set_aside(now, path.site, lane, pick.gate, load);
-                    continue;
+                    aside += 1;
+                    if aside < AT_ONCE {
+                        continue;
+                    }
+                    // There may be a million more: others get the lock in between.
+                    self.path(path).idle.push(Arc::clone(idle));
+                    self.look_at(path.site, now);
+                    return None;
                 }
                 (limit, buckets) = (limit.min(pick.recipients_max as usize), pick.buckets);
             }

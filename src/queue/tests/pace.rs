@@ -385,3 +385,53 @@ fn a_reload_lets_go_what_was_held() {
     world.run(120 * SECOND);
     assert_eq!(world.sent.len(), 1_000);
 }
+
+#[test]
+fn picking_goes_on_however_many_streams_there_are() {
+    for limits in [false, true] {
+        assert_eq!(probe::Crowd::new(500, limits).pick(2_000), 2_000);
+    }
+}
+
+/// Memory of this process, in octets.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    pages.split(' ').nth(1).expect("resident pages").parse::<u64>().expect("a number") * 4096
+}
+
+/// Run alone: what others take meanwhile would be counted.
+#[test]
+#[ignore = "measures the memory of the whole process"]
+fn a_hundred_thousand_sites_and_a_million_streams_take_less_than_a_gibibyte() {
+    let mut world = World::new(
+        1,
+        r#"limit = [{ each = ["source", "site"], connections = 10, messages = "100/s" }, { each = ["tenant"], messages = "100/h" }]"#,
+    );
+    let before = resident();
+    (world.hosts, world.routes) = (Vec::new(), HashMap::new());
+    for (host, route) in probe::literals(100_000) {
+        world.hosts.push(host.clone());
+        world.routes.insert(host, route);
+    }
+    let with_routes = resident();
+    for n in 0..1_000_000 {
+        let stream =
+            Stream { tenant: format!("t{}", n / 100).into(), class: Class::Bulk, campaign: format!("c{n}").into() };
+        world.accept(&stream, n % 100_000, 10_000);
+    }
+    let full = resident();
+    // Sessions come and find the mail of most tenants held back.
+    world.run(30 * SECOND);
+    let census = world.scheduler.census();
+    assert_eq!((census.sites, census.streams), (100_000, 1_000_000 - world.sent.len()));
+    let (held, mib) = (resident(), |octets: u64| octets >> 20);
+    println!(
+        "routes {} MiB; all in line {} MiB; {} sent, the rest held {} MiB; {} buckets",
+        mib(with_routes - before),
+        mib(full - before),
+        world.sent.len(),
+        mib(held - before),
+        world.scheduler.shaper.limits.len()
+    );
+    assert!(held.max(full) - before <= 1 << 30);
+}
