@@ -40,7 +40,7 @@ mod tests;
 mod view;
 mod wheel;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -56,11 +56,12 @@ pub use status::{MessageStatus, QueryError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
 
 use crate::clock::{Clock, Instant, Timestamp};
-use crate::config::{DeliveryConfig, SpoolConfig};
+use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
-use crate::events::Archive;
-use crate::mail::{AddressHost, Domain};
+use crate::events::{Archive, Progress};
+use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
+use crate::shaping::Rows;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
@@ -78,12 +79,16 @@ pub struct Parts {
     pub signer: Arc<Signer>,
     /// Says when to try again.
     pub retry: RetryPolicy,
+    /// When the sender hears of delay.
+    pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.
     pub expire_after: Duration,
     /// Session limits.
     pub delivery: DeliveryConfig,
     /// Which of our addresses mail leaves by.
     pub egress: Arc<Egress>,
+    /// What may go where at once, and how fast.
+    pub rows: Rows,
     /// Limits at the door.
     pub spool: SpoolConfig,
     /// Our name in reports.
@@ -108,6 +113,10 @@ pub struct Queue {
     tasks: TaskTracker,
     /// Held for reading while messages that were taken back come to their ends.
     cancels: tokio::sync::RwLock<()>,
+    /// Found taken back at the start, until the timers run.
+    taken_back: Mutex<Vec<MessageId>>,
+    /// How far the event log is; unset where nobody asks after finished messages.
+    events: OnceLock<Progress>,
     /// Cancelled by `close`: what waits for others without a message in its hands is given up.
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -128,6 +137,7 @@ impl Queue {
         let mut scheduler = Scheduler::default();
         scheduler.limits = limits(&parts.delivery);
         scheduler.set_egress(Arc::clone(&parts.egress));
+        scheduler.set_rows(0, parts.rows.clone(), &mut Vec::new());
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,
@@ -140,26 +150,36 @@ impl Queue {
             rearm: Notify::new(),
             tasks: TaskTracker::new(),
             cancels: tokio::sync::RwLock::default(),
+            taken_back: Mutex::default(),
+            events: OnceLock::new(),
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
         })
     }
 
+    /// The event log that takes what the spool exports: who asks after a message that just ended waits for it. Only the
+    /// first call counts.
+    pub fn follow_events(&self, progress: Progress) {
+        let _ = self.events.set(progress);
+    }
+
     /// Starts the timer task.
     pub fn start(self: &Arc<Queue>) {
+        self.cancel_restored();
         self.tasks.spawn_on(Arc::clone(self).run_timers(), &self.runtime);
     }
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
-        let (limits, egress) = (limits(&parts.delivery), Arc::clone(&parts.egress));
+        let (limits, egress, rows) = (limits(&parts.delivery), Arc::clone(&parts.egress), parts.rows.clone());
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
         self.with_actions(|scheduler, now, actions| {
             scheduler.set_egress(egress);
             scheduler.forget_routes(now, actions);
+            scheduler.set_rows(now, rows, actions);
             scheduler.set_limits(now, limits, actions);
         });
     }
@@ -191,10 +211,16 @@ impl Queue {
             stream: &envelope.stream,
             accepted_at: envelope.accepted_at,
             recipients: envelope.recipients.len(),
+            size: message.content.len() as u64,
             expires,
         };
-        let groups =
-            groups.into_iter().map(|(host, recipients)| Group { host: host.clone(), attempts: 0, recipients, due });
+        let groups = groups.into_iter().map(|(host, recipients)| Group {
+            host: host.clone(),
+            attempts: 0,
+            late: false,
+            recipients,
+            due,
+        });
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
 

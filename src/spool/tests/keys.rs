@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ledger::Begun;
-use crate::mail::{Fingerprint, Keyed};
+use crate::mail::{Fingerprint, Keyed, Receipt};
 
 struct Life {
     spool: Arc<Spool>,

@@ -47,9 +47,6 @@ const WINDOW_MIN: usize = 64 << 10;
 /// Octets of one HTTP/2 frame: several messages of usual size fit into one.
 const FRAME_MAX: u32 = 64 << 10;
 
-/// A client that takes nothing of what we write for so long has gone, or means to hold what we keep for it.
-const STALL_MAX: Duration = Duration::from_secs(120);
-
 /// Octets read in one go while they come faster than they are asked for.
 const SPILL: usize = 64 << 10;
 
@@ -71,7 +68,7 @@ where
         window = WINDOW_MIN;
     }
     let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard)));
+    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard), controls.settings.load().unread_timeout));
     let router = TowerToHyperService::new(shared.router.clone());
     let service = Requests { router, peer: Arc::new(peer) };
     let builder = builder(window as u32, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
@@ -157,13 +154,15 @@ struct Heard<S> {
     spill: BytesMut,
     /// The last read got all it asked for: there is more.
     flowing: bool,
+    /// A write may wait so long.
+    unread_max: Duration,
     /// Ends when a write has waited too long; `None`: none waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Heard<S> {
-    fn new(stream: S, octets: Arc<AtomicUsize>) -> Heard<S> {
-        Heard { stream, octets, spill: BytesMut::new(), flowing: false, stalled: None }
+    fn new(stream: S, octets: Arc<AtomicUsize>, unread_max: Duration) -> Heard<S> {
+        Heard { stream, octets, spill: BytesMut::new(), flowing: false, unread_max, stalled: None }
     }
 
     /// Reads into `buffer`, or ahead. Memory for that is there only while much comes.
@@ -200,7 +199,8 @@ impl<S> Heard<S> {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_MAX)));
+        let unread_max = self.unread_max;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(unread_max)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -251,15 +251,17 @@ mod tests {
 
     use super::*;
 
+    const UNREAD_MAX: Duration = Duration::from_secs(120);
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_of_what_we_write_is_cut_off() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut heard = Heard::new(ours, Arc::default());
+        let mut heard = Heard::new(ours, Arc::default(), UNREAD_MAX);
         let begun = tokio::time::Instant::now();
         // As slow as it likes, as long as it goes on.
         let slow = async {
             for _ in 0..5 {
-                tokio::time::sleep(STALL_MAX / 2).await;
+                tokio::time::sleep(UNREAD_MAX / 2).await;
                 theirs.read_exact(&mut [0; 100]).await.expect("octets");
             }
         };
@@ -267,7 +269,7 @@ mod tests {
         written.expect("taken in time");
         let error = heard.write_all(&[b'x'; 1]).await.expect_err("not taken");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= STALL_MAX * 3);
+        assert!(begun.elapsed() >= UNREAD_MAX * 3);
     }
 
     #[tokio::test]
@@ -276,7 +278,7 @@ mod tests {
         for (room, asked) in [(1, 100), (8192, 8192), (300_000, 8192), (300_000, 3), (300_000, 200_000)] {
             let content = &content[..content.len().min(room * 100)];
             let (ours, mut theirs) = tokio::io::duplex(room);
-            let mut heard = Heard::new(ours, Arc::default());
+            let mut heard = Heard::new(ours, Arc::default(), UNREAD_MAX);
             let send = async {
                 theirs.write_all(content).await.expect("read");
                 drop(theirs);
