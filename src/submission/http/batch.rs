@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -69,10 +69,13 @@ struct Stage {
     ended: bool,
 }
 
+/// A line's memory, and whether there is enough of it.
+type Room = (Share, Result<(), Rejection>);
+
 struct Held {
     line: u64,
     octets: Bytes,
-    room: Pin<Box<dyn Future<Output = (Share, Result<(), Rejection>)> + Send>>,
+    room: Pin<Box<dyn Future<Output = Room> + Send>>,
 }
 
 impl Batch {
@@ -145,7 +148,7 @@ impl Stage {
             drop(self.memory.split(std::mem::take(&mut self.lines.shed)));
             match line {
                 Some(line) => self.take(line),
-                None if self.fetch(cx).is_pending() => return,
+                None if self.fetch(cx).is_pending() && self.rest(cx).is_pending() => return,
                 None => {}
             }
         }
@@ -154,40 +157,48 @@ impl Stage {
     /// Reads some more octets, or finds that there are none. Pending: not now.
     fn fetch(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.closing.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(self.end(Some(Rejection::closing())));
-        }
-        if let Err(rejection) =
-            self.standing.check(self.shared.gate.access(), &self.shared.policy.load(), &self.peer, &self.principal)
-        {
-            return Poll::Ready(self.end(Some(rejection)));
-        }
-        let Some(body) = &mut self.body else { return Poll::Ready(self.end(None)) };
-        match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    self.lines.push(&data);
-                    self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            self.end(Some(Rejection::closing()));
+        } else if let Err(rejection) = self.stands() {
+            self.end(Some(rejection));
+        } else if let Some(body) = &mut self.body {
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.lines.push(&data);
+                        self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+                    }
+                }
+                Some(Err(error)) => {
+                    let rejection = error.downcast::<Rejection>();
+                    let rejection = rejection.map_or_else(|_| Rejection::trouble("the body broke off"), |known| *known);
+                    self.end(Some(rejection));
+                }
+                None => {
+                    if let Some(line) = self.lines.rest() {
+                        self.take(line);
+                    }
+                    self.end(None);
                 }
             }
-            Poll::Ready(Some(Err(error))) => {
-                let rejection = error.downcast::<Rejection>();
-                let rejection = rejection.map_or_else(|_| Rejection::trouble("the body broke off"), |known| *known);
-                self.end(Some(rejection));
-            }
-            Poll::Ready(None) => {
-                if let Some(line) = self.lines.rest() {
-                    self.take(line);
-                }
-                self.end(None);
-            }
-            Poll::Pending => {
-                if self.pipeline.is_empty() && self.idle.as_mut().poll(cx).is_ready() {
-                    self.end(Some(Rejection::trouble("the body did not go on coming")));
-                }
-                return Poll::Pending;
-            }
+        } else {
+            self.end(None);
         }
         Poll::Ready(())
+    }
+
+    /// Whether the client may still submit.
+    fn stands(&mut self) -> Result<(), Rejection> {
+        let Shared { gate, policy, .. } = &*self.shared;
+        self.standing.check(gate.access(), &policy.load(), &self.peer, &self.principal)
+    }
+
+    /// Nothing comes now. If nothing is waited for either, and that for long, it has ended.
+    fn rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let forgotten = self.pipeline.is_empty() && self.idle.as_mut().poll(cx).is_ready();
+        if forgotten {
+            self.end(Some(Rejection::trouble("the body did not go on coming")));
+        }
+        if forgotten { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Takes a line up, once there is memory for what becomes of it.

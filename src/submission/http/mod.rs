@@ -3,8 +3,9 @@
 //! The promise: a 201 means on disk; whatever is wrong with a request is said at once, field by field, as a problem
 //! (RFC 9457), and nothing of it is kept.
 //!
-//! 1. `routes.rs` learns who asks ([`principal`](super::web::principal)) and answers each request.
-//! 2. `body.rs` is the JSON of a submission, `query.rs` the same orders as query parameters beside a whole message; both
+//! 1. `routes.rs` learns who asks ([`principal`](super::web::principal)) and answers each request (`negotiate.rs`: in a form
+//!    that the client takes).
+//! 2. `body.rs` is the JSON of a submission (`shapes.rs`: what its values look like), `query.rs` the same orders as query parameters beside a whole message; both
 //!    become a `Request`. `place.rs` finds the field that JSON stumbles over.
 //! 3. `batch.rs` is the pipeline of `POST /v1/messages:batch`: it reads (`lines.rs`) as long as memory and count allow, and
 //!    answers as commits come, in order. It runs in the task that writes the response: no task and no channel per message.
@@ -15,6 +16,7 @@ mod answer;
 mod batch;
 mod body;
 mod lines;
+mod negotiate;
 mod openapi;
 mod place;
 #[doc(hidden)]
@@ -22,6 +24,8 @@ pub mod probe;
 mod problem;
 mod query;
 mod routes;
+mod shapes;
+mod take_back;
 #[cfg(test)]
 mod tests;
 

@@ -6,24 +6,26 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, EXPECT, LOCATION};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, EXPECT, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Serialize;
 
 use super::Shared;
 use super::answer::{BatchLine, Cancellation, MessageReport, SubmissionReceipt};
 use super::batch::Batch;
 use super::body::Submission;
+use super::negotiate::{JSON, NDJSON, Refusal, acceptable, kind, no_query};
 use super::openapi::{self, Problems};
 use super::problem::Problem;
 use super::query::{self, Orders};
+use super::take_back::what_to_cancel;
 use crate::access::Principal;
 use crate::mail::MessageId;
 use crate::submission::door::Door;
-use crate::submission::options::WORD_MAX;
-use crate::submission::rejection::{Rejection, Violation};
+use crate::submission::rejection::Rejection;
 use crate::submission::request::{Request, RequestContent};
 use crate::submission::steer::Cancel;
 use crate::submission::web::{self, Peer};
@@ -33,10 +35,6 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A submission takes about so many times its body in memory: decoded, built, and completed.
 const COPIES: usize = 2;
-
-/// What every answer may be.
-const JSON: &str = "application/json";
-const NDJSON: &str = "application/x-ndjson";
 
 /// All routes.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -48,25 +46,6 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
-}
-
-/// Why a request is answered with a problem.
-enum Refusal {
-    Rejected(Rejection),
-    /// HTTP knows it, SMTP does not.
-    Plain(Box<Problem>),
-}
-
-impl Refusal {
-    fn plain(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Refusal {
-        Refusal::Plain(Box::new(Problem::plain(status, kind, title, detail)))
-    }
-}
-
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Refusal {
-        Refusal::Rejected(rejection)
-    }
 }
 
 impl Shared {
@@ -86,6 +65,28 @@ impl Shared {
 
     fn answer(&self, result: Result<Response, Refusal>) -> Response {
         result.unwrap_or_else(|refusal| self.refuse(refusal))
+    }
+
+    /// Who asks, once it is known that we have an answer it takes.
+    async fn admit(&self, peer: &Peer, headers: &HeaderMap, offered: &str) -> Result<Arc<Principal>, Refusal> {
+        let principal = self.principal(peer, headers).await?;
+        acceptable(headers, offered)?;
+        Ok(principal)
+    }
+
+    /// The answer in JSON to whom we know, made by `deed`.
+    async fn tell<T: Serialize>(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        deed: impl AsyncFnOnce(&Principal) -> Result<T, Rejection>,
+    ) -> Response {
+        let told = async {
+            let principal = self.admit(peer, headers, JSON).await?;
+            Ok(Json(deed(&principal).await?).into_response())
+        };
+        let told = told.await;
+        self.answer(told)
     }
 
     /// Who asks.
@@ -139,8 +140,7 @@ async fn submit_one(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let principal = shared.principal(peer, headers).await?;
-    acceptable(headers, JSON)?;
+    let principal = shared.admit(peer, headers, JSON).await?;
     let kind = kind(headers, &[JSON, "message/rfc822"])?;
     let query = query.ok_or_else(|| Rejection::invalid("query", "is not well-formed"))?;
     shared.gate.ready()?;
@@ -204,8 +204,7 @@ async fn batch(
     body: Body,
 ) -> Response {
     let result = async {
-        let principal = shared.principal(&peer, &headers).await?;
-        acceptable(&headers, NDJSON)?;
+        let principal = shared.admit(&peer, &headers, NDJSON).await?;
         kind(&headers, &[NDJSON, "application/ndjson", "application/jsonl"])?;
         no_query(&uri)?;
         if headers.contains_key(query::IDEMPOTENCY_KEY) {
@@ -243,15 +242,11 @@ async fn message(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let result = async {
-        let principal = shared.principal(&peer, &headers).await?;
-        acceptable(&headers, JSON)?;
+    let look = async |principal: &Principal| {
         no_query(&uri)?;
-        let status = shared.gate.status(&principal, message_id(id)?).await?;
-        Ok(Json(MessageReport::from(status)).into_response())
+        shared.gate.status(principal, message_id(id)?).await.map(MessageReport::from)
     };
-    let result = result.await;
-    shared.answer(result)
+    shared.tell(&peer, &headers, look).await
 }
 
 /// Take a message back.
@@ -276,15 +271,11 @@ async fn cancel(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let result = async {
-        let principal = shared.principal(&peer, &headers).await?;
-        acceptable(&headers, JSON)?;
+    let cancel = async |principal: &Principal| {
         no_query(&uri)?;
-        let receipt = shared.gate.cancel(&principal, Cancel::Message(message_id(id)?)).await?;
-        Ok(Json(Cancellation::from(receipt)).into_response())
+        shared.gate.cancel(principal, Cancel::Message(message_id(id)?)).await.map(Cancellation::from)
     };
-    let result = result.await;
-    shared.answer(result)
+    shared.tell(&peer, &headers, cancel).await
 }
 
 /// Take many messages back.
@@ -315,56 +306,11 @@ async fn cancel_many(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let result = async {
-        let principal = shared.principal(&peer, &headers).await?;
-        acceptable(&headers, JSON)?;
+    let cancel = async |principal: &Principal| {
         let query = query.map_err(|_| Rejection::invalid("query", "is not well-formed"))?;
-        let receipt = shared.gate.cancel(&principal, what_to_cancel(query.0)?).await?;
-        Ok(Json(Cancellation::from(receipt)).into_response())
+        shared.gate.cancel(principal, what_to_cancel(query.0)?).await.map(Cancellation::from)
     };
-    let result = result.await;
-    shared.answer(result)
-}
-
-/// Reads the parameters of [`cancel_many`].
-fn what_to_cancel(pairs: Vec<(String, String)>) -> Result<Cancel, Rejection> {
-    let (mut campaign, mut key, mut tenant) = (None, None, None);
-    let mut violations = Vec::new();
-    for (name, value) in pairs {
-        let slot = match name.as_str() {
-            "campaign" => &mut campaign,
-            "idempotency_key" => &mut key,
-            "tenant" => &mut tenant,
-            _ => {
-                let why = "no such parameter in this version".into();
-                violations.push(Violation { field: query::clean(&name).into(), why });
-                continue;
-            }
-        };
-        // No campaign or tenant is longer; that a key is not, its own reading says.
-        if name != "idempotency_key" && value.len() > WORD_MAX {
-            let why = format!("must have at most {WORD_MAX} octets").into();
-            violations.push(Violation { field: query::clean(&name).into(), why });
-        } else if value.is_empty() || slot.replace(value).is_some() {
-            violations
-                .push(Violation { field: query::clean(&name).into(), why: "must be given once, not empty".into() });
-        }
-    }
-    if !violations.is_empty() {
-        return Err(Rejection::violations(violations));
-    }
-    let tenant = tenant.map(Into::into);
-    match (campaign, key) {
-        (Some(campaign), None) => Ok(Cancel::Campaign { tenant, campaign: campaign.into() }),
-        (None, Some(key)) => {
-            let key = key.parse();
-            let key = key.map_err(|error: crate::mail::IdempotencyKeyError| {
-                Rejection::invalid("idempotency_key", error.to_string())
-            })?;
-            Ok(Cancel::Key { tenant, key })
-        }
-        _ => Err(Rejection::invalid("campaign", "give campaign or idempotency_key, one of them")),
-    }
+    shared.tell(&peer, &headers, cancel).await
 }
 
 /// This document.
@@ -396,104 +342,4 @@ async fn method_not_allowed(State(shared): State<Arc<Shared>>, method: Method) -
 fn message_id(id: Result<Path<String>, PathRejection>) -> Result<MessageId, Rejection> {
     let Path(text) = id.map_err(|_| Rejection::not_found("no message id"))?;
     text.parse().map_err(|error: crate::mail::MessageIdError| Rejection::not_found(query::clean(&error.to_string())))
-}
-
-fn no_query(uri: &Uri) -> Result<(), Rejection> {
-    match uri.query() {
-        None | Some("") => Ok(()),
-        Some(_) => Err(Rejection::invalid("query", "takes no parameters")),
-    }
-}
-
-/// Which of `known` the body is.
-fn kind(headers: &HeaderMap, known: &[&'static str]) -> Result<&'static str, Refusal> {
-    let said = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = said.split(';').next().unwrap_or_default().trim();
-    if let Some(kind) = known.iter().find(|kind| kind.eq_ignore_ascii_case(essence)) {
-        return Ok(kind);
-    }
-    let why = format!("the Content-Type must be {}", known.join(" or "));
-    let (kind, title) = ("unsupported-media-type", "The body is of a kind we do not read");
-    Err(Refusal::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, title, why))
-}
-
-/// Whether the client takes what we answer with (RFC 9110 §12.5.1).
-fn acceptable(headers: &HeaderMap, offered: &str) -> Result<(), Refusal> {
-    let mut said = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-    if said.peek().is_none() {
-        return Ok(());
-    }
-    // The most specific range that fits decides.
-    let mut best: Option<(usize, bool)> = None;
-    for range in said.flat_map(|value| value.split(',')) {
-        let mut pieces = range.split(';').map(str::trim);
-        let kind = pieces.next().unwrap_or_default().to_ascii_lowercase();
-        let specific = match kind.as_str() {
-            "*/*" => 0,
-            "application/*" => 1,
-            _ if kind == offered => 2,
-            _ => continue,
-        };
-        let refused = pieces.any(|piece| piece.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0)));
-        if best.is_none_or(|(known, _)| known <= specific) {
-            best = Some((specific, !refused));
-        }
-    }
-    if best.is_some_and(|(_, welcome)| welcome) {
-        return Ok(());
-    }
-    let why = format!("the answer is {offered}, which the field Accept does not allow");
-    let (kind, title) = ("not-acceptable", "We have no answer of the kind asked for");
-    Err(Refusal::plain(StatusCode::NOT_ACCEPTABLE, kind, title, why))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_most_specific_range_decides() {
-        let accepts = |values: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            values.iter().for_each(|value| _ = headers.append(ACCEPT, HeaderValue::from_static(value)));
-            acceptable(&headers, JSON).is_ok()
-        };
-        for good in [
-            &[][..],
-            &["*/*"],
-            &["application/json"],
-            &["text/html, application/*;q=0.1"],
-            &["text/html", "Application/JSON; charset=utf-8"],
-            &["*/*;q=0, application/json"],
-            &["application/json;q=0.5, */*;q=0"],
-        ] {
-            assert!(accepts(good), "{good:?}");
-        }
-        for bad in [&["text/html"][..], &["application/json;q=0"], &["*/*, application/json;q=0.000"], &[""]] {
-            assert!(!accepts(bad), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn one_thing_is_cancelled_at_a_time() {
-        let read = |pairs: &[(&str, &str)]| {
-            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            what_to_cancel(pairs).map_err(|rejection| rejection.reply.text.into_owned())
-        };
-        let (tenant, campaign) = (Some("t".into()), "c".into());
-        assert_eq!(read(&[("campaign", "c"), ("tenant", "t")]), Ok(Cancel::Campaign { tenant, campaign }));
-        let key = "k".parse().expect("a key");
-        assert_eq!(read(&[("idempotency_key", "k")]), Ok(Cancel::Key { tenant: None, key }));
-        for bad in [
-            &[][..],
-            &[("tenant", "t")],
-            &[("campaign", "c"), ("idempotency_key", "k")],
-            &[("campaign", "c"), ("campaign", "d")],
-            &[("campaign", "")],
-            &[("idempotency_key", "a b")],
-            &[("campaign", "c"), ("x", "y")],
-        ] {
-            assert!(read(bad).is_err(), "{bad:?}");
-        }
-    }
 }

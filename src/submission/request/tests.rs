@@ -1,11 +1,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use mail_parser::{Message, MessageParser, MimeHeaders};
 use proptest::prelude::*;
 
 use super::*;
 use crate::access::{How, Tenant};
-use crate::mail::{Class, Receipt};
+use crate::mail::{Class, Notify, Receipt, Ret};
 
 const NOW: Timestamp = Timestamp(1_795_348_800_000); // 2026-11-22T12:00:00Z
 
