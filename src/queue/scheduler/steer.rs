@@ -97,8 +97,7 @@ impl Scheduler {
         }
         loop {
             let site = &mut self.sites[id as usize];
-            let Some(lane) = site.ready.turn() else { return };
-            let Some(first) = site.ready.first(lane) else { return };
+            let Some((lane, first)) = site.ready.turn() else { return };
             let message = self.messages.get(first.message).filter(|message| !message.is_unwanted());
             let Some(message) = message else { return };
             let stream = self.streams.get(message.stream);
