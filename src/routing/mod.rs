@@ -13,6 +13,7 @@
 //! and other special networks are left out (`special`).
 
 mod dns;
+mod egress;
 mod fixed;
 mod mx;
 mod quick;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dns::{DnsError, MxAnswer, NameTable, Said};
+pub use egress::{Egress, PoolId, Source, SourceId};
 pub use fixed::RoutingError;
 pub use route::{Hop, HopHost, NoRoute, Route, Site};
 

@@ -175,7 +175,7 @@ impl Sockets {
                 return Ok(socket);
             }
         }
-        Ok(self.fresh().await?)
+        self.fresh().await
     }
 
     async fn fresh(&self) -> io::Result<Socket> {

@@ -112,6 +112,9 @@ pub struct Update {
     pub synced: Option<oneshot::Sender<()>>,
 }
 
+/// Names no message: it would be from 1970.
+const NOBODY: MessageId = MessageId(0);
+
 /// The spool. Shared by `Arc`.
 pub struct Spool {
     log: Log,

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::codec::{self, Writer};
 use super::index::Entry;
 use super::state::{self, Grave};
-use super::{MESSAGE, Message, SIGNATURE, STATE, Spool, SpoolError, Update};
+use super::{MESSAGE, Message, NOBODY, SIGNATURE, STATE, Spool, SpoolError, Update};
 use crate::log::{Append, Durability, Location, LogError, SegmentId};
 use crate::mail::{Envelope, Keyed, MessageId, Receipt};
 
@@ -69,6 +69,15 @@ impl Spool {
         let head = state::write(&update.changes, grave, false, &update.events);
         group.push(self.state_record(update.id, head, update.finished, update.events, ended, update.synced));
         self.log.append(group);
+    }
+
+    /// Tells of what belongs to no message: event lines, each ending in a line feed. They come to the event log once they
+    /// are on disk; a crash before that may lose them, and nothing else.
+    pub fn note(self: &Arc<Self>, events: impl Into<Bytes>) {
+        let events = events.into();
+        // A state of no message: nothing keeps its record but that the event log does not have it yet.
+        let head = state::write(&[], None, false, &events);
+        self.log.append(vec![self.state_record(NOBODY, head, false, events, None, None)]);
     }
 
     /// Notes that a message was taken back while recipients of it were in flight. If their outcome is lost in a crash, they are

@@ -113,7 +113,10 @@ impl<T> Drop for LetGo<T> {
             // A second panic would end the process.
             return std::mem::forget(inner);
         }
-        if let Err(error) = guard(|| Ok(drop(inner))) {
+        if let Err(error) = guard(|| {
+            drop(inner);
+            Ok(())
+        }) {
             tracing::error!(%error, "the ledger's index could not be closed; it is looked through when it is opened again");
         }
     }

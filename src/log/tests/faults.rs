@@ -391,7 +391,7 @@ fn what_was_reclaimed_is_not_missing() {
 #[test]
 fn a_segment_that_cannot_be_begun_costs_no_file() {
     for deed in 1..40 {
-        let files = SimFiles::new(deed as u64);
+        let files = SimFiles::new(deed);
         let (log, ..) = open(&files, options());
         // Several are dead, and are used again.
         (1..40).for_each(|id| assert!(write(&log, id).is_ok()));

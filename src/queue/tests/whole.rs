@@ -48,6 +48,7 @@ impl Whole {
             retry: RetryPolicy::new(&config.retry),
             expire_after: config.retry.expire_after,
             delivery: config.delivery.clone(),
+            egress: Arc::new(Egress::new(&config.delivery)),
             spool: config.spool.clone(),
             hostname,
             archive: Archive::new(dir.path(), 1),
