@@ -49,6 +49,7 @@ impl Whole {
             expire_after: config.retry.expire_after,
             delivery: config.delivery.clone(),
             egress: Arc::new(Egress::new(&config.delivery)),
+            rows: crate::shaping::Rows::new(&config.limit),
             spool: config.spool.clone(),
             hostname,
             archive: Archive::new(dir.path(), 1),
