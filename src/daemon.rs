@@ -243,7 +243,7 @@ impl Certificates {
     fn load(config: &Config) -> anyhow::Result<Certificates> {
         let smtp = &config.submission.smtp;
         let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
+            (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
             _ => None,
         };
         Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)?, http: web::tls(&config.submission.http)? })
@@ -329,6 +329,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         client,
         signer: Arc::new(signer),
         retry: RetryPolicy::new(&config.retry),
+        reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),

@@ -56,7 +56,7 @@ pub use status::{MessageStatus, QueryError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
 
 use crate::clock::{Clock, Instant, Timestamp};
-use crate::config::{DeliveryConfig, SpoolConfig};
+use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::{Archive, Progress};
 use crate::mail::{AddressHost, Domain, MessageId};
@@ -79,6 +79,8 @@ pub struct Parts {
     pub signer: Arc<Signer>,
     /// Says when to try again.
     pub retry: RetryPolicy,
+    /// When the sender hears of delay.
+    pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.
     pub expire_after: Duration,
     /// Session limits.
@@ -212,8 +214,13 @@ impl Queue {
             size: message.content.len() as u64,
             expires,
         };
-        let groups =
-            groups.into_iter().map(|(host, recipients)| Group { host: host.clone(), attempts: 0, recipients, due });
+        let groups = groups.into_iter().map(|(host, recipients)| Group {
+            host: host.clone(),
+            attempts: 0,
+            late: false,
+            recipients,
+            due,
+        });
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
 

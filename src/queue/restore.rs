@@ -19,19 +19,18 @@ impl Queue {
         let expires = at(now, timestamp, envelope.expires_at);
         let known: HashMap<u32, RestoredRecipient> = recipients.into_iter().map(|r| (r.recipient, r)).collect();
         let mut groups: Vec<Group> = Vec::new();
-        let mut places: HashMap<(&AddressHost, u16, u64), usize> = HashMap::new();
+        let mut places: HashMap<(&AddressHost, u16, bool, u64), usize> = HashMap::new();
         for (place, recipient) in envelope.recipients.iter().enumerate() {
-            let (attempts, due) = match known.get(&(place as u32)) {
-                None => (0, envelope.not_before),
+            let (attempts, late, due) = match known.get(&(place as u32)) {
+                None => (0, false, envelope.not_before),
                 Some(RestoredRecipient { attempts: ENDED, .. }) => continue,
-                Some(RestoredRecipient { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
+                Some(RestoredRecipient { attempts, late, next_attempt, .. }) => (*attempts, *late, *next_attempt),
             };
             // Not now, so that nothing is attempted before the timers run.
-            let (attempts, due) =
-                (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires).max(now + 1));
+            let due = at(now, timestamp, due).min(expires).max(now + 1);
             let host = recipient.address.host();
-            let group = *places.entry((host, attempts, due)).or_insert_with(|| {
-                groups.push(Group { host: host.clone(), attempts, recipients: Recipients::None, due });
+            let group = *places.entry((host, attempts, late, due)).or_insert_with(|| {
+                groups.push(Group { host: host.clone(), attempts, late, recipients: Recipients::None, due });
                 groups.len() - 1
             });
             groups[group].recipients.push(place as u32);

@@ -38,13 +38,15 @@ pub struct RestoredRecipient {
     /// Place in the envelope.
     pub recipient: u32,
     /// Attempts so far; [`ENDED`] if it came to its end.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// The time for a report of delay has come.
+    pub late: bool,
     /// When it is due.
     pub next_attempt: Timestamp,
 }
 
 /// In place of a number of attempts: there will be no more.
-pub const ENDED: u32 = u32::MAX;
+pub const ENDED: u16 = u16::MAX;
 
 /// What opening found.
 #[derive(Debug)]
@@ -169,11 +171,13 @@ impl Replay {
 
 impl RestoredRecipient {
     fn from_state(recipient: u32, state: &RecipientState) -> RestoredRecipient {
-        let (attempts, next_attempt) = match state {
-            RecipientState::Waiting { attempts, next_attempt, .. } => ((*attempts).min(ENDED - 1), *next_attempt),
-            RecipientState::Ended(_) => (ENDED, Timestamp(0)),
+        let (attempts, next_attempt, late) = match state {
+            RecipientState::Waiting { attempts, next_attempt, late, .. } => {
+                ((*attempts).min(u32::from(ENDED) - 1) as u16, *next_attempt, *late)
+            }
+            RecipientState::Ended(_) => (ENDED, Timestamp(0), false),
         };
-        RestoredRecipient { recipient, attempts, next_attempt }
+        RestoredRecipient { recipient, attempts, late, next_attempt }
     }
 }
 

@@ -18,6 +18,8 @@ pub enum RecipientState {
         next_attempt: Timestamp,
         /// Why the last attempt did not deliver.
         failure: Failure,
+        /// The time for a report of delay has come: who wanted one has it.
+        late: bool,
     },
     /// Reached its end.
     Ended(End),
@@ -66,6 +68,7 @@ pub struct Change {
 /// Version 1 had no way to say that a message was taken back.
 const VERSION: u8 = 2;
 const WAITING: u8 = 0xff;
+const WAITING_LATE: u8 = 0xfe;
 
 const GRAVE: u8 = 1;
 const TAKEN_BACK: u8 = 2;
@@ -104,8 +107,8 @@ pub(super) fn write(changes: &[Change], grave: Option<Grave>, taken_back: bool, 
         w.number(change.recipient.into());
         match &change.state {
             RecipientState::Ended(end) => w.u8(*end as u8),
-            RecipientState::Waiting { attempts, next_attempt, failure } => {
-                w.u8(WAITING);
+            RecipientState::Waiting { attempts, next_attempt, failure, late } => {
+                w.u8(if *late { WAITING_LATE } else { WAITING });
                 w.number((*attempts).into());
                 w.number(next_attempt.0);
                 write_failure(&mut w, failure);
@@ -150,10 +153,11 @@ fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
         |r: &mut Reader<'_>, field| r.number(field).and_then(|n| u32::try_from(n).map_err(|_| CodecError(field)));
     let recipient = number(r, "recipient")?;
     let state = match r.u8("state")? {
-        WAITING => RecipientState::Waiting {
+        waiting @ (WAITING | WAITING_LATE) => RecipientState::Waiting {
             attempts: number(r, "attempts")?,
             next_attempt: Timestamp(r.number("next attempt")?),
             failure: read_failure(r)?,
+            late: waiting == WAITING_LATE,
         },
         end => RecipientState::Ended(*End::ALL.get(end as usize).ok_or(CodecError("state"))?),
     };
@@ -168,8 +172,12 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let failure = Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), "no answer");
-        let waiting = RecipientState::Waiting { attempts: 3, next_attempt: Timestamp(99), failure };
-        let mut changes = vec![Change { recipient: 7, state: waiting }];
+        let waiting = |late| {
+            let state =
+                RecipientState::Waiting { attempts: 3, next_attempt: Timestamp(99), failure: failure.clone(), late };
+            Change { recipient: 7, state }
+        };
+        let mut changes = vec![waiting(false), waiting(true)];
         changes.extend(End::ALL.iter().map(|end| Change { recipient: 1, state: RecipientState::Ended(*end) }));
         let grave = Some(Grave { oldest: SegmentId(3), newest: None });
         for (grave, taken_back) in [(grave, false), (None, true), (None, false), (grave, true)] {

@@ -77,7 +77,7 @@ impl Spool {
         let events = events.into();
         // A state of no message: nothing keeps its record but that the event log does not have it yet.
         let head = state::write(&[], None, false, &events);
-        self.log.append(vec![self.state_record(NOBODY, head, false, events, None, None)]);
+        self.log.append([self.state_record(NOBODY, head, false, events, None, None)]);
     }
 
     /// Notes that a message was taken back while recipients of it were in flight. If their outcome is lost in a crash, they are

@@ -49,10 +49,11 @@ impl Whole {
             expire_after: config.retry.expire_after,
             delivery: config.delivery.clone(),
             egress: Arc::new(Egress::new(&config.delivery)),
-            rows: crate::shaping::Rows::new(&config.limit),
+            rows: Rows::new(&config.limit),
             spool: config.spool.clone(),
             hostname,
             archive: Archive::new(dir.path(), 1),
+            reports: config.reports.clone(),
         };
         let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
         let chance = rand::SeedableRng::seed_from_u64(1);
