@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 while the process can answer |
-//! | `GET /readyz` | 200 while new mail is taken, else 503 and why |
+//! | `GET /readyz` | 200 while new mail is taken, with what is wrong all the same, else 503 and why |
 //! | `GET /v1/queue?limit=&domain=` | waiting messages, oldest first |
 //! | `GET /v1/queue/{id}` | one of them, with every recipient |
 //! | `POST /v1/queue/retry` | makes recipients due now: `{"message_id": …}`, `{"domain": …}` or `{}` for all |
@@ -141,9 +141,23 @@ async fn metrics(State(parts): State<Parts>) -> Response {
     ([("content-type", "text/plain; version=0.0.4")], parts.metrics.render()).into_response()
 }
 
+/// What is wrong though mail is taken, a line each.
+fn doubts(metrics: &Metrics) -> String {
+    let mut doubts = String::new();
+    for log in ["receipts", "facts"] {
+        if metrics.ledger_readonly.with_label_values(&[log]).get() > 0 {
+            doubts += &format!("but the ledger's log of {log} takes nothing: look at its disk\n");
+        }
+        if metrics.ledger_damaged.with_label_values(&[log]).get() > 0 {
+            doubts += &format!("but the ledger's log of {log} is damaged: run `posthaste spool verify`\n");
+        }
+    }
+    doubts
+}
+
 async fn ready(State(parts): State<Parts>) -> Response {
     match parts.queue.readiness() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => format!("ready\n{}", doubts(&parts.metrics)).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }
