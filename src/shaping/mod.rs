@@ -4,6 +4,8 @@
 //! connection and before it hands out a batch, and is told to go on or the exact instant at which to ask again; nothing
 //! polls.
 
+pub mod controller;
+
 /// Whether something may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
