@@ -35,7 +35,7 @@ fn the_values_shown_are_the_defaults() {
 fn every_key_is_shown_and_exists() {
     let text = with_optional_keys();
     let config: Config = toml::from_str(&text).expect("every key in the file exists");
-    assert!(config.hostname.is_some() && config.route.len() == 1 && config.dkim.len() == 1);
+    assert!(config.hostname.is_some() && config.route.len() == 1 && config.dkim.len() == 1 && config.limit.len() == 1);
     let shown = keys_in(&text.parse().expect("TOML"), "");
     assert_eq!(shown, keys_known(), "left: shown in the file; right: known to the code");
 }
@@ -59,7 +59,7 @@ fn keys_in(table: &toml::Table, path: &str) -> BTreeSet<String> {
     for (name, value) in table {
         let key = format!("{path}{name}");
         let inner = match value {
-            toml::Value::Table(table) => Some(table),
+            toml::Value::Table(table) if name != "match" => Some(table),
             toml::Value::Array(array) => array.first().and_then(toml::Value::as_table),
             _ => None,
         };
@@ -79,7 +79,7 @@ fn keys_known() -> BTreeSet<String> {
     fn collect(section: &str, keys: &mut BTreeSet<String>) {
         let header = match section {
             "" => String::new(),
-            "route" | "dkim" => format!("[[{section}]]\n"),
+            "route" | "dkim" | "warmup" | "limit" => format!("[[{section}]]\n"),
             _ => format!("[{section}]\n"),
         };
         let refused = toml::from_str::<Config>(&format!("{header}no_such_key = 1\n")).expect_err("no such key");
@@ -89,8 +89,10 @@ fn keys_known() -> BTreeSet<String> {
             let key = if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
             // A section refuses a number where it expects its own keys.
             let as_number = toml::from_str::<Config>(&format!("{header}{name} = 1\n"));
-            let is_section = as_number.is_err_and(|error| error.message().contains("expected struct"));
-            if is_section || ["route", "dkim"].contains(&key.as_str()) {
+            // What a row is about stands in one line and is the same wherever there is one.
+            let is_section =
+                *name != "match" && as_number.is_err_and(|error| error.message().contains("expected struct"));
+            if is_section || ["route", "dkim", "warmup", "limit"].contains(&key.as_str()) {
                 collect(&key, keys);
             } else {
                 keys.insert(key);

@@ -10,10 +10,13 @@
 mod check;
 mod credentials;
 mod hostname;
+mod limit;
 mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod rate;
+mod reputation;
 mod scope;
 mod size;
 
@@ -28,7 +31,11 @@ use serde::{Deserialize, Serialize};
 pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use hostname::HostnameError;
+pub use limit::{Dimension, LimitConfig};
+pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
+pub use rate::{ByteRate, RateLimit};
+pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
@@ -59,12 +66,20 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// What keeps complaints and unknown users down.
+    pub brake: BrakeConfig,
+    /// Sources that earn their reputation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warmup: Vec<WarmupConfig>,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
     /// Signing keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dkim: Vec<DkimConfig>,
+    /// Limits; all that apply hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limit: Vec<LimitConfig>,
 }
 
 impl Default for Config {
@@ -80,8 +95,11 @@ impl Default for Config {
             retry: RetryConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            brake: BrakeConfig::default(),
+            warmup: Vec::new(),
             route: Vec::new(),
             dkim: Vec::new(),
+            limit: Vec::new(),
         }
     }
 }
