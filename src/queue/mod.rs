@@ -23,6 +23,7 @@ pub mod census;
 mod contents;
 mod dial;
 mod door;
+mod paced;
 #[doc(hidden)]
 pub mod probe;
 mod ready;
@@ -208,6 +209,7 @@ impl Queue {
                 Action::Resolve(host, name) => self.spawn(queue.resolve(host, name)),
                 Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
                 Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
+                Action::Paced(route, source, change) => self.tell_pace(&route, source, change),
                 Action::Cancel(id, recipients) => self.spawn(queue.end_cancelled(id, recipients)),
             }
         }

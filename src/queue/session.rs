@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::dial::NoConnection;
 use super::scheduler::{Action, Batch, Item, PathId, SiteId};
 use super::settlement::Attempted;
-use super::{Parts, Queue};
+use super::{Parts, Queue, paced};
 use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job};
 use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
@@ -81,7 +81,10 @@ impl Queue {
                 connection.quit().await;
             }
             // A connection that never delivered and broke is as good as none.
-            Ending::Broken(failure) if !slot.proved => self.path_failed(path, true, &failure),
+            // But if it was told to slow down, the receiver is there.
+            Ending::Broken(failure) if !slot.proved && !paced::says_slow(&failure, route.provider) => {
+                self.path_failed(path, true, &failure);
+            }
             Ending::Broken(failure) => {
                 tracing::debug!(site = %route.site, reason = %failure.reply, "session ended early");
             }
@@ -110,6 +113,9 @@ impl Queue {
                     if !std::ptr::eq(parts, &**self.parts.load()) {
                         return Err(Ending::Done);
                     }
+                    if served > 0 && scheduler.is_too_wide(path) {
+                        return Err(Ending::Done);
+                    }
                     if served >= SHARE && scheduler.must_yield() {
                         return Err(Ending::Yields);
                     }
@@ -130,7 +136,7 @@ impl Queue {
                     }
                 }
             };
-            match self.attempt(path.site, route, connection, batch, served == 0).await {
+            match self.attempt(path, route, connection, batch, served == 0).await {
                 Err(failure) => return Ending::Broken(failure),
                 Ok(true) if !slot.proved => {
                     slot.proved = true;
@@ -172,13 +178,14 @@ impl Queue {
     /// Why the connection is gone.
     async fn attempt(
         self: &Arc<Queue>,
-        site: SiteId,
+        path: PathId,
         route: &Route,
         connection: &mut Connection,
         batch: Batch,
         fresh: bool,
     ) -> Result<bool, Failure> {
         let Batch { message: id, items } = batch;
+        let (site, began) = (path.site, self.now());
         let started = self.clock.timestamp();
         let message = match self.stopping.run_until_cancelled(self.contents.load(&self.spool, id)).await {
             Some(Ok(message)) => message,
@@ -222,6 +229,8 @@ impl Queue {
         };
         let transaction = connection.deliver(&job).await;
         let failure = transaction.session_failure.clone();
+        let answer = paced::answer(&transaction.outcomes, failure.as_ref(), route.provider);
+        self.learn_pace(path, began, answer);
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
         self.settle(&message, items, attempted, Some(site));

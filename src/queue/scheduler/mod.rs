@@ -8,6 +8,7 @@ mod cancel;
 mod hosts;
 mod item;
 mod messages;
+mod pace;
 mod sites;
 mod streams;
 
@@ -24,10 +25,12 @@ use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Failure, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
+use crate::shaping::controller::{Change, Saved};
 pub(super) use cancel::TakenBack;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
 use messages::{MessageState, Messages, Open};
+pub(super) use pace::Answer;
 use streams::Streams;
 
 /// Place of a stream in the table of streams.
@@ -57,6 +60,8 @@ pub(super) enum Action {
     Settle(Vec<Item>, Verdict),
     /// The time of this message is up, for these recipients.
     Expire(MessageId, Vec<u32>),
+    /// The pace of a path changed.
+    Paced(Arc<Route>, SourceId, Change),
     /// These of a message taken back came to no verdict: end them.
     Cancel(MessageId, Vec<u32>),
 }
@@ -106,6 +111,8 @@ pub(super) struct Scheduler {
     pub(super) counts: Counts,
     pub(super) limits: Limits,
     shaper: Shaper,
+    /// What was found out of paths whose sites are not in the table.
+    paces_kept: HashMap<(Site, SourceId), Saved>,
     egress: Arc<Egress>,
     /// When the timer task comes by itself.
     armed: Option<u64>,

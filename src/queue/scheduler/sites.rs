@@ -19,6 +19,8 @@ const PATIENCE: u64 = 20;
 const LONG_LINE: usize = 4;
 /// So many sites are kept without a look at which are of use.
 const SITES_MIN: usize = 1024;
+/// What was found out of so many paths is remembered without their sites.
+const PACES_MAX: usize = 100_000;
 
 impl Scheduler {
     /// Puts an item where the sessions of its site find it.
@@ -110,7 +112,7 @@ impl Scheduler {
             if path.idle.is_empty() {
                 continue;
             }
-            match self.shaper.may_send(now, &mut path.pace) {
+            match self.shaper.may_send(now, &mut path.pace).and(path.may_send(now)) {
                 Gate::Go => return path.idle.pop(),
                 Gate::Later(until) => look = earlier(look, until),
             }
@@ -126,13 +128,14 @@ impl Scheduler {
         let waiting = site.ready.len();
         let mut look = None;
         for (place, path) in site.paths.iter_mut().enumerate().filter(|(_, path)| !path.retired) {
-            let limit = path.health.sessions_max(now, self.limits.connections_per_site);
+            let limit = path.sessions_max(now, self.limits.connections_per_site);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
             let connected = path.sessions - path.connecting;
             if path.sessions >= limit || path.connecting >= connected.max(1) || waiting <= path.connecting {
                 continue;
             }
-            match self.shaper.may_send(now, &mut path.pace).and(self.shaper.may_connect(now, &mut path.pace)) {
+            let send = self.shaper.may_send(now, &mut path.pace).and(path.may_send(now));
+            match send.and(self.shaper.may_connect(now, &mut path.pace)) {
                 Gate::Go => return Some(place),
                 Gate::Later(until) => look = earlier(look, until),
             }
@@ -216,8 +219,9 @@ impl Scheduler {
             // Not proved yet: if it breaks before it delivers, the next pause is longer.
             Health::Shut { failures, until, .. } if now >= until => state.health = Health::Open { failures },
             // A straggler from before it was shut: that it connected is no news.
-            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
+            Health::Shut { .. } | Health::Open { .. } => {}
         }
+        state.control.connected((state.sessions - state.connecting) as u32);
         for _ in 0..self.site(path.site).ready.len().saturating_sub(1).min(2) {
             self.staff(now, path.site, actions);
         }
@@ -227,10 +231,7 @@ impl Scheduler {
     pub(in crate::queue) fn proved(&mut self, path: PathId) {
         let path = self.path(path);
         path.proved += 1;
-        match path.health {
-            Health::Open { .. } | Health::Shut { .. } => path.health = Health::Open { failures: 0 },
-            Health::Crowded { .. } => {}
-        }
+        path.health = Health::Open { failures: 0 };
     }
 
     /// A session that has [`proved`](Scheduler::proved) itself is over.
@@ -256,8 +257,7 @@ impl Scheduler {
         // One that is still connecting may have taken the last place: if it fails, too, that decides.
         let others = if met { state.proved } else { state.sessions.saturating_sub(1) };
         if others > 0 {
-            state.health = state.health.clone().crowded(now, others, min);
-            return;
+            return self.refused(now, path, others, actions);
         }
         state.health = state.health.clone().failed(now, failure.clone(), min, max);
         let site = &mut self.sites[path.site as usize];
@@ -310,7 +310,7 @@ impl Scheduler {
             let site = &mut self.sites[path.site as usize];
             let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
             let state = site.path(path.source);
-            if let Gate::Later(until) = self.shaper.may_send(now, &mut state.pace) {
+            if let Gate::Later(until) = self.shaper.may_send(now, &mut state.pace).and(state.may_send(now)) {
                 state.idle.push(Arc::clone(idle));
                 self.look_at(path.site, until);
                 return None;
@@ -325,6 +325,7 @@ impl Scheduler {
                 return None;
             }
             site.taken += items.len() as u64;
+            site.path(path.source).control.sends(now);
             let message = items[0].message;
             self.drop_ended(&mut items);
             let (Some(state), false) = (self.messages.get(message), items.is_empty()) else { continue };
@@ -383,7 +384,10 @@ impl Scheduler {
     /// Opens every site that was closed, for an operator's retry.
     pub(in crate::queue) fn reopen_sites(&mut self) {
         let paths = self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths);
-        paths.for_each(|path| path.health = Health::Open { failures: 0 });
+        paths.for_each(|path| {
+            path.health = Health::Open { failures: 0 };
+            path.control.release();
+        });
     }
 
     pub(in crate::queue) fn site(&self, id: SiteId) -> &SiteState {
@@ -394,7 +398,7 @@ impl Scheduler {
         self.sites.iter().map(|(_, site)| site)
     }
 
-    fn path(&mut self, path: PathId) -> &mut PathState {
+    pub(super) fn path(&mut self, path: PathId) -> &mut PathState {
         self.sites[path.site as usize].path(path.source)
     }
 
@@ -409,7 +413,8 @@ impl Scheduler {
             self.forget_sites(now);
             self.sites_max = SITES_MIN.max(2 * self.sites.len());
         }
-        let site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        let mut site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        self.recall_paces(now, &mut site);
         let id = self.sites.insert(site) as SiteId;
         self.site_ids.insert(name, id);
         id
@@ -420,7 +425,15 @@ impl Scheduler {
     fn forget_sites(&mut self, now: u64) {
         let in_line = self.starving.iter().chain(&self.hungry).copied();
         let named: HashSet<SiteId> = self.hosts.sites().chain(in_line).collect();
-        self.sites.retain(|id, site| site.is_busy(now) || named.contains(&(id as SiteId)));
+        let kept = &mut self.paces_kept;
+        self.sites.retain(|id, site| {
+            let keep = site.is_busy(now) || named.contains(&(id as SiteId));
+            if !keep && kept.len() < PACES_MAX {
+                let saved = |path: &PathState| Some(((site.route.site.clone(), path.source), path.control.save()?));
+                kept.extend(site.paths.iter().filter_map(saved));
+            }
+            keep
+        });
         self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }
