@@ -54,12 +54,14 @@ pub enum Table {
     Tenants = 2,
     /// What tenants have used of their quotas.
     Usage = 3,
+    /// What egress paths were found to take, by source and site.
+    Paces = 6,
 }
 
 impl Table {
     /// The table of that number. 0 is the index's own, 1 stood for receipts before there were any on disk.
     fn from_number(number: u8) -> Option<Table> {
-        [Table::Tenants, Table::Usage].into_iter().find(|table| *table as u8 == number)
+        [Table::Tenants, Table::Usage, Table::Paces].into_iter().find(|table| *table as u8 == number)
     }
 }
 

@@ -41,6 +41,7 @@ mod tests;
 mod view;
 mod wheel;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -62,11 +63,12 @@ use crate::delivery::Client;
 use crate::events::Archive;
 use crate::mail::{AddressHost, Domain};
 use crate::routing::{Egress, NoRoute, Router};
+use crate::shaping::controller::Saved;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
 use contents::Contents;
-use scheduler::{Action, Group, HostId, Limits, Newcomer, Recipients, Scheduler, Verdict};
+use scheduler::{Action, Group, HostId, Limits, Newcomer, PathName, Recipients, Scheduler, Verdict};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
 #[allow(missing_debug_implementations, reason = "a resolver has none")]
@@ -113,6 +115,8 @@ pub struct Queue {
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
     chance: Mutex<SmallRng>,
+    /// The paces that the ledger has.
+    paces_saved: Mutex<HashMap<PathName, Saved>>,
 }
 
 impl Queue {
@@ -144,6 +148,7 @@ impl Queue {
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
+            paces_saved: Mutex::default(),
         })
     }
 
@@ -322,7 +327,7 @@ type AtHost<'a> = (&'a AddressHost, Recipients);
 /// Places of the recipients by host, hosts in order of first appearance.
 fn group_by_host<'a>(hosts: impl Iterator<Item = &'a AddressHost>) -> SmallVec<[AtHost<'a>; 1]> {
     let mut groups: SmallVec<[AtHost<'a>; 1]> = SmallVec::new();
-    let mut places = std::collections::HashMap::new();
+    let mut places = HashMap::new();
     for (recipient, host) in hosts.enumerate() {
         let fresh = groups.len();
         // A map only pays once there is more than one host.

@@ -1,14 +1,22 @@
 //! What replies say of our pace, and who hears of a change.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::Queue;
-use super::scheduler::{Answer, PathId};
+use super::scheduler::{Answer, PathId, PathName};
 use crate::events::{About, Notice, NoticeKind};
 use crate::feedback::classify::{Reason, classify_reply};
+use crate::ledger::{Ledger, LedgerError, Table};
 use crate::mail::{EnhancedCode, Failure, Origin, Outcome};
 use crate::routing::{Route, SourceId};
-use crate::shaping::controller::Change;
+use crate::shaping::controller::{Change, Saved};
+
+/// A crash loses what was learned in this time at most, and it is learned again as fast.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// What the answers to one message say of the pace.
 pub(super) fn answer(outcomes: &[Option<Outcome>], failure: Option<&Failure>, provider: &str) -> Answer {
@@ -57,6 +65,55 @@ impl Queue {
         self.metrics.pace_changes.with_label_values(&[route.provider, cause]).inc();
         tracing::debug!(site = %route.site, source, cause, per_second = ?notice.per_second,
             connections = ?notice.connections, "pace {what}");
+    }
+
+    /// Goes on from the paces in the ledger. Blocks; call it before mail is delivered.
+    ///
+    /// # Errors
+    /// They cannot be read. What is not understood is passed over.
+    pub fn recall_paces(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let facts = ledger.scan(Table::Paces, b"")?;
+        let read = |(name, octets): (Vec<u8>, Bytes)| Some((PathName::from(name), Saved::read(&octets)?));
+        let paces: HashMap<PathName, Saved> = facts.into_iter().filter_map(read).collect();
+        self.saved_paces().clone_from(&paces);
+        self.lock().keep_paces(paces);
+        Ok(())
+    }
+
+    /// Writes what has changed since the last time into the ledger.
+    ///
+    /// # Errors
+    /// It cannot be written; it is tried again the next time.
+    ///
+    /// # Cancel safety
+    /// Dropped, all of it may be written again the next time, which does no harm.
+    pub async fn save_paces(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let paces = self.lock().paces();
+        let facts: Vec<(Vec<u8>, Option<Bytes>)> = {
+            let saved = self.saved_paces();
+            let gone = saved.keys().filter(|name| !paces.contains_key(*name)).map(|name| (name.to_vec(), None));
+            let changed = paces.iter().filter(|(name, pace)| saved.get(*name) != Some(*pace));
+            gone.chain(changed.map(|(name, pace)| (name.to_vec(), Some(pace.write().into())))).collect()
+        };
+        if !facts.is_empty() {
+            ledger.put(Table::Paces, facts).await?;
+            *self.saved_paces() = paces;
+        }
+        Ok(())
+    }
+
+    /// Saves the paces now and then, for ever.
+    pub async fn keep_saving_paces(self: Arc<Queue>, ledger: Arc<Ledger>) {
+        loop {
+            tokio::time::sleep(SAVE_EVERY).await;
+            if let Err(error) = self.save_paces(&ledger).await {
+                tracing::warn!(%error, "the paces that were found could not be saved");
+            }
+        }
+    }
+
+    fn saved_paces(&self) -> MutexGuard<'_, HashMap<PathName, Saved>> {
+        self.paces_saved.lock().expect("no code panics under this lock")
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) use cancel::TakenBack;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
 use messages::{MessageState, Messages, Open};
-pub(super) use pace::Answer;
+pub(super) use pace::{Answer, PathName};
 use streams::Streams;
 
 /// Place of a stream in the table of streams.
@@ -112,7 +112,7 @@ pub(super) struct Scheduler {
     pub(super) limits: Limits,
     shaper: Shaper,
     /// What was found out of paths whose sites are not in the table.
-    paces_kept: HashMap<(Site, SourceId), Saved>,
+    paces_kept: HashMap<PathName, Saved>,
     egress: Arc<Egress>,
     /// When the timer task comes by itself.
     armed: Option<u64>,

@@ -1,11 +1,18 @@
 //! What answers and refusals teach the controllers of paths, and what is kept of it when a site is forgotten.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Action, PathId, Scheduler};
 use crate::queue::site::SiteState;
 use crate::routing::{Site, SourceId};
 use crate::shaping::controller::{Bounds, Change, Saved};
+
+/// What was found out of so many paths is remembered without their sites.
+const PACES_MAX: usize = 100_000;
+
+/// The name of a path over restarts: source and site, a null octet between them.
+pub(in crate::queue) type PathName = Box<[u8]>;
 
 /// What a receiver made of a message, as far as the pace is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,19 +76,20 @@ impl Scheduler {
         Bounds { sessions_max: self.limits.connections_per_site as u32, ..Bounds::default() }
     }
 
-    /// What was found out of paths that are not limited by nothing: site, source, what.
-    pub(in crate::queue) fn paces(&self) -> Vec<(Site, SourceId, Saved)> {
-        let live = self.sites.iter().flat_map(|(_, site)| {
-            let paths = site.paths.iter().filter_map(|path| Some((path.source, path.control.save()?)));
-            paths.map(|(source, saved)| (site.route.site.clone(), source, saved))
-        });
-        let kept = self.paces_kept.iter().map(|((site, source), saved)| (site.clone(), *source, *saved));
-        kept.chain(live).collect()
+    /// What was found out, by the name of the path.
+    pub(in crate::queue) fn paces(&self) -> HashMap<PathName, Saved> {
+        let mut paces = self.paces_kept.clone();
+        for (_, site) in &self.sites {
+            for path in &site.paths {
+                paces.extend(path.control.save().map(|saved| (self.path_name(&site.route.site, path.source), saved)));
+            }
+        }
+        paces
     }
 
     /// Goes on from these when their sites turn up.
-    pub(in crate::queue) fn keep_paces(&mut self, paces: impl IntoIterator<Item = (Site, SourceId, Saved)>) {
-        self.paces_kept.extend(paces.into_iter().map(|(site, source, saved)| ((site, source), saved)));
+    pub(in crate::queue) fn keep_paces(&mut self, paces: impl IntoIterator<Item = (PathName, Saved)>) {
+        self.paces_kept.extend(paces);
     }
 
     /// A site turned up: what is known of its paths is in force again.
@@ -91,9 +99,23 @@ impl Scheduler {
         }
         let bounds = self.bounds();
         for path in &mut site.paths {
-            if let Some(saved) = self.paces_kept.remove(&(site.route.site.clone(), path.source)) {
+            let name = self.path_name(&site.route.site, path.source);
+            if let Some(saved) = self.paces_kept.remove(&name) {
                 path.control.restore(now, saved, &bounds);
             }
         }
+    }
+
+    /// A site is about to be forgotten, but not what was found out of it.
+    pub(super) fn part_with(&mut self, site: &SiteState) {
+        for path in &site.paths {
+            if let Some(saved) = path.control.save().filter(|_| self.paces_kept.len() < PACES_MAX) {
+                self.paces_kept.insert(self.path_name(&site.route.site, path.source), saved);
+            }
+        }
+    }
+
+    fn path_name(&self, site: &Site, source: SourceId) -> PathName {
+        [self.egress.source(source).name.as_bytes(), b"\0", site.as_str().as_bytes()].concat().into()
     }
 }

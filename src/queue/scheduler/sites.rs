@@ -19,8 +19,6 @@ const PATIENCE: u64 = 20;
 const LONG_LINE: usize = 4;
 /// So many sites are kept without a look at which are of use.
 const SITES_MIN: usize = 1024;
-/// What was found out of so many paths is remembered without their sites.
-const PACES_MAX: usize = 100_000;
 
 impl Scheduler {
     /// Puts an item where the sessions of its site find it.
@@ -257,7 +255,8 @@ impl Scheduler {
         // One that is still connecting may have taken the last place: if it fails, too, that decides.
         let others = if met { state.proved } else { state.sessions.saturating_sub(1) };
         if others > 0 {
-            return self.refused(now, path, others, actions);
+            let standing = (state.sessions - state.connecting).saturating_sub(usize::from(met));
+            return self.refused(now, path, standing.max(1), actions);
         }
         state.health = state.health.clone().failed(now, failure.clone(), min, max);
         let site = &mut self.sites[path.site as usize];
@@ -425,15 +424,13 @@ impl Scheduler {
     fn forget_sites(&mut self, now: u64) {
         let in_line = self.starving.iter().chain(&self.hungry).copied();
         let named: HashSet<SiteId> = self.hosts.sites().chain(in_line).collect();
-        let kept = &mut self.paces_kept;
-        self.sites.retain(|id, site| {
-            let keep = site.is_busy(now) || named.contains(&(id as SiteId));
-            if !keep && kept.len() < PACES_MAX {
-                let saved = |path: &PathState| Some(((site.route.site.clone(), path.source), path.control.save()?));
-                kept.extend(site.paths.iter().filter_map(saved));
-            }
-            keep
-        });
+        let goes =
+            |(id, site): (usize, &SiteState)| (!site.is_busy(now) && !named.contains(&(id as SiteId))).then_some(id);
+        let going: Vec<usize> = self.sites.iter().filter_map(goes).collect();
+        for id in going {
+            let site = self.sites.remove(id);
+            self.part_with(&site);
+        }
         self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }

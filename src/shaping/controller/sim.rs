@@ -52,10 +52,10 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The issue's: 100, 10 and again 100 a second, four minutes each; and before it, two minutes of 100 to begin with.
+    /// 100 messages a second for four minutes, 10 for three, and 100 for three.
     pub fn steps(rule: Rule, latency: Millis) -> Scenario {
-        let capacity = vec![(0, 100.0), (360, 10.0), (600, 100.0)];
-        Scenario { rule, capacity, latency, noise: 0.0, sessions: 200, demand: None, seconds: 840 }
+        let capacity = vec![(0, 100.0), (240, 10.0), (420, 100.0)];
+        Scenario { rule, capacity, latency, noise: 0.0, sessions: 200, demand: None, seconds: 600 }
     }
 }
 

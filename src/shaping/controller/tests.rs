@@ -17,9 +17,9 @@ fn check_steps(rule: Rule, latency: Millis, least: f64) -> Result<(), String> {
             false => Err(line),
         }
     };
-    told("first", 60, 360)?;
-    told("down", 360, 600)?;
-    told("up", 600, 840)
+    told("first", 60, 240)?;
+    told("down", 240, 420)?;
+    told("up", 420, 600)
 }
 
 fn check_all(cases: &[(Rule, Millis)], least: f64) {
@@ -40,11 +40,13 @@ fn rate_caps_are_followed_down_and_up_within_a_minute() {
     check_all(&cases, 0.8);
 }
 
+/// The worst share of refusals, and the part of the capacity that is used while it is low.
 fn refusals_of(rule: Rule, latency: Millis) -> (f64, f64) {
-    let trace = run(&Scenario::steps(rule, latency));
-    let used = |from: usize, until: usize| trace.passed(from + 60, until) / trace.seconds[from].capacity;
-    let worst = [(60, 360), (420, 600), (660, 840)].map(|(from, until)| trace.refusals(from, until));
-    (worst.into_iter().fold(0.0, f64::max), used(360, 600))
+    let capacity = vec![(0, 100.0), (360, 10.0), (600, 100.0)];
+    let trace = run(&Scenario { capacity, seconds: 840, ..Scenario::steps(rule, latency) });
+    let phases = [(60, 360), (420, 600), (660, 840)];
+    let worst = phases.map(|(from, until)| trace.refusals(from, until)).into_iter().fold(0.0, f64::max);
+    (worst, trace.passed(420, 600) / 10.0)
 }
 
 #[test]
@@ -97,7 +99,7 @@ fn who_is_not_throttled_is_not_limited() {
 #[test]
 fn a_little_noise_is_not_a_limit() {
     for noise in [0.001, 0.002] {
-        let trace = run(&Scenario { noise, sessions: 20, ..Scenario::steps(Rule::Open, 100) });
+        let trace = run(&Scenario { noise, sessions: 20, seconds: 840, ..Scenario::steps(Rule::Open, 100) });
         let passed = trace.passed(400, 840);
         assert!(passed >= 60.0, "noise {noise}: {passed}");
     }
