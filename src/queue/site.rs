@@ -7,10 +7,10 @@ use tokio::sync::Notify;
 
 use super::ready::Ready;
 use super::wheel::TimerKey;
-use crate::mail::Failure;
+use crate::mail::{Class, Failure};
 use crate::routing::{PoolId, Route, SourceId};
 use crate::shaping::controller::Controller;
-use crate::shaping::{Gate, Pace};
+use crate::shaping::{BucketId, Gate, Pace};
 
 /// Everything the queue knows of a site, for one pool of sources.
 #[derive(Debug)]
@@ -50,6 +50,21 @@ pub(super) struct PathState {
     pub(super) pace: Pace,
     /// What this path was found to take.
     pub(super) control: Controller,
+    /// For the next message.
+    pub(super) sending: Wait,
+    /// For the next connection.
+    pub(super) dialling: Wait,
+}
+
+/// Whether a path stands in line for tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wait {
+    #[default]
+    No,
+    /// In that line, among those of that class.
+    In(BucketId, Class),
+    /// It was let go from a line, and has not gone yet.
+    Senior,
 }
 
 impl PathState {
@@ -64,6 +79,8 @@ impl PathState {
             health: Health::Open { failures: 0 },
             pace: Pace::default(),
             control: Controller::default(),
+            sending: Wait::No,
+            dialling: Wait::No,
         }
     }
 
@@ -72,9 +89,13 @@ impl PathState {
         self.health.sessions_max(now, limit).min(self.control.sessions_max())
     }
 
-    /// Whether the pace that was found lets a message go now.
-    pub(super) fn may_send(&mut self, now: u64) -> Gate {
-        self.control.may_send(now)
+    /// Whether a message may go now: by the pace that was found, and then by `limits`, so that nobody stands in line for
+    /// what could not use its place.
+    pub(super) fn may_send(&mut self, now: u64, limits: impl FnOnce(u64, &mut Pace) -> Gate) -> Gate {
+        match self.control.may_send(now) {
+            Gate::Go => limits(now, &mut self.pace),
+            later @ (Gate::Later(_) | Gate::Behind(_)) => later,
+        }
     }
 }
 
@@ -133,12 +154,18 @@ impl SiteState {
                 self.paths.push(PathState::new(*source));
             }
         }
-        self.drop_retired();
+        self.drop_retired(|_| {});
     }
 
     /// Forgets paths of sources that have left the pool.
-    pub(super) fn drop_retired(&mut self) {
-        self.paths.retain(|path| !path.retired || path.sessions > 0);
+    pub(super) fn drop_retired(&mut self, mut gone: impl FnMut(&Pace)) {
+        self.paths.retain(|path| {
+            let keep = !path.retired || path.sessions > 0;
+            if !keep {
+                gone(&path.pace);
+            }
+            keep
+        });
     }
 }
 

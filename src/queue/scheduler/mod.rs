@@ -4,7 +4,9 @@
 //! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
 //! work of one message, but for draining a site that went dead.
 
+mod batches;
 mod cancel;
+mod held;
 mod hosts;
 mod item;
 mod messages;
@@ -19,6 +21,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::census::Census;
+use super::ready::LaneId;
 use super::site::SiteState;
 use super::wheel::Wheel;
 use crate::clock::Timestamp;
@@ -27,9 +30,10 @@ use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
 use crate::shaping::controller::{Change, Saved};
 pub(super) use cancel::TakenBack;
+use held::Held;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
-use messages::{MessageState, Messages, Open};
+use messages::{MessageState, Messages, Open, Size};
 pub(super) use pace::{Answer, PathName};
 use streams::Streams;
 
@@ -110,9 +114,11 @@ pub(super) struct Scheduler {
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,
-    shaper: Shaper,
     /// What was found out of paths whose sites are not in the table.
     paces_kept: HashMap<PathName, Saved>,
+    /// What wakes those who are held back.
+    held: Held,
+    pub(super) shaper: Shaper,
     egress: Arc<Egress>,
     /// When the timer task comes by itself.
     armed: Option<u64>,
@@ -153,7 +159,7 @@ impl Scheduler {
         groups: impl IntoIterator<Item = Group>,
         actions: &mut Vec<Action>,
     ) {
-        let Newcomer { id, stream, accepted_at, recipients, expires } = newcomer;
+        let Newcomer { id, stream, accepted_at, recipients, size, expires } = newcomer;
         let stream = self.streams.take(stream, |stream| self.egress.pool_of(stream));
         let mut open = Open::of(recipients);
         let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
@@ -174,6 +180,7 @@ impl Scheduler {
             unrecorded: 0,
             cancelled: false,
             given_up: false,
+            size: Size::of(size),
             open,
         });
         for (item, due) in items {
@@ -187,7 +194,8 @@ impl Scheduler {
 
     /// When [`tick`](Scheduler::tick) must be called next.
     fn next_wake(&self) -> Option<u64> {
-        let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake()];
+        let wakes =
+            [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake(), self.held.next_wake()];
         wakes.into_iter().flatten().min()
     }
 
@@ -220,6 +228,7 @@ impl Scheduler {
         for site in lines {
             self.look_again(now, site, actions);
         }
+        self.wake_held(now, LIMIT, actions);
         let mut expired = Vec::new();
         self.expiries.advance(now, LIMIT, |id| expired.push(id));
         for id in expired {

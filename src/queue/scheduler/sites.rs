@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{Action, Batch, Item, Limits, PathId, Scheduler, SiteId, Verdict};
+use super::{Action, Item, Limits, PathId, Scheduler, SiteId, Verdict, held};
 use crate::mail::Failure;
-use crate::queue::site::{Health, Line, PathState, SiteState};
-use crate::routing::{Egress, PoolId, Route};
-use crate::shaping::Gate;
+use crate::queue::site::{Health, Line, PathState, SiteState, Wait};
+use crate::routing::{Egress, PoolId, Route, SourceId};
+use crate::shaping::{BucketId, Gate};
 
 /// How long mail waits for the busy sessions of its site before another one is opened for it, in milliseconds. Little
 /// beside what a transaction with a distant receiver takes, many transactions with a near one.
@@ -32,14 +33,19 @@ impl Scheduler {
     ) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
+        let lane = self.lane_of(&item, stream);
         let site = &mut self.sites[id as usize];
         if let Some(failure) = site.closed(now) {
             let verdict = Verdict::Later(failure.clone());
             return self.turn_away(vec![item], verdict, actions);
         }
+        if site.ready.is_held(lane) {
+            self.purge(id, lane);
+        }
+        let site = &mut self.sites[id as usize];
         match front {
-            false => site.ready.push(class, stream, item),
-            true => site.ready.push_front(class, stream, item),
+            false => site.ready.push(class, lane, item),
+            true => site.ready.push_front(class, lane, item),
         }
         self.staff(now, id, actions);
     }
@@ -67,7 +73,7 @@ impl Scheduler {
     /// another session is opened at once only for a long line; otherwise when mail has waited for [`PATIENCE`], which is
     /// what `overdue` says. (With one more for each item, 20,000 messages to 200 sites took 6,172 connections.)
     fn staff_site(&mut self, now: u64, id: SiteId, overdue: bool, actions: &mut Vec<Action>) {
-        if self.stopped || self.sites[id as usize].ready.is_empty() {
+        if self.stopped || self.sites[id as usize].ready.available() == 0 {
             return;
         }
         if let Some(session) = self.idle_session(now, id) {
@@ -75,7 +81,7 @@ impl Scheduler {
         }
         let Some(place) = self.path_to_grow(now, id) else { return };
         let site = &mut self.sites[id as usize];
-        let (sessions, waiting) = (site.sessions(), site.ready.len());
+        let (sessions, waiting) = (site.sessions(), site.ready.available());
         if sessions > 0 && waiting <= LONG_LINE * sessions && !overdue {
             return self.be_patient(now, id);
         }
@@ -96,6 +102,8 @@ impl Scheduler {
         path.sessions += 1;
         path.connecting += 1;
         let connecting = path.connecting;
+        path.dialling = Wait::No;
+        self.shaper.connecting(now, &mut path.pace);
         actions.push(Action::Connect(PathId { site: id, source: path.source }));
         if waiting > connecting {
             self.be_patient(now, id);
@@ -105,26 +113,36 @@ impl Scheduler {
     /// An idle session of the site whose path may send now. If there are some whose path may not yet, the line is looked
     /// at again when the first of them may.
     fn idle_session(&mut self, now: u64, id: SiteId) -> Option<Arc<Notify>> {
-        let mut look = None;
+        let (mut look, mut lines) = (None, Lines::new());
         for path in &mut self.sites[id as usize].paths {
             if path.idle.is_empty() {
                 continue;
             }
-            match self.shaper.may_send(now, &mut path.pace).and(path.may_send(now)) {
+            let senior = path.sending == Wait::Senior;
+            match path.may_send(now, |now, pace| self.shaper.may_send(now, pace, held::ANY, senior)) {
                 Gate::Go => return path.idle.pop(),
                 Gate::Later(until) => look = earlier(look, until),
+                Gate::Behind(line) => lines.push((path.source, line, false)),
             }
         }
-        look.into_iter().for_each(|until| self.look_at(id, until));
+        self.hold(now, id, look, lines);
         None
+    }
+
+    /// Looks at the site again at that time, if any, and has these of its paths stand in line.
+    fn hold(&mut self, now: u64, id: SiteId, look: Option<u64>, lines: Lines) {
+        look.into_iter().for_each(|until| self.look_at(id, until));
+        for (source, line, dial) in lines {
+            self.stand(now, PathId { site: id, source }, line, held::ANY, dial);
+        }
     }
 
     /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
     /// the first of them may.
     fn path_to_grow(&mut self, now: u64, id: SiteId) -> Option<usize> {
         let site = &mut self.sites[id as usize];
-        let waiting = site.ready.len();
-        let mut look = None;
+        let waiting = site.ready.available();
+        let (mut look, mut lines) = (None, Lines::new());
         for (place, path) in site.paths.iter_mut().enumerate().filter(|(_, path)| !path.retired) {
             let limit = path.sessions_max(now, self.limits.connections_per_site);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
@@ -132,13 +150,18 @@ impl Scheduler {
             if path.sessions >= limit || path.connecting >= connected.max(1) || waiting <= path.connecting {
                 continue;
             }
-            let send = self.shaper.may_send(now, &mut path.pace).and(path.may_send(now));
-            match send.and(self.shaper.may_connect(now, &mut path.pace)) {
-                Gate::Go => return Some(place),
-                Gate::Later(until) => look = earlier(look, until),
+            // No connection is made for mail that may not go yet.
+            let senior = path.sending == Wait::Senior;
+            let send = path.may_send(now, |now, pace| self.shaper.may_send(now, pace, held::ANY, senior));
+            let dial = self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior);
+            match (send.and(dial), send) {
+                (Gate::Go, _) => return Some(place),
+                (Gate::Later(until), _) => look = earlier(look, until),
+                (Gate::Behind(line), Gate::Behind(_)) => lines.push((path.source, line, false)),
+                (Gate::Behind(line), Gate::Go | Gate::Later(_)) => lines.push((path.source, line, true)),
             }
         }
-        look.into_iter().for_each(|until| self.look_at(id, until));
+        self.hold(now, id, look, lines);
         None
     }
 
@@ -146,7 +169,7 @@ impl Scheduler {
     fn be_patient(&mut self, now: u64, id: SiteId) {
         let site = &mut self.sites[id as usize];
         if site.patience.is_none() {
-            site.patience = Some((now + PATIENCE, site.taken + site.ready.len() as u64));
+            site.patience = Some((now + PATIENCE, site.taken + site.ready.available() as u64));
             self.look_at(id, now + PATIENCE);
         }
     }
@@ -187,14 +210,25 @@ impl Scheduler {
         must
     }
 
+    /// The same where a limit on connections leaves another site without one. Nobody need be told.
+    pub(in crate::queue) fn must_hand_on(&mut self, path: PathId) -> bool {
+        self.shaper.must_yield(&self.sites[path.site as usize].path(path.source).pace)
+    }
+
     /// A session that was to make room is gone; call before [`session_ended`](Scheduler::session_ended).
     pub(in crate::queue) fn yielded(&mut self) {
         self.yielding = self.yielding.saturating_sub(1);
     }
 
     /// Whether an idle connection is of more use elsewhere.
-    pub(in crate::queue) fn is_crowded(&self) -> bool {
-        !self.starving.is_empty() || !self.hungry.is_empty()
+    pub(in crate::queue) fn is_crowded(&mut self, path: PathId) -> bool {
+        let wanted = |state: &PathState| self.shaper.is_wanted(&state.pace);
+        !self.starving.is_empty() || !self.hungry.is_empty() || wanted(self.sites[path.site as usize].path(path.source))
+    }
+
+    /// Messages a connection on this path may carry.
+    pub(in crate::queue) fn messages_per_connection(&mut self, path: PathId) -> u32 {
+        self.shaper.messages_per_connection(&self.sites[path.site as usize].path(path.source).pace)
     }
 
     /// The next site to get a connection.
@@ -220,7 +254,7 @@ impl Scheduler {
             Health::Shut { .. } | Health::Open { .. } => {}
         }
         state.control.connected((state.sessions - state.connecting) as u32);
-        for _ in 0..self.site(path.site).ready.len().saturating_sub(1).min(2) {
+        for _ in 0..self.site(path.site).ready.available().saturating_sub(1).min(2) {
             self.staff(now, path.site, actions);
         }
     }
@@ -284,76 +318,16 @@ impl Scheduler {
         let state = self.path(path);
         state.sessions -= 1;
         state.connecting -= usize::from(connecting);
-        self.sites[path.site as usize].drop_retired();
+        let site = &mut self.sites[path.site as usize];
+        let lines = self.shaper.disconnected(&mut site.path(path.source).pace);
+        site.drop_retired(|pace| self.shaper.leave(pace));
+        self.hand_on(now, &lines, actions);
         // Sites that wait for room go first, in order of coming.
         while self.connections < self.limits.connections_max {
             let Some(next) = self.next_in_line() else { break };
             self.staff(now, next, actions);
         }
         self.staff(now, path.site, actions);
-    }
-
-    /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
-    pub(in crate::queue) fn next_batch(
-        &mut self,
-        now: u64,
-        path: PathId,
-        idle: &Arc<Notify>,
-        actions: &mut Vec<Action>,
-    ) -> Option<Batch> {
-        loop {
-            if self.stopped {
-                return None;
-            }
-            let limit = self.limits.recipients_per_transaction;
-            let site = &mut self.sites[path.site as usize];
-            let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
-            let state = site.path(path.source);
-            if let Gate::Later(until) = self.shaper.may_send(now, &mut state.pace).and(state.may_send(now)) {
-                state.idle.push(Arc::clone(idle));
-                self.look_at(path.site, until);
-                return None;
-            }
-            let same = |picked: &[Item], next: &Item| {
-                let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
-                picked[0].message == next.message && total + next.recipients.len() <= limit
-            };
-            let mut items = site.ready.pop(same);
-            if items.is_empty() {
-                site.path(path.source).idle.push(Arc::clone(idle));
-                return None;
-            }
-            site.taken += items.len() as u64;
-            site.path(path.source).control.sends(now);
-            let message = items[0].message;
-            self.drop_ended(&mut items);
-            let (Some(state), false) = (self.messages.get(message), items.is_empty()) else { continue };
-            let stream = state.stream;
-            if let Some(rest) = items[0].split(limit) {
-                let class = self.streams.class(stream);
-                self.share_host(&rest);
-                self.sites[path.site as usize].ready.push_front(class, stream, rest);
-            }
-            let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
-            self.in_flight.entry(message).or_default().extend(flying);
-            // Sessions that were held back together are woken one after the other.
-            if self.site(path.site).paths.iter().any(|path| !path.idle.is_empty()) {
-                self.staff(now, path.site, actions);
-            }
-            return Some(Batch { message, items });
-        }
-    }
-
-    /// Takes out recipients that came to their end while they waited here, or are about to because nobody wants them any more.
-    fn drop_ended(&mut self, items: &mut Vec<Item>) {
-        items.retain_mut(|item| {
-            let message = self.messages.get(item.message).filter(|message| !message.is_unwanted());
-            item.recipients.retain(|r| message.is_some_and(|message| message.open.has(r)));
-            if item.recipients.is_empty() {
-                self.hosts.release(item.host);
-            }
-            !item.recipients.is_empty()
-        });
     }
 
     /// A session stops waiting. False: work was handed to it in the meantime.
@@ -416,6 +390,7 @@ impl Scheduler {
         self.recall_paces(now, &mut site);
         let id = self.sites.insert(site) as SiteId;
         self.site_ids.insert(name, id);
+        self.enter_paths(now, id);
         id
     }
 
@@ -430,10 +405,14 @@ impl Scheduler {
         for id in going {
             let site = self.sites.remove(id);
             self.part_with(&site);
+            site.paths.iter().for_each(|path| self.shaper.leave(&path.pace));
         }
         self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }
+
+/// Paths of a site that stand in line: the source, where, and whether for a connection.
+type Lines = SmallVec<[(SourceId, BucketId, bool); 1]>;
 
 /// The earlier of two instants.
 fn earlier(one: Option<u64>, other: u64) -> Option<u64> {

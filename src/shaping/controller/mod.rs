@@ -126,8 +126,13 @@ pub struct Controller {
 impl Controller {
     /// Whether a message may be sent now, or when. O(1), like everything here.
     pub fn may_send(&mut self, now: Millis) -> Gate {
-        let ready = self.pace.as_mut().map_or(now, |pace| pace.ready_at(now));
+        let ready = self.ready_at(now);
         if ready > now { Gate::Later(ready) } else { Gate::Go }
+    }
+
+    /// When a message may be sent: `now`, or later.
+    fn ready_at(&mut self, now: Millis) -> Millis {
+        self.pace.as_mut().map_or(now, |pace| pace.ready_at(now))
     }
 
     /// A message goes. Whoever asked [`may_send`](Controller::may_send) and then sends must say so.

@@ -11,7 +11,6 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Bounds, Change, Controller, Millis};
-use crate::shaping::Gate;
 
 /// What a receiver takes. Its capacity is in messages a second, or in sessions for [`Rule::Sessions`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -282,11 +281,7 @@ impl Sim {
     fn work(&mut self) {
         let now = self.now;
         let due = self.scenario.demand.map(|demand| (self.sent as f64 / demand * 1000.0) as Millis);
-        let ready = match (self.control.may_send(now), due) {
-            (Gate::Go, Some(due)) if due > now => due,
-            (Gate::Go, _) => now,
-            (Gate::Later(until), due) => until.max(due.unwrap_or(0)),
-        };
+        let ready = self.control.ready_at(now).max(due.unwrap_or(0));
         if ready > now {
             if self.wake.is_none_or(|wake| ready < wake) {
                 self.wake = Some(ready);
