@@ -83,6 +83,7 @@ impl Daemon {
             clock,
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
+        queue.follow_events(events.progress());
         let waiting_in = Arc::clone(&queue);
         access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
@@ -267,7 +268,7 @@ impl Certificates {
     fn load(config: &Config) -> anyhow::Result<Certificates> {
         let smtp = &config.submission.smtp;
         let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
+            (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
             _ => None,
         };
         Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)?, http: web::tls(&config.submission.http)? })
@@ -353,6 +354,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         client,
         signer: Arc::new(signer),
         retry: RetryPolicy::new(&config.retry),
+        reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(&config.delivery)),
