@@ -44,6 +44,7 @@ pub struct Daemon {
     admin: Admin,
     access: Arc<Access>,
     saving_usage: JoinHandle<()>,
+    saving_paces: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
     spool: Arc<Spool>,
     ledger: Arc<Ledger>,
@@ -88,7 +89,13 @@ impl Daemon {
         let waiting_in = Arc::clone(&queue);
         access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
-        let restore = move || restoring.restore(&mut opened, &mut |message| into.restore(message));
+        let paces = Arc::clone(&ledger);
+        let restore = move || {
+            if let Err(error) = into.recall_paces(&paces) {
+                tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
+            }
+            restoring.restore(&mut opened, &mut |message| into.restore(message))
+        };
         let restored = match queue.recall(&ledger) {
             Ok(()) => tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from),
             Err(error) => Err(anyhow::Error::from(error).context("orders")),
@@ -111,9 +118,23 @@ impl Daemon {
         queue.start();
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
+        let saving_paces = tokio::spawn(Arc::clone(&queue).keep_saving_paces(Arc::clone(&ledger)));
         let saved = Arc::clone(&access);
         let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
-        Ok(Daemon { doors, queue, admin, access, saving_usage, housekeeping, spool, ledger, events, metrics, hostname })
+        Ok(Daemon {
+            doors,
+            queue,
+            admin,
+            access,
+            saving_usage,
+            saving_paces,
+            housekeeping,
+            spool,
+            ledger,
+            events,
+            metrics,
+            hostname,
+        })
     }
 
     /// Where SMTP clients are served.
@@ -172,6 +193,10 @@ impl Daemon {
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
         self.saving_usage.abort();
+        self.saving_paces.abort();
+        if let Err(error) = self.queue.save_paces(&self.ledger).await {
+            tracing::warn!(%error, "the paces that were found were not saved");
+        }
         if let Err(error) = self.access.save_usage().await {
             tracing::warn!(%error, "what tenants used of their quotas was not saved");
         }

@@ -21,6 +21,8 @@ mod books;
 mod dns;
 #[path = "simulation/engine.rs"]
 mod engine;
+#[path = "simulation/pace.rs"]
+mod pace;
 #[path = "simulation/population.rs"]
 mod population;
 #[path = "simulation/receiver/mod.rs"]
@@ -78,4 +80,9 @@ fn the_same_seed_is_the_same_day() {
     for seed in seeds {
         assert_eq!(check(seed, DAY), check(seed, DAY), "seed {seed}");
     }
+}
+
+#[test]
+fn a_receiver_that_slows_down_is_followed_and_so_is_its_recovery() {
+    pace::check(from_environment("POSTHASTE_SEED").unwrap_or(1));
 }

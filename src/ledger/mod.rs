@@ -58,12 +58,15 @@ pub enum Table {
     Orders = 4,
     /// How far sources are warmed up, by source and provider.
     Warmup = 5,
+    /// What egress paths were found to take, by source and site.
+    Paces = 6,
 }
 
 impl Table {
     /// The table of that number. 0 is the index's own, 1 stood for receipts before there were any on disk.
     fn from_number(number: u8) -> Option<Table> {
-        [Table::Tenants, Table::Usage, Table::Orders, Table::Warmup].into_iter().find(|table| *table as u8 == number)
+        let all = [Table::Tenants, Table::Usage, Table::Orders, Table::Warmup, Table::Paces];
+        all.into_iter().find(|table| *table as u8 == number)
     }
 }
 

@@ -74,7 +74,11 @@ pub struct PathView {
     pub sessions: usize,
     /// Sessions that wait for mail, or for their pace.
     pub idle: usize,
-    /// `open`, `crowded`, `shut`, or `unused` while nothing went that way.
+    /// Sessions it may have, as its controller found; `None`: as many as the configuration allows.
+    pub sessions_max: Option<usize>,
+    /// Messages a second, as its controller found; `None`: nobody asked us to slow down.
+    pub per_second: Option<f64>,
+    /// `open`, `shut`, or `unused` while nothing went that way.
     pub health: String,
     /// What the health is about.
     pub reason: Option<String>,
@@ -233,6 +237,8 @@ fn path_view(
     let (health, reason, mut gate) = health_of(known, times.now);
     let mut held_by: Vec<String> = reason.iter().map(|reason| format!("the path is {health}: {reason}")).collect();
     let (sessions, idle) = known.map_or((0, 0), |path| (path.sessions, path.idle.len()));
+    let sessions_max = known.map(|path| path.control.sessions_max()).filter(|max| *max < usize::MAX);
+    let per_second = known.and_then(|path| path.control.per_second());
     let steering = scheduler.steering();
     let warmup = steering.warmup.progress_of(name, subject.provider, times.timestamp);
     if let Some(pause) = steering.orders.pause(times.now, &subject) {
@@ -272,6 +278,8 @@ fn path_view(
         addresses,
         sessions,
         idle,
+        sessions_max,
+        per_second,
         health: health.into(),
         reason,
         warmup,
@@ -310,11 +318,7 @@ fn health_of(path: Option<&PathState>, now: u64) -> (&'static str, Option<String
         Some(Health::Shut { until, failure, .. }) if now < *until => {
             ("shut", Some(failure.reply.to_string()), Gate::Later(*until))
         }
-        Some(Health::Crowded { until, sessions }) if now < *until => {
-            let reason = format!("it takes no more than {sessions} sessions");
-            ("crowded", Some(reason), Gate::Go)
-        }
-        Some(Health::Open { .. } | Health::Crowded { .. } | Health::Shut { .. }) => ("open", None, Gate::Go),
+        Some(Health::Open { .. } | Health::Shut { .. }) => ("open", None, Gate::Go),
     }
 }
 

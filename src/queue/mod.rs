@@ -27,6 +27,7 @@ mod dial;
 mod door;
 mod explain;
 mod heed;
+mod paced;
 #[doc(hidden)]
 pub mod probe;
 mod ready;
@@ -45,6 +46,7 @@ mod tests;
 mod view;
 mod wheel;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -70,13 +72,14 @@ use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
 use crate::shaping::Rows;
+use crate::shaping::controller::Saved;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
 use contents::Contents;
-use scheduler::{Action, Group, HostId, Limits, Newcomer, Recipients, Scheduler, Verdict};
+use scheduler::{Action, Group, HostId, Limits, Newcomer, PathName, Recipients, Scheduler, Verdict};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
 #[allow(missing_debug_implementations, reason = "a resolver has none")]
@@ -137,6 +140,8 @@ pub struct Queue {
     chance: Mutex<SmallRng>,
     /// Where orders and warm-ups are kept; see [`recall`](Queue::recall).
     ledger: OnceLock<Arc<Ledger>>,
+    /// The paces that the ledger has.
+    paces_saved: Mutex<HashMap<PathName, Saved>>,
 }
 
 impl Queue {
@@ -174,6 +179,7 @@ impl Queue {
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
             ledger: OnceLock::new(),
+            paces_saved: Mutex::default(),
         })
     }
 
@@ -257,6 +263,7 @@ impl Queue {
                 Action::Resolve(host, name) => self.spawn(queue.resolve(host, name)),
                 Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
                 Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
+                Action::Paced(route, source, change) => self.tell_pace(&route, source, change),
                 Action::Cancel(id, recipients) => self.spawn(queue.end_cancelled(id, recipients)),
                 Action::OrderEnded(order) => self.order_ended(&order),
                 Action::Braked(braked) => self.braked(braked),
@@ -376,7 +383,7 @@ type AtHost<'a> = (&'a AddressHost, Recipients);
 /// Places of the recipients by host, hosts in order of first appearance.
 fn group_by_host<'a>(hosts: impl Iterator<Item = &'a AddressHost>) -> SmallVec<[AtHost<'a>; 1]> {
     let mut groups: SmallVec<[AtHost<'a>; 1]> = SmallVec::new();
-    let mut places = std::collections::HashMap::new();
+    let mut places = HashMap::new();
     for (recipient, host) in hosts.enumerate() {
         let fresh = groups.len();
         // A map only pays once there is more than one host.

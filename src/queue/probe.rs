@@ -354,6 +354,7 @@ impl<'a> World<'a> {
                 Action::Resolve(host, name) => self.resolving.push((host, name)),
                 Action::Connect(path) => self.connecting.push(path),
                 Action::Wake(session) => session.notify_one(),
+                Action::Paced(..) => {}
                 Action::Expire(id, recipients) | Action::Cancel(id, recipients) => {
                     recipients.iter().for_each(|r| self.end(id, *r))
                 }

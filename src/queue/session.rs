@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::dial::NoConnection;
 use super::scheduler::{Action, Batch, Item, PathId, SiteId};
 use super::settlement::Attempted;
-use super::{Parts, Queue};
+use super::{Parts, Queue, paced};
 use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job};
 use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
@@ -84,7 +84,10 @@ impl Queue {
                 connection.quit().await;
             }
             // A connection that never delivered and broke is as good as none.
-            Ending::Broken(failure) if !slot.proved => self.path_failed(path, true, &failure),
+            // But if it was told to slow down, the receiver is there.
+            Ending::Broken(failure) if !slot.proved && !paced::says_slow(&failure, route.provider) => {
+                self.path_failed(path, true, &failure);
+            }
             Ending::Broken(failure) => {
                 tracing::debug!(site = %route.site, reason = %failure.reply, "session ended early");
             }
@@ -112,6 +115,9 @@ impl Queue {
                 let next = self.with_actions(|scheduler, now, actions| {
                     // A new configuration may want other TLS, other limits: connections made under the old one end.
                     if !std::ptr::eq(parts, &**self.parts.load()) {
+                        return Err(Ending::Done);
+                    }
+                    if served > 0 && scheduler.is_too_wide(path) {
                         return Err(Ending::Done);
                     }
                     if served >= SHARE && scheduler.must_yield() {
@@ -185,8 +191,8 @@ impl Queue {
         batch: Batch,
         fresh: bool,
     ) -> Result<bool, Failure> {
-        let site = path.site;
         let Batch { message: id, items, taken } = batch;
+        let (site, began) = (path.site, self.now());
         let started = self.clock.timestamp();
         let message = match self.stopping.run_until_cancelled(self.contents.load(&self.spool, id)).await {
             Some(Ok(message)) => message,
@@ -234,6 +240,8 @@ impl Queue {
         };
         let transaction = connection.deliver(&job).await;
         let failure = transaction.session_failure.clone();
+        let answer = paced::answer(&transaction.outcomes, failure.as_ref(), route.provider);
+        self.learn_pace(path, began, answer);
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);
         self.heed(path.source, route, Some(&envelope.stream), &transaction.outcomes, failure.as_ref());

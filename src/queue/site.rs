@@ -9,7 +9,8 @@ use super::ready::Ready;
 use super::wheel::TimerKey;
 use crate::mail::{Class, Failure};
 use crate::routing::{PoolId, Route, SourceId};
-use crate::shaping::{BucketId, Pace};
+use crate::shaping::controller::Controller;
+use crate::shaping::{BucketId, Gate, Pace};
 
 /// Everything the queue knows of a site, for one pool of sources.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) struct PathState {
     pub(super) idle: Vec<Arc<Notify>>,
     pub(super) health: Health,
     pub(super) pace: Pace,
+    /// What this path was found to take.
+    pub(super) control: Controller,
     /// For the next message.
     pub(super) sending: Wait,
     /// For the next connection.
@@ -75,8 +78,23 @@ impl PathState {
             idle: Vec::new(),
             health: Health::Open { failures: 0 },
             pace: Pace::default(),
+            control: Controller::default(),
             sending: Wait::No,
             dialling: Wait::No,
+        }
+    }
+
+    /// Sessions it may have.
+    pub(super) fn sessions_max(&self, now: u64, limit: usize) -> usize {
+        self.health.sessions_max(now, limit).min(self.control.sessions_max())
+    }
+
+    /// Whether a message may go now: by the pace that was found, and then by `limits`, so that nobody stands in line for
+    /// what could not use its place.
+    pub(super) fn may_send(&mut self, now: u64, limits: impl FnOnce(u64, &mut Pace) -> Gate) -> Gate {
+        match self.control.may_send(now) {
+            Gate::Go => limits(now, &mut self.pace),
+            later @ (Gate::Later(_) | Gate::Behind(_)) => later,
         }
     }
 }
@@ -100,7 +118,7 @@ impl SiteState {
     pub(super) fn is_busy(&self, now: u64) -> bool {
         let remembered = |path: &PathState| match path.health {
             Health::Open { .. } => false,
-            Health::Crowded { until, .. } | Health::Shut { until, .. } => now < until,
+            Health::Shut { until, .. } => now < until,
         };
         self.sessions() > 0 || !self.ready.is_empty() || self.look.is_some() || self.paths.iter().any(remembered)
     }
@@ -167,8 +185,6 @@ pub(super) enum Line {
 pub(super) enum Health {
     /// It answers, or has not been asked; `failures` in a row before.
     Open { failures: u32 },
-    /// It answers, but wants no more than so many sessions for now.
-    Crowded { sessions: usize, until: u64 },
     /// None of its hosts answered. After `until` one session probes it.
     Shut { failures: u32, until: u64, failure: Failure },
 }
@@ -178,7 +194,7 @@ impl Health {
     pub(super) fn closed(&self, now: u64) -> Option<(u64, &Failure)> {
         match self {
             Health::Shut { until, failure, .. } if now < *until => Some((*until, failure)),
-            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => None,
+            Health::Shut { .. } | Health::Open { .. } => None,
         }
     }
 
@@ -186,8 +202,6 @@ impl Health {
     pub(super) fn sessions_max(&self, now: u64, limit: usize) -> usize {
         match self {
             Health::Open { .. } => limit,
-            Health::Crowded { sessions, until } if now < *until => limit.min(*sessions),
-            Health::Crowded { .. } => limit,
             Health::Shut { until, .. } if now < *until => 0,
             Health::Shut { .. } => 1,
         }
@@ -197,21 +211,12 @@ impl Health {
     pub(super) fn failed(self, now: u64, failure: Failure, min: u64, max: u64) -> Health {
         let failures = match self {
             Health::Open { failures } => failures + 1,
-            Health::Crowded { .. } => 1,
             // A straggler from before it was shut: it tells us nothing new.
             Health::Shut { until, .. } if now < until => return self,
             Health::Shut { failures, .. } => failures + 1,
         };
         let pause = min.saturating_mul(1 << (failures - 1).min(20)).min(max.max(min));
         Health::Shut { failures, until: now + pause, failure }
-    }
-
-    /// One more session was refused while `sessions` live.
-    pub(super) fn crowded(self, now: u64, sessions: usize, pause: u64) -> Health {
-        match self {
-            Health::Open { .. } | Health::Crowded { .. } => Health::Crowded { sessions, until: now + pause },
-            Health::Shut { .. } => self,
-        }
     }
 }
 
@@ -240,13 +245,5 @@ mod tests {
             assert_eq!(health.closed(now), None);
             assert_eq!(health.sessions_max(now, 20), 1);
         }
-    }
-
-    #[test]
-    fn a_crowded_site_keeps_the_sessions_it_has() {
-        let health = Health::Open { failures: 0 }.crowded(0, 3, 1000);
-        assert_eq!(health.sessions_max(999, 20), 3);
-        assert_eq!(health.sessions_max(1000, 20), 20);
-        assert_eq!(health.closed(0), None);
     }
 }

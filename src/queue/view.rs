@@ -89,6 +89,9 @@ pub struct SiteView {
     pub reason: Option<String>,
     /// Seconds until it is probed.
     pub shut_for: Option<u64>,
+    /// Messages a second that it was found to take; `None`: no limit was found.
+    #[serde(default)]
+    pub per_second: Option<f64>,
 }
 
 /// Recipients of a message that are looked at to see whether an order holds it.
@@ -168,8 +171,8 @@ impl Queue {
                     Health::Shut { until, failure, .. } if now < *until => {
                         ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))
                     }
-                    Health::Crowded { until, .. } if now < *until => ("crowded", None, None),
-                    Health::Open { .. } | Health::Crowded { .. } | Health::Shut { .. } => ("open", None, None),
+                    _ if path.control.sessions_max() < usize::MAX => ("crowded", None, None),
+                    Health::Open { .. } | Health::Shut { .. } => ("open", None, None),
                 };
                 SiteView {
                     site: site.route.site.to_string(),
@@ -180,6 +183,7 @@ impl Queue {
                     health: health.into(),
                     reason,
                     shut_for,
+                    per_second: path.control.per_second(),
                 }
             })
         });
@@ -225,6 +229,14 @@ impl Queue {
             gauge("waiting").set(open - ready);
             let age = now.since(oldest[class as usize]);
             self.metrics.queue_oldest.with_label_values(&[class.as_str()]).set(age.as_secs_f64());
+        }
+        self.metrics.paced_paths.reset();
+        self.metrics.pace.reset();
+        for site in scheduler.sites() {
+            for rate in site.paths.iter().filter_map(|path| path.control.per_second()) {
+                self.metrics.paced_paths.with_label_values(&[site.route.provider]).inc();
+                self.metrics.pace.with_label_values(&[site.route.provider]).add(rate);
+            }
         }
     }
 }

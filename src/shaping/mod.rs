@@ -14,6 +14,7 @@
 
 pub mod brake;
 pub mod bucket;
+pub mod controller;
 mod limits;
 mod line;
 pub mod orders;

@@ -34,6 +34,12 @@ pub struct Metrics {
     pub delivery_latency: Histogram,
     /// Time spent in each stage of an attempt, in seconds.
     pub stage: HistogramVec,
+    /// Changes of the pace of egress paths, by provider and cause: throttled, closed, refused, latency, accepted.
+    pub pace_changes: IntCounterVec,
+    /// Egress paths with a pace of their own, by provider.
+    pub paced_paths: IntGaugeVec,
+    /// The sum of their paces, in messages a second, by provider.
+    pub pace: prometheus::GaugeVec,
     /// Open connections, by state: submission, connecting, busy, idle.
     pub connections: IntGaugeVec,
     /// Sessions that failed before or outside a transaction, by stage: connect, greeting, ehlo, tls, auth,
@@ -136,6 +142,15 @@ impl Metrics {
                     HistogramOpts::from(opts("stage_seconds", "time in each stage of an attempt"))
                         .buckets(exponential_buckets(0.0005, 3.0, 14).expect("positive")),
                     &["stage"],
+                ),
+            ),
+            pace_changes: counters(&r, "pace_changes_total", "changes of pace", &["provider", "cause"]),
+            paced_paths: gauges(&r, "paced_paths", "egress paths with a pace of their own", &["provider"]),
+            pace: register(
+                &r,
+                prometheus::GaugeVec::new(
+                    opts("pace_messages_per_second", "the sum of the paces of those paths"),
+                    &["provider"],
                 ),
             ),
             connections: gauges(&r, "connections", "open connections", &["provider", "state"]),

@@ -63,6 +63,21 @@ pub fn arrivals(world: &World, seed: u64, start: Timestamp, volume: Volume) -> V
     arrivals
 }
 
+/// A campaign that comes all at once, for one place.
+pub fn campaign(at: Timestamp, place: usize, messages: usize) -> Vec<Arrival> {
+    let stream = Stream { tenant: "t0".into(), class: Class::Bulk, campaign: "steps".into() };
+    let one = || Arrival {
+        at,
+        stream: stream.clone(),
+        recipients: vec![('r', place)],
+        sender: Some(place),
+        size: 500,
+        held: Duration::ZERO,
+        lifetime: Duration::from_secs(2 * 86_400),
+    };
+    std::iter::repeat_with(one).take(messages).collect()
+}
+
 /// Four times as much at three in the afternoon as at three in the morning.
 fn hour_of_day(rng: &mut SmallRng) -> u64 {
     loop {

@@ -37,8 +37,8 @@ impl Scheduler {
             let way = || path_subject(&site.route, &self.egress, site.pool, path.source);
             let steered = self.shaper.may_use(now, way);
             let state = site.path(path.source);
-            let gate = self.shaper.may_send(now, &mut state.pace, load, state.sending == Wait::Senior);
-            let gate = steered.and(gate);
+            let senior = state.sending == Wait::Senior;
+            let gate = steered.and(state.may_send(now, |now, pace| self.shaper.may_send(now, pace, load, senior)));
             if gate != Gate::Go {
                 state.idle.push(Arc::clone(idle));
                 match gate {
@@ -130,6 +130,7 @@ impl Scheduler {
         let recipients: usize = items.iter().map(|item| item.recipients.len()).sum();
         let state = self.sites[path.site as usize].path(path.source);
         state.sending = Wait::No;
+        state.control.sends(now);
         let load = Load { recipients: recipients as u32, octets: size };
         let taken = self.shaper.take(now, &mut state.pace, buckets, load);
         self.take_warmup(now, path, recipients);

@@ -10,6 +10,7 @@ mod held;
 mod hosts;
 mod item;
 mod messages;
+mod pace;
 mod sites;
 mod steer;
 mod streams;
@@ -28,6 +29,7 @@ use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Failure, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
+use crate::shaping::controller::{Change, Saved};
 use crate::shaping::orders::Order;
 use crate::shaping::steering::Braked;
 pub(super) use cancel::TakenBack;
@@ -35,6 +37,7 @@ use held::Held;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
 use messages::{MessageState, Messages, Open, Size};
+pub(super) use pace::{Answer, PathName};
 use streams::Streams;
 
 /// Place of a stream in the table of streams.
@@ -64,6 +67,8 @@ pub(super) enum Action {
     Settle(Vec<Item>, Verdict),
     /// The time of this message is up, for these recipients.
     Expire(MessageId, Vec<u32>),
+    /// The pace of a path changed.
+    Paced(Arc<Route>, SourceId, Change),
     /// These of a message taken back came to no verdict: end them.
     Cancel(MessageId, Vec<u32>),
     /// The time of this order is over.
@@ -116,6 +121,8 @@ pub(super) struct Scheduler {
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,
+    /// What was found out of paths whose sites are not in the table.
+    paces_kept: HashMap<PathName, Saved>,
     /// What wakes those who are held back.
     held: Held,
     pub(super) shaper: Shaper,

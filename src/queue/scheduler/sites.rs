@@ -121,7 +121,9 @@ impl Scheduler {
                 continue;
             }
             let steered = self.shaper.may_use(now, || held::path_subject(route, &self.egress, *pool, path.source));
-            match steered.and(self.shaper.may_send(now, &mut path.pace, held::ANY, path.sending == Wait::Senior)) {
+            let senior = path.sending == Wait::Senior;
+            let sends = path.may_send(now, |now, pace| self.shaper.may_send(now, pace, held::ANY, senior));
+            match steered.and(sends) {
                 Gate::Go => return path.idle.pop(),
                 Gate::Later(until) => look = earlier(look, until),
                 Gate::Behind(line) => lines.push((path.source, line, false)),
@@ -146,7 +148,7 @@ impl Scheduler {
         let waiting = ready.available();
         let (mut look, mut lines) = (None, Lines::new());
         for (place, path) in paths.iter_mut().enumerate().filter(|(_, path)| !path.retired) {
-            let limit = path.health.sessions_max(now, self.limits.connections_per_site);
+            let limit = path.sessions_max(now, self.limits.connections_per_site);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
             let connected = path.sessions - path.connecting;
             if path.sessions >= limit || path.connecting >= connected.max(1) || waiting <= path.connecting {
@@ -154,7 +156,8 @@ impl Scheduler {
             }
             // No connection is made for mail that may not go yet.
             let steered = self.shaper.may_use(now, || held::path_subject(route, &self.egress, *pool, path.source));
-            let send = self.shaper.may_send(now, &mut path.pace, held::ANY, path.sending == Wait::Senior);
+            let senior = path.sending == Wait::Senior;
+            let send = path.may_send(now, |now, pace| self.shaper.may_send(now, pace, held::ANY, senior));
             let send = steered.and(send);
             let dial = self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior);
             match (send.and(dial), send) {
@@ -257,8 +260,9 @@ impl Scheduler {
             // Not proved yet: if it breaks before it delivers, the next pause is longer.
             Health::Shut { failures, until, .. } if now >= until => state.health = Health::Open { failures },
             // A straggler from before it was shut: that it connected is no news.
-            Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
+            Health::Shut { .. } | Health::Open { .. } => {}
         }
+        state.control.connected((state.sessions - state.connecting) as u32);
         for _ in 0..self.site(path.site).ready.available().saturating_sub(1).min(2) {
             self.staff(now, path.site, actions);
         }
@@ -268,10 +272,7 @@ impl Scheduler {
     pub(in crate::queue) fn proved(&mut self, path: PathId) {
         let path = self.path(path);
         path.proved += 1;
-        match path.health {
-            Health::Open { .. } | Health::Shut { .. } => path.health = Health::Open { failures: 0 },
-            Health::Crowded { .. } => {}
-        }
+        path.health = Health::Open { failures: 0 };
     }
 
     /// A session that has [`proved`](Scheduler::proved) itself is over.
@@ -297,8 +298,8 @@ impl Scheduler {
         // One that is still connecting may have taken the last place: if it fails, too, that decides.
         let others = if met { state.proved } else { state.sessions.saturating_sub(1) };
         if others > 0 {
-            state.health = state.health.clone().crowded(now, others, min);
-            return;
+            let standing = (state.sessions - state.connecting).saturating_sub(usize::from(met));
+            return self.refused(now, path, standing.max(1), actions);
         }
         state.health = state.health.clone().failed(now, failure.clone(), min, max);
         let site = &mut self.sites[path.site as usize];
@@ -365,7 +366,10 @@ impl Scheduler {
     /// Opens every site that was closed, for an operator's retry.
     pub(in crate::queue) fn reopen_sites(&mut self) {
         let paths = self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths);
-        paths.for_each(|path| path.health = Health::Open { failures: 0 });
+        paths.for_each(|path| {
+            path.health = Health::Open { failures: 0 };
+            path.control.release();
+        });
     }
 
     pub(in crate::queue) fn site(&self, id: SiteId) -> &SiteState {
@@ -391,7 +395,8 @@ impl Scheduler {
             self.forget_sites(now);
             self.sites_max = SITES_MIN.max(2 * self.sites.len());
         }
-        let site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        let mut site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        self.recall_paces(now, &mut site);
         let id = self.sites.insert(site) as SiteId;
         self.site_ids.insert(name, id);
         self.enter_paths(now, id);
@@ -403,13 +408,14 @@ impl Scheduler {
     fn forget_sites(&mut self, now: u64) {
         let in_line = self.starving.iter().chain(&self.hungry).copied();
         let named: HashSet<SiteId> = self.hosts.sites().chain(in_line).collect();
-        self.sites.retain(|id, site| {
-            let keep = site.is_busy(now) || named.contains(&(id as SiteId));
-            if !keep {
-                site.paths.iter().for_each(|path| self.shaper.leave(&path.pace));
-            }
-            keep
-        });
+        let goes =
+            |(id, site): (usize, &SiteState)| (!site.is_busy(now) && !named.contains(&(id as SiteId))).then_some(id);
+        let going: Vec<usize> = self.sites.iter().filter_map(goes).collect();
+        for id in going {
+            let site = self.sites.remove(id);
+            self.part_with(&site);
+            site.paths.iter().for_each(|path| self.shaper.leave(&path.pace));
+        }
         self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }
