@@ -9,6 +9,7 @@
 
 mod check;
 mod credentials;
+mod egress;
 mod hostname;
 mod load;
 #[doc(hidden)]
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
+pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
 pub use size::ByteSize;
@@ -60,6 +62,15 @@ pub struct Config {
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
+    /// Who we are to receivers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<SourceConfig>,
+    /// Sources that share mail.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pool: Vec<PoolConfig>,
+    /// Which stream leaves by which pool; first match wins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressConfig>,
     /// Signing keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dkim: Vec<DkimConfig>,
@@ -79,6 +90,9 @@ impl Default for Config {
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             route: Vec::new(),
+            source: Vec::new(),
+            pool: Vec::new(),
+            egress: Vec::new(),
             dkim: Vec::new(),
         }
     }
@@ -345,7 +359,7 @@ pub struct DeliveryConfig {
     /// A session with nothing to send is kept this long.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// Local addresses to send from; empty: the system chooses.
+    /// Addresses of the source `default`, which sends when no `[[source]]` does; empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
     /// How long a host whose TLS is broken is spoken to in the clear, where `tls` allows it.
     #[serde(with = "humantime_serde")]
