@@ -20,7 +20,7 @@ use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
-use crate::routing::Router;
+use crate::routing::{Egress, Router};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
@@ -329,6 +329,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         retry: RetryPolicy::new(&config.retry),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
+        egress: Arc::new(Egress::new(&config.delivery)),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),

@@ -14,6 +14,7 @@ pub mod queue;
 pub mod delivery;
 pub mod feedback;
 pub mod routing;
+pub mod shaping;
 pub mod signing;
 
 pub mod access;

@@ -70,7 +70,7 @@ fn keys_in(table: &toml::Table, path: &str) -> BTreeSet<String> {
             _ => None,
         };
         match inner {
-            Some(table) if !FREE.contains(&key.as_str()) => keys.extend(keys_in(table, &format!("{key}."))),
+            Some(table) if name != "match" && !FREE.contains(&key.as_str()) => keys.extend(keys_in(table, &format!("{key}."))),
             Some(_) | None => {
                 keys.insert(key);
             }
@@ -95,7 +95,9 @@ fn keys_known() -> BTreeSet<String> {
             let key = if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
             // A section refuses a number where it expects its own keys.
             let as_number = toml::from_str::<Config>(&format!("{header}{name} = 1\n"));
-            let is_section = as_number.is_err_and(|error| error.message().contains("expected struct"));
+            // What a row is about stands in one line and is the same wherever there is one.
+            let is_section =
+                *name != "match" && as_number.is_err_and(|error| error.message().contains("expected struct"));
             if is_section || LISTS.contains(&key.as_str()) {
                 collect(&key, keys);
             } else {

@@ -8,13 +8,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Credentials;
-use crate::mail::{Class, Domain};
+use super::{Credentials, Scope};
+use crate::mail::Domain;
 
 /// The source there is when none is configured, and the pool of all streams that no `[[egress]]` sends elsewhere.
 pub const DEFAULT: &str = "default";
 
-/// Sources of one pool: an item in the queue remembers one in an octet.
+/// Sources of one pool: whoever takes a message looks at all of them.
 pub const POOL_SOURCES_MAX: usize = 250;
 
 /// One `[[source]]`: who we are to a receiver.
@@ -50,20 +50,14 @@ pub struct PoolConfig {
     pub sources: BTreeMap<String, u32>,
 }
 
-/// One `[[egress]]`: the streams that match all that is given leave by `pool`. A `*` at the end stands for anything.
+/// One `[[egress]]`: mail of the streams that match leaves by `pool`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EgressConfig {
-    /// Whose mail; `None`: everybody's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant: Option<String>,
-    /// Of which class; `None`: of all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<Class>,
-    /// Of which campaign; `None`: of any or none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub campaign: Option<String>,
-    /// Where it leaves.
+    /// Which streams, by tenant, class and campaign.
+    #[serde(rename = "match", default)]
+    pub scope: Scope,
+    /// Where their mail leaves.
     pub pool: String,
 }
 

@@ -15,6 +15,7 @@ mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod scope;
 mod size;
 
 use std::marker::PhantomData;
@@ -30,6 +31,7 @@ pub use credentials::Credentials;
 pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
 pub use problem::{Problem, Severity};
+pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
 use crate::mail::Domain;

@@ -292,11 +292,9 @@ proxy = "socks5://127.0.0.1:1080"
 name = "bulk"
 sources = { b = 3, c = 1 }
 [[egress]]
-tenant = "shop"
-campaign = "weekly-*"
+match = { tenant = "shop", campaign = "weekly" }
 pool = "bulk"
 [[egress]]
-tenant = "*"
 pool = "default"
 "#;
     check(good, &[]);
@@ -356,13 +354,10 @@ sources = { mtal = 1, mta1 = 0 }
 name = "bulk"
 sources = {}
 [[egress]]
-class = "bulk"
-tenant = "a*"
+match = { class = "bulk" }
 pool = "bulc"
 [[egress]]
-tenant = "abc"
-class = "bulk"
-campaign = "*x"
+match = { tenant = "abc", class = "bulk", site = "x" }
 pool = "nothing"
 "#,
         &[
@@ -371,10 +366,10 @@ pool = "nothing"
             "f:8: pool[0].sources.mtal: there is no source \"mtal\"; did you mean \"mta1\"?",
             "f:10: warning: pool[1].name: no [[egress]] sends anything by it; add one, or remove the pool",
             "f:11: pool[1].sources: no source to send from; name at least one: { name = 1 }",
-            "f:15: egress[0].pool: there is no pool \"bulc\"; did you mean \"bulk\"?",
-            "f:16: warning: egress[1]: egress[0] takes all of it first; move this rule up, or remove it",
-            "f:19: egress[1].campaign: \"*x\" has a * that is not at its end; write a name, or its beginning and a *",
-            "f:20: egress[1].pool: there is no pool \"nothing\"; add a [[pool]] of that name, or correct it",
+            "f:14: egress[0].pool: there is no pool \"bulc\"; did you mean \"bulk\"?",
+            "f:15: warning: egress[1]: egress[0] takes all of it first; move this rule up, or remove it",
+            "f:16: egress[1].match.site: the pool is chosen by stream, before it is known where the mail goes; use tenant, class and campaign",
+            "f:17: egress[1].pool: there is no pool \"nothing\"; add a [[pool]] of that name, or correct it",
         ],
     );
     check(

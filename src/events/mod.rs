@@ -1,4 +1,4 @@
-//! Record: one JSON line for every attempt and every end of a recipient.
+//! Record: one JSON line for every attempt and every end of a recipient, and a [`Notice`] for what changes the course of many.
 //!
 //! A line is made where the thing happens ([`Event`]), stored in the spool with the state it tells of, and only then, once
 //! synced, written to `events/events.jsonl` by the [`EventLog`] with the place of that record as its `position`. After a
@@ -8,9 +8,11 @@
 mod archive;
 mod event;
 mod file;
+mod notice;
 mod watch;
 
 pub use archive::{Archive, Told};
 pub use event::{Event, Kind, Timings};
 pub use file::{EventLog, EventLogError};
+pub use notice::{About, Notice, NoticeKind};
 pub use watch::{Batch, Cursor, CursorError, Start, Watch, WatchError};

@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::{Parts, Queue};
 use crate::delivery::{Connection, Target};
 use crate::mail::{Blame, EnhancedCode, Failure, Origin};
-use crate::routing::{Hop, NoRoute, Route};
+use crate::routing::{Hop, NoRoute, Route, SourceId};
 
 /// Why there is no connection to a site.
 #[derive(Debug)]
@@ -30,14 +30,19 @@ impl NoConnection {
 
 impl Queue {
     /// The first host that answers, in order of preference (RFC 5321 §5.1). A host known to be dead is passed over.
-    pub(super) async fn dial(&self, parts: &Parts, route: &Route) -> Result<Connection, NoConnection> {
+    pub(super) async fn dial(
+        &self,
+        parts: &Parts,
+        route: &Route,
+        source: SourceId,
+    ) -> Result<Connection, NoConnection> {
         let order = {
             let mut chance = self.chance.lock().expect("no code panics under this lock");
             route.order(&mut *chance)
         };
         let mut failed: Option<NoConnection> = None;
         for hop in order.into_iter().map(|index| &route.hops[index]) {
-            match self.dial_hop(parts, route, hop).await {
+            match self.dial_hop(parts, route, hop, source).await {
                 Ok(connection) => return Ok(connection),
                 Err(now) => {
                     failed = Some(match failed {
@@ -51,7 +56,13 @@ impl Queue {
         Err(failed.unwrap_or_else(none))
     }
 
-    async fn dial_hop(&self, parts: &Parts, route: &Route, hop: &Hop) -> Result<Connection, NoConnection> {
+    async fn dial_hop(
+        &self,
+        parts: &Parts,
+        route: &Route,
+        hop: &Hop,
+        source: SourceId,
+    ) -> Result<Connection, NoConnection> {
         let addresses = match parts.router.addresses(route, hop).await {
             Ok(addresses) => addresses,
             Err(NoRoute::Later { failure, .. }) => return Err(NoConnection::Now(failure)),
@@ -69,7 +80,7 @@ impl Queue {
             let target = Target {
                 host: hop.host.to_string(),
                 address,
-                source: self.source_for(parts, address.ip()),
+                source: self.address_of(parts, source, address.ip()),
                 tls: route.tls,
                 credentials: route.credentials.clone(),
             };
@@ -85,9 +96,10 @@ impl Queue {
         Err(NoConnection::Now(last.unwrap_or_else(none)))
     }
 
-    /// One of our addresses of the same family, at random; `None`: the system chooses.
-    fn source_for(&self, parts: &Parts, peer: IpAddr) -> Option<IpAddr> {
-        let fitting = parts.delivery.source_addresses.iter().filter(|source| source.is_ipv4() == peer.is_ipv4());
+    /// One of the source's addresses of the same family, at random; `None`: the system chooses.
+    fn address_of(&self, parts: &Parts, source: SourceId, peer: IpAddr) -> Option<IpAddr> {
+        let addresses = &parts.egress.source(source).addresses;
+        let fitting = addresses.iter().filter(|source| source.is_ipv4() == peer.is_ipv4());
         let fitting: Vec<_> = fitting.collect();
         if fitting.is_empty() {
             return None;

@@ -60,7 +60,7 @@ use crate::config::{DeliveryConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::Archive;
 use crate::mail::{AddressHost, Domain};
-use crate::routing::{NoRoute, Router};
+use crate::routing::{Egress, NoRoute, Router};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
@@ -80,8 +80,10 @@ pub struct Parts {
     pub retry: RetryPolicy,
     /// How long a message may wait when its client does not say.
     pub expire_after: Duration,
-    /// Session limits and source addresses.
+    /// Session limits.
     pub delivery: DeliveryConfig,
+    /// Which of our addresses mail leaves by.
+    pub egress: Arc<Egress>,
     /// Limits at the door.
     pub spool: SpoolConfig,
     /// Our name in reports.
@@ -125,6 +127,7 @@ impl Queue {
     ) -> Arc<Queue> {
         let mut scheduler = Scheduler::default();
         scheduler.limits = limits(&parts.delivery);
+        scheduler.set_egress(Arc::clone(&parts.egress));
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,
@@ -150,11 +153,12 @@ impl Queue {
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
-        let limits = limits(&parts.delivery);
+        let (limits, egress) = (limits(&parts.delivery), Arc::clone(&parts.egress));
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
         self.with_actions(|scheduler, now, actions| {
+            scheduler.set_egress(egress);
             scheduler.forget_routes(now, actions);
             scheduler.set_limits(now, limits, actions);
         });
@@ -200,8 +204,7 @@ impl Queue {
             let queue = Arc::clone(self);
             match action {
                 Action::Wake(session) => session.notify_one(),
-                Action::Rearm => self.rearm.notify_one(),
-                Action::Connect(site) => self.spawn(queue.run_session(site)),
+                Action::Connect(path) => self.spawn(queue.run_session(path)),
                 Action::Resolve(host, name) => self.spawn(queue.resolve(host, name)),
                 Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
                 Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
@@ -235,17 +238,18 @@ impl Queue {
                 Err(NoRoute::Never { failure, until }) => (Err(Verdict::Never(failure)), until),
             };
             let until = until.saturating_duration_since(self.started).as_millis() as u64;
-            let mut actions = Vec::new();
-            {
-                let mut scheduler = self.lock();
+            let current = self.with_actions(|scheduler, now, actions| {
                 // What was found under an old configuration may have the wrong policy. A reload changes the parts before
                 // it takes this lock, so either we see the new ones here, or it forgets what we say.
-                if !Arc::ptr_eq(&parts, &*self.parts.load()) {
-                    continue;
+                let current = Arc::ptr_eq(&parts, &*self.parts.load());
+                if current {
+                    scheduler.routed(now, host, found, until, actions);
                 }
-                scheduler.routed(self.now(), host, found, until, &mut actions);
+                current
+            });
+            if current {
+                return;
             }
-            return self.run(actions);
         }
     }
 
@@ -259,7 +263,7 @@ impl Queue {
                     return;
                 }
                 scheduler.tick(self.now(), &mut actions);
-                scheduler.next_wake()
+                scheduler.arm()
             };
             self.run(actions);
             match next {

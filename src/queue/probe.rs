@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::scheduler::{
-    Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, Recipients, Scheduler, SiteId, TakenBack, Verdict,
+    Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, PathId, Recipients, Scheduler, TakenBack, Verdict,
 };
 use crate::clock::Timestamp;
 use crate::config::{DeliveryConfig, DnsConfig, RouteConfig};
@@ -104,13 +104,13 @@ pub fn pass_through(messages: usize) -> usize {
             world.scheduler.routed(world.now, host, Ok(route), u64::MAX, &mut world.actions);
             world.carry_out();
         }
-        while let Some(site) = world.connecting.pop() {
-            world.scheduler.connected(world.now, site, &mut world.actions);
-            world.sessions.push(Session { site, idle: Arc::default(), batch: None });
+        while let Some(path) = world.connecting.pop() {
+            world.scheduler.connected(world.now, path, &mut world.actions);
+            world.sessions.push(Session { path, idle: Arc::default(), batch: None });
         }
         for place in 0..world.sessions.len() {
-            let Session { site, idle, .. } = &world.sessions[place];
-            while let Some(batch) = world.scheduler.next_batch(*site, idle) {
+            let Session { path, idle, .. } = &world.sessions[place];
+            while let Some(batch) = world.scheduler.next_batch(world.now, *path, idle, &mut world.actions) {
                 world.scheduler.landed(&batch.items);
                 for item in batch.items {
                     let claimed = world.scheduler.end(item.message, item.recipients[0]);
@@ -132,7 +132,7 @@ struct World<'a> {
     routes: HashMap<AddressHost, Arc<Route>>,
     hosts: Vec<AddressHost>,
     resolving: Vec<(HostId, AddressHost)>,
-    connecting: Vec<SiteId>,
+    connecting: Vec<PathId>,
     sessions: Vec<Session>,
     /// Which recipients of each message have ended, and when it expires.
     messages: HashMap<MessageId, (Vec<bool>, u64)>,
@@ -145,7 +145,7 @@ struct World<'a> {
 }
 
 struct Session {
-    site: SiteId,
+    path: PathId,
     idle: Arc<Notify>,
     batch: Option<Batch>,
 }
@@ -244,9 +244,8 @@ impl<'a> World<'a> {
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Resolve(host, name) => self.resolving.push((host, name)),
-                Action::Connect(site) => self.connecting.push(site),
+                Action::Connect(path) => self.connecting.push(path),
                 Action::Wake(session) => session.notify_one(),
-                Action::Rearm => {}
                 Action::Expire(id, recipients) | Action::Cancel(id, recipients) => {
                     recipients.iter().for_each(|r| self.end(id, *r))
                 }
@@ -312,29 +311,29 @@ impl<'a> World<'a> {
     }
 
     fn connect(&mut self, which: usize) {
-        let site = self.connecting.swap_remove(which % self.connecting.len());
+        let path = self.connecting.swap_remove(which % self.connecting.len());
         if self.draw() & 3 == 0 {
-            self.scheduler.unreachable(self.now, site, false, &failure(), &mut self.actions);
-            self.scheduler.session_ended(self.now, site, true, &mut self.actions);
+            self.scheduler.unreachable(self.now, path, false, &failure(), &mut self.actions);
+            self.scheduler.session_ended(self.now, path, true, &mut self.actions);
         } else {
-            self.scheduler.connected(self.now, site, &mut self.actions);
-            self.sessions.push(Session { site, idle: Arc::default(), batch: None });
+            self.scheduler.connected(self.now, path, &mut self.actions);
+            self.sessions.push(Session { path, idle: Arc::default(), batch: None });
         }
     }
 
     /// One session does its next thing.
     fn turn(&mut self, place: usize) {
-        let Session { site, idle, batch } = &mut self.sessions[place];
-        let (site, idle) = (*site, Arc::clone(idle));
+        let Session { path, idle, batch } = &mut self.sessions[place];
+        let (path, idle) = (*path, Arc::clone(idle));
         if let Some(batch) = batch.take() {
-            return self.settle(place, site, batch);
+            return self.settle(place, path, batch);
         }
         // As a session that idled out or was woken.
-        if self.scheduler.leave_idle(site, &idle) && self.draw() & 1 == 0 {
+        if self.scheduler.leave_idle(path, &idle) && self.draw() & 1 == 0 {
             self.sessions.remove(place);
-            return self.scheduler.session_ended(self.now, site, false, &mut self.actions);
+            return self.scheduler.session_ended(self.now, path, false, &mut self.actions);
         }
-        self.sessions[place].batch = self.scheduler.next_batch(site, &idle);
+        self.sessions[place].batch = self.scheduler.next_batch(self.now, path, &idle, &mut self.actions);
         if let Some(batch) = &self.sessions[place].batch {
             let recipients: usize = batch.items.iter().map(|item| item.recipients.len()).sum();
             assert!((1..=self.scheduler.limits.recipients_per_transaction).contains(&recipients));
@@ -343,11 +342,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn settle(&mut self, place: usize, site: SiteId, batch: Batch) {
+    fn settle(&mut self, place: usize, path: PathId, batch: Batch) {
         let luck = self.draw();
         let broken = luck & 7 == 1;
         if luck & 7 == 2 {
-            self.scheduler.learn_recipients_max(site, luck >> 6);
+            self.scheduler.learn_recipients_max(path.site, luck >> 6);
         }
         self.scheduler.landed(&batch.items);
         for item in batch.items {
@@ -360,16 +359,16 @@ impl<'a> World<'a> {
                 self.scheduler.drop_item(&item);
             } else if broken && item.spoilt < 2 && self.now < self.messages[&item.message].1 {
                 waits.spoilt += 1;
-                self.scheduler.put_back(self.now, site, waits, &mut self.actions);
+                self.scheduler.put_back(self.now, path.site, waits, &mut self.actions);
             } else {
                 self.defer(waits);
             }
         }
         if broken {
             self.sessions.remove(place);
-            self.scheduler.session_ended(self.now, site, false, &mut self.actions);
+            self.scheduler.session_ended(self.now, path, false, &mut self.actions);
         } else {
-            self.scheduler.proved(site);
+            self.scheduler.proved(path);
         }
     }
 

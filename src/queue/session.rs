@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::dial::NoConnection;
-use super::scheduler::{Action, Batch, Item, SiteId};
+use super::scheduler::{Action, Batch, Item, PathId, SiteId};
 use super::settlement::Attempted;
 use super::{Parts, Queue};
 use crate::clock::Timestamp;
@@ -20,7 +20,7 @@ const SHARE: u32 = 10;
 /// Gives the session's place back whatever becomes of the task.
 struct Slot {
     queue: Arc<Queue>,
-    site: SiteId,
+    path: PathId,
     connecting: bool,
     yielding: bool,
     /// It has taken a transaction to its end.
@@ -34,9 +34,9 @@ impl Drop for Slot {
                 scheduler.yielded();
             }
             if self.proved {
-                scheduler.proved_ended(self.site);
+                scheduler.proved_ended(self.path);
             }
-            scheduler.session_ended(now, self.site, self.connecting, actions);
+            scheduler.session_ended(now, self.path, self.connecting, actions);
         });
     }
 }
@@ -53,24 +53,24 @@ enum Ending {
 
 impl Queue {
     /// The life of one session: connect, serve, quit.
-    pub(super) async fn run_session(self: Arc<Queue>, site: SiteId) {
-        let mut slot = Slot { queue: Arc::clone(&self), site, connecting: true, yielding: false, proved: false };
+    pub(super) async fn run_session(self: Arc<Queue>, path: PathId) {
+        let mut slot = Slot { queue: Arc::clone(&self), path, connecting: true, yielding: false, proved: false };
         let parts = self.parts.load_full();
-        let route = Arc::clone(&self.lock().site(site).route);
+        let route = Arc::clone(&self.lock().site(path.site).route);
         let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
         gauge("connecting").inc();
-        let dialled = self.stopping.run_until_cancelled(self.dial(&parts, &route)).await;
+        let dialled = self.stopping.run_until_cancelled(self.dial(&parts, &route, path.source)).await;
         gauge("connecting").dec();
         let mut connection = match dialled {
             Some(Ok(connection)) => connection,
-            Some(Err(NoConnection::Now(failure))) => return self.site_failed(site, false, &failure),
+            Some(Err(NoConnection::Now(failure))) => return self.path_failed(path, false, &failure),
             Some(Err(NoConnection::Ever(failure))) => {
-                return self.with_actions(|scheduler, _, actions| scheduler.dead_end(site, failure, actions));
+                return self.with_actions(|scheduler, _, actions| scheduler.dead_end(path.site, failure, actions));
             }
             None => return,
         };
         slot.connecting = false;
-        self.with_actions(|scheduler, now, actions| scheduler.connected(now, site, actions));
+        self.with_actions(|scheduler, now, actions| scheduler.connected(now, path, actions));
         gauge("open").inc();
         let ending = self.serve(&parts, &mut slot, &route, &mut connection).await;
         gauge("open").dec();
@@ -81,15 +81,15 @@ impl Queue {
                 connection.quit().await;
             }
             // A connection that never delivered and broke is as good as none.
-            Ending::Broken(failure) if !slot.proved => self.site_failed(site, true, &failure),
+            Ending::Broken(failure) if !slot.proved => self.path_failed(path, true, &failure),
             Ending::Broken(failure) => {
                 tracing::debug!(site = %route.site, reason = %failure.reply, "session ended early");
             }
         }
     }
 
-    fn site_failed(self: &Arc<Queue>, site: SiteId, met: bool, failure: &Failure) {
-        self.with_actions(|scheduler, now, actions| scheduler.unreachable(now, site, met, failure, actions));
+    fn path_failed(self: &Arc<Queue>, path: PathId, met: bool, failure: &Failure) {
+        self.with_actions(|scheduler, now, actions| scheduler.unreachable(now, path, met, failure, actions));
     }
 
     /// Pulls and delivers until there is nothing to do or the connection has had its share.
@@ -100,41 +100,41 @@ impl Queue {
         route: &Route,
         connection: &mut Connection,
     ) -> Ending {
-        let site = slot.site;
+        let path = slot.path;
         let wake = Arc::new(Notify::new());
         for served in 0..parts.delivery.messages_per_connection {
             self.breathe().await;
             let batch = loop {
-                let next = {
-                    let mut scheduler = self.lock();
+                let next = self.with_actions(|scheduler, now, actions| {
                     // A new configuration may want other TLS, other limits: connections made under the old one end.
                     if !std::ptr::eq(parts, &**self.parts.load()) {
-                        return Ending::Done;
+                        return Err(Ending::Done);
                     }
                     if served >= SHARE && scheduler.must_yield() {
-                        return Ending::Yields;
+                        return Err(Ending::Yields);
                     }
-                    let next = scheduler.next_batch(site, &wake);
+                    let next = scheduler.next_batch(now, path, &wake, actions);
                     if next.is_none() && scheduler.is_crowded() {
-                        scheduler.leave_idle(site, &wake);
-                        return Ending::Done;
+                        scheduler.leave_idle(path, &wake);
+                        return Err(Ending::Done);
                     }
-                    next
-                };
+                    Ok(next)
+                });
                 match next {
-                    Some(batch) => break batch,
-                    None => {
-                        if !self.idle(parts, site, connection, &wake).await {
+                    Err(ending) => return ending,
+                    Ok(Some(batch)) => break batch,
+                    Ok(None) => {
+                        if !self.idle(parts, path, connection, &wake).await {
                             return Ending::Done;
                         }
                     }
                 }
             };
-            match self.attempt(site, route, connection, batch, served == 0).await {
+            match self.attempt(path.site, route, connection, batch, served == 0).await {
                 Err(failure) => return Ending::Broken(failure),
                 Ok(true) if !slot.proved => {
                     slot.proved = true;
-                    self.lock().proved(site);
+                    self.lock().proved(path);
                 }
                 Ok(_) => {}
             }
@@ -146,7 +146,7 @@ impl Queue {
     }
 
     /// Waits for work with the connection open. False: end the session.
-    async fn idle(&self, parts: &Parts, site: SiteId, connection: &mut Connection, wake: &Arc<Notify>) -> bool {
+    async fn idle(&self, parts: &Parts, path: PathId, connection: &mut Connection, wake: &Arc<Notify>) -> bool {
         if self.lock().stopped() {
             return false;
         }
@@ -157,7 +157,7 @@ impl Queue {
             () = tokio::time::sleep(parts.delivery.idle_timeout) => false,
         };
         let mut scheduler = self.lock();
-        let handed_work = !scheduler.leave_idle(site, wake);
+        let handed_work = !scheduler.leave_idle(path, wake);
         // Work was handed over while the connection died: hand it on.
         if !woken && handed_work {
             drop(scheduler);
@@ -273,10 +273,21 @@ impl Queue {
     }
 
     /// Lets `deed` change the scheduler and carries out what it asks for.
-    pub(super) fn with_actions(self: &Arc<Queue>, deed: impl FnOnce(&mut super::Scheduler, u64, &mut Vec<Action>)) {
+    pub(super) fn with_actions<T>(
+        self: &Arc<Queue>,
+        deed: impl FnOnce(&mut super::Scheduler, u64, &mut Vec<Action>) -> T,
+    ) -> T {
         let mut actions = Vec::new();
         let now = self.now();
-        deed(&mut self.lock(), now, &mut actions);
+        let done = {
+            let mut scheduler = self.lock();
+            let done = deed(&mut scheduler, now, &mut actions);
+            if scheduler.must_rearm() {
+                self.rearm.notify_one();
+            }
+            done
+        };
         self.run(actions);
+        done
     }
 }

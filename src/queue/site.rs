@@ -1,19 +1,43 @@
-//! One site: its ready mail, its sessions, its health.
+//! One site: its ready mail, and for each source that may send it the sessions and health of that path.
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::ready::Ready;
+use super::wheel::TimerKey;
 use crate::mail::Failure;
-use crate::routing::Route;
+use crate::routing::{PoolId, Route, SourceId};
+use crate::shaping::Pace;
 
-/// Everything the queue knows of a site.
+/// Everything the queue knows of a site, for one pool of sources.
 #[derive(Debug)]
 pub(super) struct SiteState {
     /// The newest route that led here.
     pub(super) route: Arc<Route>,
+    pub(super) pool: PoolId,
     pub(super) ready: Ready,
+    /// One for each source of the pool, and those that were in it for as long as they have sessions; never none.
+    pub(super) paths: SmallVec<[PathState; 1]>,
+    /// Items handed to sessions so far.
+    pub(super) taken: u64,
+    /// Until then busy sessions are waited for, and what `taken` should be by then.
+    pub(super) patience: Option<(u64, u64)>,
+    /// When the line is looked at again.
+    pub(super) look: Option<(u64, TimerKey)>,
+    /// Where it waits for a connection.
+    pub(super) line: Line,
+    /// Recipients it takes in one transaction, once it has said so.
+    pub(super) recipients_max: Option<usize>,
+}
+
+/// An egress path: one source at one site. Connections and limits live here.
+#[derive(Debug)]
+pub(super) struct PathState {
+    pub(super) source: SourceId,
+    /// The source has left the pool: the path goes when its sessions have.
+    pub(super) retired: bool,
     /// Session tasks, connecting ones included.
     pub(super) sessions: usize,
     pub(super) connecting: usize,
@@ -21,41 +45,86 @@ pub(super) struct SiteState {
     pub(super) proved: usize,
     /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
     pub(super) idle: Vec<Arc<Notify>>,
-    /// Items handed to sessions so far.
-    pub(super) taken: u64,
-    /// What `taken` should be when the line is looked at again, if that is to happen.
-    pub(super) taken_by_then: Option<u64>,
-    /// Where it waits for a connection.
-    pub(super) line: Line,
     pub(super) health: Health,
-    /// Recipients it takes in one transaction, once it has said so.
-    pub(super) recipients_max: Option<usize>,
+    pub(super) pace: Pace,
 }
 
-impl SiteState {
-    /// Mail waits here, a session is open, or something must not be forgotten yet.
-    pub(super) fn is_busy(&self, now: u64) -> bool {
-        let remembered = match self.health {
-            Health::Open { .. } => false,
-            Health::Crowded { until, .. } | Health::Shut { until, .. } => now < until,
-        };
-        self.sessions > 0 || !self.ready.is_empty() || self.taken_by_then.is_some() || remembered
-    }
-
-    pub(super) fn new(route: Arc<Route>) -> SiteState {
-        SiteState {
-            route,
-            ready: Ready::default(),
+impl PathState {
+    fn new(source: SourceId) -> PathState {
+        PathState {
+            source,
+            retired: false,
             sessions: 0,
             connecting: 0,
             proved: 0,
             idle: Vec::new(),
-            taken: 0,
-            taken_by_then: None,
-            line: Line::Out,
             health: Health::Open { failures: 0 },
+            pace: Pace::default(),
+        }
+    }
+}
+
+impl SiteState {
+    pub(super) fn new(route: Arc<Route>, pool: PoolId, sources: &[SourceId]) -> SiteState {
+        SiteState {
+            route,
+            pool,
+            ready: Ready::default(),
+            paths: sources.iter().copied().map(PathState::new).collect(),
+            taken: 0,
+            patience: None,
+            look: None,
+            line: Line::Out,
             recipients_max: None,
         }
+    }
+
+    /// Mail waits here, a session is open, or something must not be forgotten yet.
+    pub(super) fn is_busy(&self, now: u64) -> bool {
+        let remembered = |path: &PathState| match path.health {
+            Health::Open { .. } => false,
+            Health::Crowded { until, .. } | Health::Shut { until, .. } => now < until,
+        };
+        self.sessions() > 0 || !self.ready.is_empty() || self.look.is_some() || self.paths.iter().any(remembered)
+    }
+
+    /// Session tasks on all paths, connecting ones included.
+    pub(super) fn sessions(&self) -> usize {
+        self.paths.iter().map(|path| path.sessions).sum()
+    }
+
+    /// Why nothing is attempted now: no path is open. Of several reasons the one that is over first.
+    pub(super) fn closed(&self, now: u64) -> Option<&Failure> {
+        let mut first: Option<(u64, &Failure)> = None;
+        for path in &self.paths {
+            let (until, failure) = path.health.closed(now)?;
+            if first.is_none_or(|(other, _)| until < other) {
+                first = Some((until, failure));
+            }
+        }
+        first.map(|(_, failure)| failure)
+    }
+
+    /// The path of a source that is in the pool, or was and has sessions.
+    pub(super) fn path(&mut self, source: SourceId) -> &mut PathState {
+        let place = self.paths.iter().position(|path| path.source == source);
+        &mut self.paths[place.expect("a path is kept as long as it has sessions")]
+    }
+
+    /// The sources of its pool are these now.
+    pub(super) fn set_sources(&mut self, sources: &[SourceId]) {
+        self.paths.iter_mut().for_each(|path| path.retired = !sources.contains(&path.source));
+        for source in sources {
+            if !self.paths.iter().any(|path| path.source == *source) {
+                self.paths.push(PathState::new(*source));
+            }
+        }
+        self.drop_retired();
+    }
+
+    /// Forgets paths of sources that have left the pool.
+    pub(super) fn drop_retired(&mut self) {
+        self.paths.retain(|path| !path.retired || path.sessions > 0);
     }
 }
 
@@ -70,7 +139,7 @@ pub(super) enum Line {
     Starving,
 }
 
-/// Whether a site can be reached. Times are milliseconds on the queue's clock.
+/// Whether a site can be reached from a source. Times are milliseconds on the queue's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Health {
     /// It answers, or has not been asked; `failures` in a row before.
@@ -82,10 +151,10 @@ pub(super) enum Health {
 }
 
 impl Health {
-    /// Why nothing is attempted now.
-    pub(super) fn closed(&self, now: u64) -> Option<&Failure> {
+    /// Until when nothing is attempted, and why.
+    pub(super) fn closed(&self, now: u64) -> Option<(u64, &Failure)> {
         match self {
-            Health::Shut { until, failure, .. } if now < *until => Some(failure),
+            Health::Shut { until, failure, .. } if now < *until => Some((*until, failure)),
             Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => None,
         }
     }
@@ -140,7 +209,7 @@ mod tests {
         for pause in [60_000, 120_000, 240_000, 480_000, 960_000, 1_800_000, 1_800_000] {
             assert_eq!(health.closed(now), None);
             health = health.failed(now, failure(), min, max);
-            assert_eq!(health.closed(now + pause - 1), Some(&failure()));
+            assert_eq!(health.closed(now + pause - 1), Some((now + pause, &failure())));
             assert_eq!(health.sessions_max(now + pause - 1, 20), 0);
             // A straggler changes nothing.
             assert_eq!(health.clone().failed(now + 1, failure(), min, max), health);

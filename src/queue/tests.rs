@@ -6,10 +6,11 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::scheduler::{Action, Group, Limits, Newcomer, Scheduler, Verdict};
+use super::scheduler::{Action, Group, Limits, Newcomer, PathId, Scheduler, Verdict};
 use super::{at, probe};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{AddressHost, Blame, EnhancedCode, Failure, MessageId, Stream};
+use crate::routing::{PoolId, SourceId};
 
 const EXPIRY: u64 = 200_000;
 
@@ -64,7 +65,7 @@ fn mail_in_line_is_given_up_on_time() {
     scheduler.tick(EXPIRY, &mut actions);
     assert_eq!(expire(&mut scheduler, &mut actions), [0, 1, 2]);
     assert_eq!((scheduler.open_recipients(), scheduler.counts.ready), (0, [0; 3]));
-    assert_eq!(scheduler.next_wake(), None);
+    assert_eq!(scheduler.arm(), None);
 }
 
 #[test]
@@ -111,6 +112,9 @@ fn the_wall_clock_maps_onto_the_queues_clock() {
     assert!((6_000..=6_001).contains(&ahead(1_000)));
 }
 
+/// The path of the first source to the first site.
+const PATH: PathId = PathId { site: 0, source: SourceId(0) };
+
 /// A scheduler whose one site has one session, busy with message 1, at `now`.
 fn with_a_busy_session(now: u64) -> Scheduler {
     let (mut scheduler, mut actions) = (Scheduler::default(), Vec::new());
@@ -127,8 +131,8 @@ fn with_a_busy_session(now: u64) -> Scheduler {
     let host = *host;
     scheduler.routed(now, host, Ok(probe::a_route().1), EXPIRY, &mut actions);
     assert_eq!(connects(&actions), 1, "the first is opened at once");
-    scheduler.connected(now, 0, &mut actions);
-    assert!(scheduler.next_batch(0, &Arc::default()).is_some());
+    scheduler.connected(now, PATH, &mut actions);
+    assert!(scheduler.next_batch(now, PATH, &Arc::default(), &mut actions).is_some());
     scheduler
 }
 
@@ -152,12 +156,12 @@ fn a_busy_session_is_waited_for_but_not_for_long() {
     assert_eq!(connects(&actions), 0, "the session may be free in a moment");
     scheduler.tick(now + 20, &mut actions);
     assert_eq!(connects(&actions), 1, "it is not");
-    scheduler.connected(now + 30, 0, &mut actions);
-    assert!(scheduler.next_batch(0, &Arc::default()).is_some());
+    scheduler.connected(now + 30, PATH, &mut actions);
+    assert!(scheduler.next_batch(now + 30, PATH, &Arc::default(), &mut actions).is_some());
     // What is taken in time is no reason for another.
     actions.clear();
     add_one(&mut scheduler, now + 40, 3, &mut actions);
-    assert!(scheduler.next_batch(0, &Arc::default()).is_some());
+    assert!(scheduler.next_batch(now + 40, PATH, &Arc::default(), &mut actions).is_some());
     scheduler.tick(now + 1_000, &mut actions);
     assert_eq!((connects(&actions), scheduler.connections), (0, 2));
 }
@@ -183,11 +187,12 @@ fn sites_that_nothing_leads_to_are_forgotten() {
     scheduler.routed(0, hosts[0], Ok(routes[0].clone()), u64::MAX, &mut actions);
     for route in &routes[1..] {
         scheduler.routed(0, hosts[1], Ok(route.clone()), u64::MAX, &mut actions);
+        scheduler.site_id(0, route, PoolId(0));
     }
     let census = scheduler.census();
     assert!((2..=1024).contains(&census.sites), "{census:?}");
     assert_eq!(scheduler.sites().filter(|site| site.route.site == routes[0].site).count(), 1);
-    assert_eq!(scheduler.site_id(0, &routes[0]), 0);
+    assert_eq!(scheduler.site_id(0, &routes[0], PoolId(0)), 0);
     // Those that have a session or mail waiting stay, and their numbers are theirs alone.
     assert_eq!(census.ready, 2);
 }

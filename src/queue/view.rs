@@ -65,12 +65,16 @@ pub struct RecipientView {
     pub reply: Option<String>,
 }
 
-/// One site with mail or sessions.
+/// One path with mail or sessions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SiteView {
-    /// Its hosts.
+    /// The hosts of the site.
     pub site: String,
-    /// Items that could go now.
+    /// The pool of sources whose mail this is.
+    pub pool: String,
+    /// The source.
+    pub source: String,
+    /// Items of the pool's mail that could go now.
     pub ready: usize,
     /// Sessions open or opening.
     pub sessions: usize,
@@ -163,28 +167,34 @@ impl Queue {
         })
     }
 
-    /// Sites with ready mail or sessions, or shut.
+    /// Sites with ready mail or sessions, or shut: one line for each path.
     pub fn sites(&self) -> Vec<SiteView> {
         let now = self.now();
+        let egress = Arc::clone(&self.parts.load().egress);
         let scheduler = self.lock();
-        let told = scheduler.sites().map(|site| {
-            let (health, reason, shut_for) = match &site.health {
-                Health::Shut { until, failure, .. } if now < *until => {
-                    ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))
+        let told = scheduler.sites().flat_map(|site| {
+            let egress = &egress;
+            site.paths.iter().map(move |path| {
+                let (health, reason, shut_for) = match &path.health {
+                    Health::Shut { until, failure, .. } if now < *until => {
+                        ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))
+                    }
+                    Health::Crowded { until, .. } if now < *until => ("crowded", None, None),
+                    Health::Open { .. } | Health::Crowded { .. } | Health::Shut { .. } => ("open", None, None),
+                };
+                SiteView {
+                    site: site.route.site.to_string(),
+                    pool: egress.pool_name(site.pool).to_owned(),
+                    source: egress.source(path.source).name.clone(),
+                    ready: site.ready.len(),
+                    sessions: path.sessions,
+                    health: health.into(),
+                    reason,
+                    shut_for,
                 }
-                Health::Crowded { until, .. } if now < *until => ("crowded", None, None),
-                Health::Open { .. } | Health::Crowded { .. } | Health::Shut { .. } => ("open", None, None),
-            };
-            SiteView {
-                site: site.route.site.to_string(),
-                ready: site.ready.len(),
-                sessions: site.sessions,
-                health: health.into(),
-                reason,
-                shut_for,
-            }
+            })
         });
-        told.filter(|site| site.ready + site.sessions > 0 || site.health != "open").collect()
+        told.filter(|path| path.ready + path.sessions > 0 || path.health != "open").collect()
     }
 
     /// Makes sleeping recipients due now: those of one message, those at one host, or all. Mail that is held back

@@ -111,6 +111,9 @@ pub struct Update {
     pub synced: Option<oneshot::Sender<()>>,
 }
 
+/// Names no message: it would be from 1970.
+const NOBODY: MessageId = MessageId(0);
+
 /// The spool. Shared by `Arc`.
 pub struct Spool {
     log: Log,
@@ -242,6 +245,15 @@ impl Spool {
         let head = state::write(&update.changes, grave, &update.events);
         group.push(self.state_record(update.id, head, update.finished, update.events, ended, update.synced));
         self.log.append(group);
+    }
+
+    /// Tells of what belongs to no message: event lines, each ending in a line feed. They come to the event log once they
+    /// are on disk; a crash before that may lose them, and nothing else.
+    pub fn note(self: &Arc<Self>, events: impl Into<Bytes>) {
+        let events = events.into();
+        // A state of no message: nothing keeps its record but that the event log does not have it yet.
+        let head = state::write(&[], None, &events);
+        self.log.append(vec![self.state_record(NOBODY, head, false, events, None, None)]);
     }
 
     /// The message with its content, from memory or from disk.

@@ -267,3 +267,31 @@ async fn long_waiters_do_not_hold_the_disk() {
     again.check_contents().await;
     again.spool.close();
 }
+
+#[test]
+fn a_notice_comes_to_the_event_log_and_holds_nothing_back() {
+    let (files, told) = (SimFiles::new(3), Arc::<Mutex<Told>>::default());
+    let mut dice = SmallRng::seed_from_u64(3);
+    let mut life = Life::begin(&files, &told);
+    life.spool.note("paused\n");
+    life.accept(&mut dice);
+    life.spool.close();
+    let lines =
+        || told.lock().unwrap().exported.iter().map(|(_, lines)| lines.clone()).collect::<Vec<String>>().concat();
+    assert_eq!(lines(), "paused\n");
+    // The event log lost it: it is handed over again, and is no message.
+    told.lock().unwrap().exported.clear();
+    files.kill();
+    let mut life = Life::begin(&files, &told);
+    assert_eq!((lines().as_str(), life.open.len()), ("paused\n", 1));
+    for _ in 0..200 {
+        life.spool.note(vec![b'x'; 1000]);
+        life.accept(&mut dice);
+        life.attempt(&mut dice, 100);
+    }
+    life.sync_events();
+    while life.spool.reclaim().unwrap() {}
+    let stats = life.spool.log.stats();
+    assert!(stats.segments <= 16, "{} segments", stats.segments);
+    life.spool.close();
+}

@@ -16,7 +16,7 @@ use posthaste::events::Archive;
 use posthaste::log::sim::{Deed, Fault, SimFiles};
 use posthaste::log::{Drive, LogOptions, Position};
 use posthaste::queue::{Parts, Queue, RetryPolicy};
-use posthaste::routing::Router;
+use posthaste::routing::{Egress, Router};
 use posthaste::signing::{Signer, SigningPool};
 use posthaste::spool::{Outlets, Spool};
 use posthaste::telemetry::Metrics;
@@ -219,6 +219,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         retry: RetryPolicy::new(&config.retry),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
+        egress: Arc::new(Egress::new(&config.delivery)),
         spool: config.spool.clone(),
         hostname,
         // The simulation keeps its events in memory; nobody asks after finished messages.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::Check;
 use crate::config::problem::nearest;
-use crate::config::{Config, DEFAULT, EgressConfig, POOL_SOURCES_MAX, ProxyKind, SourceConfig};
+use crate::config::{Config, DEFAULT, POOL_SOURCES_MAX, ProxyKind, Scope, SourceConfig};
 
 /// The longest user name or password of a SOCKS5 proxy (RFC 1929 §2), in octets.
 const SOCKS_WORD_MAX: usize = 255;
@@ -131,14 +131,19 @@ impl Check<'_> {
             if !known.contains(&rule.pool.as_str()) {
                 self.unknown(&key("pool"), "pool", &rule.pool, &known);
             }
-            for (name, pattern) in [("tenant", &rule.tenant), ("campaign", &rule.campaign)] {
-                let text = pattern.as_deref().unwrap_or_default();
-                if text.strip_suffix('*').unwrap_or(text).contains('*') {
-                    let why = format!("{text:?} has a * that is not at its end");
-                    self.error(&key(name), why, "write a name, or its beginning and a *");
-                }
+            let scope = &rule.scope;
+            let others = [
+                ("provider", &scope.provider),
+                ("site", &scope.site),
+                ("domain", &scope.domain),
+                ("source", &scope.source),
+                ("pool", &scope.pool),
+            ];
+            for (name, _) in others.iter().filter(|(_, value)| value.is_some()) {
+                let why = "the pool is chosen by stream, before it is known where the mail goes";
+                self.error(&key(&format!("match.{name}")), why, "use tenant, class and campaign");
             }
-            if let Some(earlier) = config.egress[..index].iter().position(|earlier| covers(earlier, rule)) {
+            if let Some(earlier) = config.egress[..index].iter().position(|earlier| covers(&earlier.scope, scope)) {
                 let why = format!("egress[{earlier}] takes all of it first");
                 self.warning(&format!("egress[{index}]"), why, "move this rule up, or remove it");
             }
@@ -172,16 +177,13 @@ fn default_has_sources(config: &Config) -> bool {
 }
 
 /// Whether the earlier rule takes whatever the later one could.
-fn covers(earlier: &EgressConfig, later: &EgressConfig) -> bool {
-    let text = |earlier: &Option<String>, later: &Option<String>| match (earlier, later) {
+fn covers(earlier: &Scope, later: &Scope) -> bool {
+    let name = |earlier: &Option<String>, later: &Option<String>| match (earlier, later) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(earlier), Some(later)) => match earlier.strip_suffix('*') {
-            Some(start) => later.starts_with(start),
-            None => earlier == later,
-        },
+        (Some(earlier), Some(later)) => earlier.eq_ignore_ascii_case(later),
     };
-    text(&earlier.tenant, &later.tenant)
-        && text(&earlier.campaign, &later.campaign)
+    name(&earlier.tenant, &later.tenant)
+        && name(&earlier.campaign, &later.campaign)
         && (earlier.class.is_none() || earlier.class == later.class)
 }

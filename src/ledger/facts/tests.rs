@@ -235,7 +235,7 @@ fn the_log_does_not_grow_with_changes() {
     let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
     let open = Open::sim(&files, &indexes);
     let mut dice = SmallRng::seed_from_u64(1);
-    let (mut expected, mut most) = (BTreeMap::new(), 0);
+    let mut expected = BTreeMap::new();
     for round in 0..600 {
         let facts: Vec<Fact> = (0..20)
             .map(|_| {
@@ -248,10 +248,14 @@ fn the_log_does_not_grow_with_changes() {
             })
             .collect();
         assert!(open.put(facts));
-        most = most.max(open.facts.disk.as_ref().unwrap().log.segments().len());
     }
-    // 600 records of 2.2 KB would fill 40 segments of 64 KiB.
-    assert!(most <= 20, "{most} segments");
+    // 600 records of 2.2 KB would fill 40 segments of 64 KiB. Whoever writes does not wait for the thread that compacts.
+    let log = &open.facts.disk.as_ref().unwrap().log;
+    let caught_up = (0..3000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        log.segments().len() <= 12
+    });
+    assert!(caught_up, "{} segments", log.segments().len());
     assert_eq!(open.all(), expected);
     drop(open);
     files.restart();

@@ -1,9 +1,13 @@
 //! The receiving hosts (what stands right of the `@`), and where their mail goes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::{HostId, Item, SiteId, Verdict};
 use crate::mail::AddressHost;
+use crate::routing::{PoolId, Route};
 
 /// Hosts remembered with their routes though no mail waits for them.
 const HOSTS_KEPT: usize = 65_536;
@@ -29,9 +33,29 @@ pub(super) enum HostRoute {
     Unknown,
     /// A look-up is under way; these wait for it.
     Resolving(Vec<Item>),
-    Known(SiteId, u64),
+    /// The way, and the sites it leads to from the pools that have sent there; good until then.
+    Known {
+        route: Arc<Route>,
+        sites: SmallVec<[(PoolId, SiteId); 1]>,
+        until: u64,
+    },
     /// Remembered until then, so that a dead name costs one probe.
     Dead(Verdict, u64),
+}
+
+impl HostRoute {
+    /// The sites it is known to lead to.
+    fn sites(&self) -> &[(PoolId, SiteId)] {
+        match self {
+            HostRoute::Known { sites, .. } => sites,
+            HostRoute::Unknown | HostRoute::Resolving(_) | HostRoute::Dead(..) => &[],
+        }
+    }
+
+    /// Whether it is known to lead to that site.
+    pub(super) fn leads_to(&self, id: SiteId) -> bool {
+        self.sites().iter().any(|(_, site)| *site == id)
+    }
 }
 
 impl Hosts {
@@ -82,10 +106,7 @@ impl Hosts {
 
     /// The sites that hosts are known to lead to.
     pub(super) fn sites(&self) -> impl Iterator<Item = SiteId> + '_ {
-        self.hosts.iter().filter_map(|(_, host)| match host.route {
-            HostRoute::Known(site, _) => Some(site),
-            HostRoute::Unknown | HostRoute::Resolving(_) | HostRoute::Dead(..) => None,
-        })
+        self.hosts.iter().flat_map(|(_, host)| host.route.sites().iter().map(|(_, site)| *site))
     }
 
     /// Every host is looked up again before its next mail goes out.

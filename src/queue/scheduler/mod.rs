@@ -22,7 +22,8 @@ use super::site::SiteState;
 use super::wheel::Wheel;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Failure, MessageId, Stream};
-use crate::routing::{Route, Site};
+use crate::routing::{Egress, PoolId, Route, Site, SourceId};
+use crate::shaping::Shaper;
 pub(super) use cancel::TakenBack;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
@@ -36,13 +37,20 @@ pub(super) type HostId = u32;
 /// Place of a site in the table of sites.
 pub(super) type SiteId = u32;
 
+/// An egress path: a source at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PathId {
+    pub(super) site: SiteId,
+    pub(super) source: SourceId,
+}
+
 /// Something for the queue to do outside the lock.
 #[derive(Debug)]
 pub(super) enum Action {
     /// Look up where mail for this host goes, then call [`Scheduler::routed`].
     Resolve(HostId, AddressHost),
-    /// Start a session task for this site.
-    Connect(SiteId),
+    /// Start a session task on this path.
+    Connect(PathId),
     /// An idle session has work.
     Wake(Arc<Notify>),
     /// These will not be attempted now for this reason: settle them as deferred or failed.
@@ -51,8 +59,6 @@ pub(super) enum Action {
     Expire(MessageId, Vec<u32>),
     /// These of a message taken back came to no verdict: end them.
     Cancel(MessageId, Vec<u32>),
-    /// An earlier timer than all before was set.
-    Rearm,
 }
 
 /// Why a whole host or site takes no mail now.
@@ -80,7 +86,7 @@ pub(super) struct Scheduler {
     sleepers: Wheel<Item>,
     /// Of messages with a recipient awake.
     expiries: Wheel<MessageId>,
-    /// Sites whose mail waits for a busy session, each once.
+    /// Sites whose line is to be looked at, each once at most.
     lines: Wheel<SiteId>,
     /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
     in_flight: HashMap<MessageId, Vec<u32>>,
@@ -89,7 +95,7 @@ pub(super) struct Scheduler {
     sites: slab::Slab<SiteState>,
     /// With so many sites it is time to see which can be forgotten.
     sites_max: usize,
-    site_ids: HashMap<Site, SiteId>,
+    site_ids: HashMap<(Site, PoolId), SiteId>,
     /// Sites with ready mail and no session, because all were in use. Sessions of others make room for them.
     starving: VecDeque<SiteId>,
     /// Sites that would like one more. They get what is left over.
@@ -99,6 +105,10 @@ pub(super) struct Scheduler {
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,
+    shaper: Shaper,
+    egress: Arc<Egress>,
+    /// When the timer task comes by itself.
+    armed: Option<u64>,
     stopped: bool,
 }
 
@@ -116,7 +126,7 @@ impl Scheduler {
     /// Stops giving out work; what is in flight may still be settled.
     pub(super) fn stop(&mut self) -> Vec<Arc<Notify>> {
         self.stopped = true;
-        self.sites.iter_mut().flat_map(|(_, site)| site.idle.drain(..)).collect()
+        self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths).flat_map(|path| path.idle.drain(..)).collect()
     }
 
     pub(super) fn stopped(&self) -> bool {
@@ -137,8 +147,7 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         let Newcomer { id, stream, accepted_at, recipients, expires } = newcomer;
-        let before = self.next_wake();
-        let stream = self.streams.take(stream);
+        let stream = self.streams.take(stream, |stream| self.egress.pool_of(stream));
         let mut open = Open::of(recipients);
         let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
         for Group { host, attempts, recipients, due } in groups {
@@ -166,20 +175,28 @@ impl Scheduler {
                 self.sleepers.insert(due, item);
             }
         }
-        self.rearm(before, actions);
     }
 
     /// When [`tick`](Scheduler::tick) must be called next.
-    pub(super) fn next_wake(&self) -> Option<u64> {
+    fn next_wake(&self) -> Option<u64> {
         let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake()];
         wakes.into_iter().flatten().min()
     }
 
-    /// Tells the timer task if it would come too late.
-    fn rearm(&self, before: Option<u64>, actions: &mut Vec<Action>) {
-        if self.next_wake().is_some_and(|next| before.is_none_or(|before| next < before)) {
-            actions.push(Action::Rearm);
+    /// When the timer task must come next, which it promises to.
+    pub(super) fn arm(&mut self) -> Option<u64> {
+        self.armed = self.next_wake();
+        self.armed
+    }
+
+    /// Whether the timer task would come too late: then it must be told to [`arm`](Scheduler::arm) again. Says so once.
+    pub(super) fn must_rearm(&mut self) -> bool {
+        let next = self.next_wake();
+        let late = next.is_some_and(|next| self.armed.is_none_or(|armed| next < armed));
+        if late {
+            self.armed = next;
         }
+        late
     }
 
     /// Wakes whoever is due, a bounded number at a time.
@@ -240,22 +257,35 @@ impl Scheduler {
     }
 
     fn forward(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
+        let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
+        let pool = self.streams.pool(message.stream);
         let host = self.hosts.get_mut(item.host);
         match &mut host.route {
             HostRoute::Resolving(parked) => parked.push(item),
-            HostRoute::Known(site, until) if now < *until => {
-                let site = *site;
+            HostRoute::Known { route, sites, until } if now < *until => {
+                let known = sites.iter().find(|(of, _)| *of == pool).map(|(_, site)| *site);
+                let (route, host) = (Arc::clone(route), item.host);
+                let site = known.unwrap_or_else(|| self.new_way(now, host, &route, pool));
                 self.enqueue(now, site, item, false, actions);
             }
             HostRoute::Dead(verdict, until) if now < *until => {
                 let verdict = verdict.clone();
                 self.turn_away(vec![item], verdict, actions);
             }
-            HostRoute::Unknown | HostRoute::Known(..) | HostRoute::Dead(..) => {
+            HostRoute::Unknown | HostRoute::Known { .. } | HostRoute::Dead(..) => {
                 actions.push(Action::Resolve(item.host, host.host.clone()));
                 host.route = HostRoute::Resolving(vec![item]);
             }
         }
+    }
+
+    /// The site of a pool's mail to a host, from now on known there.
+    fn new_way(&mut self, now: u64, host: HostId, route: &Arc<Route>, pool: PoolId) -> SiteId {
+        let site = self.site_id(now, route, pool);
+        if let HostRoute::Known { sites, .. } = &mut self.hosts.get_mut(host).route {
+            sites.push((pool, site));
+        }
+        site
     }
 
     /// The look-up for `host` ended: a site with its route, or why there is none, each good until the time given.
@@ -268,7 +298,9 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         let route = match &found {
-            Ok(route) => HostRoute::Known(self.site_id(now, route), until.max(now + 1)),
+            Ok(route) => {
+                HostRoute::Known { route: Arc::clone(route), sites: SmallVec::new(), until: until.max(now + 1) }
+            }
             Err(verdict) => HostRoute::Dead(verdict.clone(), until.max(now + 1)),
         };
         let before = std::mem::replace(&mut self.hosts.get_mut(host).route, route);
@@ -312,9 +344,7 @@ impl Scheduler {
         message.awake = message.awake.saturating_sub(item.recipients.len() as u32);
         self.counts.ready[self.streams.class(message.stream) as usize] -= item.recipients.len() as i64;
         disarm_if_quiet(&mut self.expiries, message);
-        let before = self.next_wake();
         self.sleepers.insert(due, item);
-        self.rearm(before, actions);
     }
 
     /// Another item names the same host as this one.
@@ -375,12 +405,10 @@ impl Scheduler {
         select: impl Fn(&Item, &AddressHost) -> bool,
         actions: &mut Vec<Action>,
     ) -> usize {
-        let before = self.next_wake();
         let hosts = &self.hosts;
         let picked = self.sleepers.extract(|item| select(item, &hosts.get(item.host).host));
         let recipients = picked.iter().map(|item| item.recipients.len()).sum();
         picked.into_iter().for_each(|item| self.wake(now, item, actions));
-        self.rearm(before, actions);
         recipients
     }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::hosts::HostRoute;
-use super::{Action, Batch, Item, Limits, Scheduler, SiteId, Verdict};
+use super::{Action, Batch, Item, Limits, PathId, Scheduler, SiteId, Verdict};
 use crate::mail::Failure;
-use crate::queue::site::{Health, Line, SiteState};
-use crate::routing::Route;
+use crate::queue::site::{Health, Line, PathState, SiteState};
+use crate::routing::{Egress, PoolId, Route};
+use crate::shaping::Gate;
 
 /// How long mail waits for the busy sessions of its site before another one is opened for it, in milliseconds. Little
 /// beside what a transaction with a distant receiver takes, many transactions with a near one.
@@ -33,7 +33,7 @@ impl Scheduler {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
         let site = &mut self.sites[id as usize];
-        if let Some(failure) = site.health.closed(now) {
+        if let Some(failure) = site.closed(now) {
             let verdict = Verdict::Later(failure.clone());
             return self.turn_away(vec![item], verdict, actions);
         }
@@ -51,6 +51,13 @@ impl Scheduler {
         ids.into_iter().for_each(|id| self.staff(now, id as SiteId, actions));
     }
 
+    /// Puts other sources and pools in force. Routes must be forgotten afterwards, so that ready mail finds its pool.
+    pub(in crate::queue) fn set_egress(&mut self, egress: Arc<Egress>) {
+        self.streams.set_pools(|stream| egress.pool_of(stream));
+        self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool)));
+        self.egress = egress;
+    }
+
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
     pub(in crate::queue) fn staff(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         self.staff_site(now, id, false, actions);
@@ -60,25 +67,20 @@ impl Scheduler {
     /// another session is opened at once only for a long line; otherwise when mail has waited for [`PATIENCE`], which is
     /// what `overdue` says. (With one more for each item, 20,000 messages to 200 sites took 6,172 connections.)
     fn staff_site(&mut self, now: u64, id: SiteId, overdue: bool, actions: &mut Vec<Action>) {
-        let site = &mut self.sites[id as usize];
-        if self.stopped || site.ready.is_empty() {
+        if self.stopped || self.sites[id as usize].ready.is_empty() {
             return;
         }
-        if let Some(session) = site.idle.pop() {
+        if let Some(session) = self.idle_session(now, id) {
             return actions.push(Action::Wake(session));
         }
-        let limit = site.health.sessions_max(now, self.limits.connections_per_site);
-        // A site that has not answered yet is asked by one; then as many may connect as have connected.
-        let connected = site.sessions - site.connecting;
-        let waiting = site.ready.len();
-        if site.sessions >= limit || site.connecting >= connected.max(1) || waiting <= site.connecting {
-            return;
-        }
-        if site.sessions > 0 && waiting <= LONG_LINE * site.sessions && !overdue {
-            return self.be_patient(now, id, actions);
+        let Some(place) = self.path_to_grow(now, id) else { return };
+        let site = &mut self.sites[id as usize];
+        let (sessions, waiting) = (site.sessions(), site.ready.len());
+        if sessions > 0 && waiting <= LONG_LINE * sessions && !overdue {
+            return self.be_patient(now, id);
         }
         if self.connections >= self.limits.connections_max {
-            let line = if site.sessions == 0 { Line::Starving } else { Line::Hungry };
+            let line = if sessions == 0 { Line::Starving } else { Line::Hungry };
             if site.line < line {
                 site.line = line;
                 match line {
@@ -90,35 +92,90 @@ impl Scheduler {
             return;
         }
         self.connections += 1;
-        site.sessions += 1;
-        site.connecting += 1;
-        actions.push(Action::Connect(id));
-        if waiting > site.connecting {
-            self.be_patient(now, id, actions);
+        let path = &mut site.paths[place];
+        path.sessions += 1;
+        path.connecting += 1;
+        let connecting = path.connecting;
+        actions.push(Action::Connect(PathId { site: id, source: path.source }));
+        if waiting > connecting {
+            self.be_patient(now, id);
         }
+    }
+
+    /// An idle session of the site whose path may send now. If there are some whose path may not yet, the line is looked
+    /// at again when the first of them may.
+    fn idle_session(&mut self, now: u64, id: SiteId) -> Option<Arc<Notify>> {
+        let mut look = None;
+        for path in &mut self.sites[id as usize].paths {
+            if path.idle.is_empty() {
+                continue;
+            }
+            match self.shaper.may_send(now, &mut path.pace) {
+                Gate::Go => return path.idle.pop(),
+                Gate::Later(until) => look = earlier(look, until),
+            }
+        }
+        look.into_iter().for_each(|until| self.look_at(id, until));
+        None
+    }
+
+    /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
+    /// the first of them may.
+    fn path_to_grow(&mut self, now: u64, id: SiteId) -> Option<usize> {
+        let site = &mut self.sites[id as usize];
+        let waiting = site.ready.len();
+        let mut look = None;
+        for (place, path) in site.paths.iter_mut().enumerate().filter(|(_, path)| !path.retired) {
+            let limit = path.health.sessions_max(now, self.limits.connections_per_site);
+            // A site that has not answered yet is asked by one; then as many may connect as have connected.
+            let connected = path.sessions - path.connecting;
+            if path.sessions >= limit || path.connecting >= connected.max(1) || waiting <= path.connecting {
+                continue;
+            }
+            match self.shaper.may_send(now, &mut path.pace).and(self.shaper.may_connect(now, &mut path.pace)) {
+                Gate::Go => return Some(place),
+                Gate::Later(until) => look = earlier(look, until),
+            }
+        }
+        look.into_iter().for_each(|until| self.look_at(id, until));
+        None
     }
 
     /// Has a look at the site again in a while: what waits there now should be gone by then.
-    fn be_patient(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+    fn be_patient(&mut self, now: u64, id: SiteId) {
         let site = &mut self.sites[id as usize];
-        if site.taken_by_then.is_none() {
-            site.taken_by_then = Some(site.taken + site.ready.len() as u64);
-            let before = self.next_wake();
-            self.lines.insert(now + PATIENCE, id);
-            self.rearm(before, actions);
+        if site.patience.is_none() {
+            site.patience = Some((now + PATIENCE, site.taken + site.ready.len() as u64));
+            self.look_at(id, now + PATIENCE);
         }
     }
 
-    /// The time of [`be_patient`](Scheduler::be_patient) is up.
+    /// Has a look at the site at that instant, or before if one is planned. Whoever calls the scheduler arms the timer.
+    pub(in crate::queue) fn look_at(&mut self, id: SiteId, at: u64) {
+        let site = &mut self.sites[id as usize];
+        match site.look {
+            Some((planned, _)) if planned <= at => return,
+            Some((_, key)) => _ = self.lines.cancel(key),
+            None => {}
+        }
+        site.look = Some((at, self.lines.insert(at, id)));
+    }
+
+    /// The time of [`look_at`](Scheduler::look_at) has come.
     pub(super) fn look_again(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
         let site = &mut self.sites[id as usize];
-        let overdue = site.taken_by_then.take().is_some_and(|expected| site.taken < expected);
+        site.look = None;
+        let over = site.patience.take_if(|(until, _)| *until <= now);
+        let overdue = over.is_some_and(|(_, expected)| site.taken < expected);
+        if let Some((until, _)) = site.patience {
+            self.look_at(id, until);
+        }
         self.staff_site(now, id, overdue, actions);
     }
 
     /// An idle session of any site: it finds nothing to do and makes room.
     fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
-        self.sites.iter_mut().find_map(|(_, site)| site.idle.pop())
+        self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths).find_map(|path| path.idle.pop())
     }
 
     /// Whether a session that has had its share should close because a site has none. As many are told so as there are
@@ -152,60 +209,61 @@ impl Scheduler {
     }
 
     /// The connection of a session stands. Two more may follow: so the number of sessions grows as they succeed.
-    pub(in crate::queue) fn connected(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
-        let site = &mut self.sites[id as usize];
-        site.connecting = site.connecting.saturating_sub(1);
-        match site.health {
+    pub(in crate::queue) fn connected(&mut self, now: u64, path: PathId, actions: &mut Vec<Action>) {
+        let state = self.path(path);
+        state.connecting = state.connecting.saturating_sub(1);
+        match state.health {
             // Not proved yet: if it breaks before it delivers, the next pause is longer.
-            Health::Shut { failures, until, .. } if now >= until => site.health = Health::Open { failures },
+            Health::Shut { failures, until, .. } if now >= until => state.health = Health::Open { failures },
             // A straggler from before it was shut: that it connected is no news.
             Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
         }
-        for _ in 0..site.ready.len().saturating_sub(1).min(2) {
-            self.staff(now, id, actions);
+        for _ in 0..self.site(path.site).ready.len().saturating_sub(1).min(2) {
+            self.staff(now, path.site, actions);
         }
     }
 
-    /// A session of the site delivered something: whatever was wrong is over.
-    pub(in crate::queue) fn proved(&mut self, id: SiteId) {
-        let site = &mut self.sites[id as usize];
-        site.proved += 1;
-        match site.health {
-            Health::Open { .. } | Health::Shut { .. } => site.health = Health::Open { failures: 0 },
+    /// A session of the path delivered something: whatever was wrong is over.
+    pub(in crate::queue) fn proved(&mut self, path: PathId) {
+        let path = self.path(path);
+        path.proved += 1;
+        match path.health {
+            Health::Open { .. } | Health::Shut { .. } => path.health = Health::Open { failures: 0 },
             Health::Crowded { .. } => {}
         }
     }
 
     /// A session that has [`proved`](Scheduler::proved) itself is over.
-    pub(in crate::queue) fn proved_ended(&mut self, id: SiteId) {
-        let site = &mut self.sites[id as usize];
-        site.proved = site.proved.saturating_sub(1);
+    pub(in crate::queue) fn proved_ended(&mut self, path: PathId) {
+        let path = self.path(path);
+        path.proved = path.proved.saturating_sub(1);
     }
 
     /// No host of the site could be reached; or, if `met`, one was and hung up before it took anything. While other
-    /// sessions of it live, only this session is given up: the receiver wants no more of them. (Sessions that have taken
-    /// nothing either do not speak for a site that hangs up.) Otherwise the site closes for a pause and everything ready
-    /// there waits by its schedule.
+    /// sessions of the path live, only this session is given up: the receiver wants no more of them. (Sessions that have
+    /// taken nothing either do not speak for a site that hangs up.) Otherwise the path closes for a pause, and with the
+    /// last path of a site everything ready there waits by its schedule.
     pub(in crate::queue) fn unreachable(
         &mut self,
         now: u64,
-        id: SiteId,
+        path: PathId,
         met: bool,
         failure: &Failure,
         actions: &mut Vec<Action>,
     ) {
         let (min, max) = (self.limits.pause_min, self.limits.pause_max);
-        let site = &mut self.sites[id as usize];
+        let state = self.path(path);
         // One that is still connecting may have taken the last place: if it fails, too, that decides.
-        let others = if met { site.proved } else { site.sessions.saturating_sub(1) };
+        let others = if met { state.proved } else { state.sessions.saturating_sub(1) };
         if others > 0 {
-            site.health = site.health.clone().crowded(now, others, min);
-        } else {
-            site.health = site.health.clone().failed(now, failure.clone(), min, max);
-            if site.health.closed(now).is_some() {
-                let items = site.ready.drain();
-                self.turn_away(items, Verdict::Later(failure.clone()), actions);
-            }
+            state.health = state.health.clone().crowded(now, others, min);
+            return;
+        }
+        state.health = state.health.clone().failed(now, failure.clone(), min, max);
+        let site = &mut self.sites[path.site as usize];
+        if site.closed(now).is_some() {
+            let items = site.ready.drain();
+            self.turn_away(items, Verdict::Later(failure.clone()), actions);
         }
     }
 
@@ -219,38 +277,51 @@ impl Scheduler {
     pub(in crate::queue) fn session_ended(
         &mut self,
         now: u64,
-        id: SiteId,
+        path: PathId,
         connecting: bool,
         actions: &mut Vec<Action>,
     ) {
-        let site = &mut self.sites[id as usize];
         self.connections -= 1;
-        site.sessions -= 1;
-        site.connecting -= usize::from(connecting);
+        let state = self.path(path);
+        state.sessions -= 1;
+        state.connecting -= usize::from(connecting);
+        self.sites[path.site as usize].drop_retired();
         // Sites that wait for room go first, in order of coming.
         while self.connections < self.limits.connections_max {
             let Some(next) = self.next_in_line() else { break };
             self.staff(now, next, actions);
         }
-        self.staff(now, id, actions);
+        self.staff(now, path.site, actions);
     }
 
-    /// Work for a session of this site; or `None`, and then `idle` is notified when there is (never, once stopped).
-    pub(in crate::queue) fn next_batch(&mut self, id: SiteId, idle: &Arc<Notify>) -> Option<Batch> {
+    /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
+    pub(in crate::queue) fn next_batch(
+        &mut self,
+        now: u64,
+        path: PathId,
+        idle: &Arc<Notify>,
+        actions: &mut Vec<Action>,
+    ) -> Option<Batch> {
         loop {
             if self.stopped {
                 return None;
             }
             let limit = self.limits.recipients_per_transaction;
-            let site = &mut self.sites[id as usize];
+            let site = &mut self.sites[path.site as usize];
             let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
+            let state = site.path(path.source);
+            if let Gate::Later(until) = self.shaper.may_send(now, &mut state.pace) {
+                state.idle.push(Arc::clone(idle));
+                self.look_at(path.site, until);
+                return None;
+            }
             let same = |picked: &[Item], next: &Item| {
                 let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
                 picked[0].message == next.message && total + next.recipients.len() <= limit
             };
             let mut items = site.ready.pop(same);
             if items.is_empty() {
-                site.idle.push(Arc::clone(idle));
+                site.path(path.source).idle.push(Arc::clone(idle));
                 return None;
             }
             site.taken += items.len() as u64;
@@ -261,10 +332,14 @@ impl Scheduler {
             if let Some(rest) = items[0].split(limit) {
                 let class = self.streams.class(stream);
                 self.share_host(&rest);
-                self.sites[id as usize].ready.push_front(class, stream, rest);
+                self.sites[path.site as usize].ready.push_front(class, stream, rest);
             }
             let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
             self.in_flight.entry(message).or_default().extend(flying);
+            // Sessions that were held back together are woken one after the other.
+            if self.site(path.site).paths.iter().any(|path| !path.idle.is_empty()) {
+                self.staff(now, path.site, actions);
+            }
             return Some(Batch { message, items });
         }
     }
@@ -282,8 +357,8 @@ impl Scheduler {
     }
 
     /// A session stops waiting. False: work was handed to it in the meantime.
-    pub(in crate::queue) fn leave_idle(&mut self, id: SiteId, session: &Arc<Notify>) -> bool {
-        let idle = &mut self.sites[id as usize].idle;
+    pub(in crate::queue) fn leave_idle(&mut self, path: PathId, session: &Arc<Notify>) -> bool {
+        let idle = &mut self.path(path).idle;
         let place = idle.iter().position(|other| Arc::ptr_eq(other, session));
         place.map(|place| idle.swap_remove(place)).is_some()
     }
@@ -299,15 +374,16 @@ impl Scheduler {
             return self.end_cancelled(&item, actions);
         }
         // Unless its mail goes another way by now.
-        match self.hosts.get(item.host).route {
-            HostRoute::Known(site, _) if site == id => self.enqueue(now, id, item, true, actions),
-            _ => self.forward(now, item, actions),
+        match self.hosts.get(item.host).route.leads_to(id) {
+            true => self.enqueue(now, id, item, true, actions),
+            false => self.forward(now, item, actions),
         }
     }
 
     /// Opens every site that was closed, for an operator's retry.
     pub(in crate::queue) fn reopen_sites(&mut self) {
-        self.sites.iter_mut().for_each(|(_, site)| site.health = Health::Open { failures: 0 });
+        let paths = self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths);
+        paths.for_each(|path| path.health = Health::Open { failures: 0 });
     }
 
     pub(in crate::queue) fn site(&self, id: SiteId) -> &SiteState {
@@ -318,9 +394,14 @@ impl Scheduler {
         self.sites.iter().map(|(_, site)| site)
     }
 
-    /// The site the route leads to, which keeps the newest route.
-    pub(in crate::queue) fn site_id(&mut self, now: u64, route: &Arc<Route>) -> SiteId {
-        if let Some(id) = self.site_ids.get(&route.site) {
+    fn path(&mut self, path: PathId) -> &mut PathState {
+        self.sites[path.site as usize].path(path.source)
+    }
+
+    /// The site the route leads to from a pool, which keeps the newest route.
+    pub(in crate::queue) fn site_id(&mut self, now: u64, route: &Arc<Route>, pool: PoolId) -> SiteId {
+        let name = (route.site.clone(), pool);
+        if let Some(id) = self.site_ids.get(&name) {
             self.sites[*id as usize].route = Arc::clone(route);
             return *id;
         }
@@ -328,8 +409,9 @@ impl Scheduler {
             self.forget_sites(now);
             self.sites_max = SITES_MIN.max(2 * self.sites.len());
         }
-        let id = self.sites.insert(SiteState::new(Arc::clone(route))) as SiteId;
-        self.site_ids.insert(route.site.clone(), id);
+        let site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        let id = self.sites.insert(site) as SiteId;
+        self.site_ids.insert(name, id);
         id
     }
 
@@ -341,4 +423,9 @@ impl Scheduler {
         self.sites.retain(|id, site| site.is_busy(now) || named.contains(&(id as SiteId)));
         self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
+}
+
+/// The earlier of two instants.
+fn earlier(one: Option<u64>, other: u64) -> Option<u64> {
+    Some(one.map_or(other, |one| one.min(other)))
 }

@@ -5,44 +5,63 @@ use std::sync::Arc;
 
 use super::StreamId;
 use crate::mail::{Class, Stream};
+use crate::routing::PoolId;
 
 /// The table. A stream is forgotten when its last message is: campaigns come and go for as long as the daemon runs.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     ids: HashMap<Stream, StreamId>,
-    streams: slab::Slab<(Stream, usize)>,
+    streams: slab::Slab<StreamState>,
     /// Open recipients by tenant.
     open: HashMap<Arc<str>, i64>,
 }
 
+#[derive(Debug)]
+struct StreamState {
+    stream: Stream,
+    messages: usize,
+    pool: PoolId,
+}
+
 impl Streams {
-    /// The stream's place, for one more message.
-    pub(super) fn take(&mut self, stream: &Stream) -> StreamId {
+    /// The stream's place, for one more message; `pool` says which pool sends a new one.
+    pub(super) fn take(&mut self, stream: &Stream, pool: impl FnOnce(&Stream) -> PoolId) -> StreamId {
         let id = match self.ids.get(stream) {
             Some(id) => *id,
             None => {
-                let id = self.streams.insert((stream.clone(), 0)) as StreamId;
+                let state = StreamState { stream: stream.clone(), messages: 0, pool: pool(stream) };
+                let id = self.streams.insert(state) as StreamId;
                 self.ids.insert(stream.clone(), id);
                 id
             }
         };
-        self.streams[id as usize].1 += 1;
+        self.streams[id as usize].messages += 1;
         id
+    }
+
+    /// The pool that sends a stream.
+    pub(super) fn pool(&self, id: StreamId) -> PoolId {
+        self.streams[id as usize].pool
+    }
+
+    /// Asks anew which pool sends which stream.
+    pub(super) fn set_pools(&mut self, pool: impl Fn(&Stream) -> PoolId) {
+        self.streams.iter_mut().for_each(|(_, state)| state.pool = pool(&state.stream));
     }
 
     /// One of its messages is finished.
     pub(super) fn release(&mut self, id: StreamId) {
-        let (_, messages) = &mut self.streams[id as usize];
-        *messages -= 1;
-        if *messages == 0 {
-            let (stream, _) = self.streams.remove(id as usize);
-            self.ids.remove(&stream);
+        let state = &mut self.streams[id as usize];
+        state.messages -= 1;
+        if state.messages == 0 {
+            let state = self.streams.remove(id as usize);
+            self.ids.remove(&state.stream);
         }
     }
 
     /// So many recipients more are open (fewer, if negative). Counted for named tenants only.
     pub(super) fn count(&mut self, id: StreamId, recipients: i64) {
-        let tenant = &self.streams[id as usize].0.tenant;
+        let tenant = &self.streams[id as usize].stream.tenant;
         if tenant.is_empty() {
             return;
         }
@@ -71,7 +90,7 @@ impl Streams {
     }
 
     pub(super) fn get(&self, id: StreamId) -> &Stream {
-        &self.streams[id as usize].0
+        &self.streams[id as usize].stream
     }
 
     pub(super) fn class(&self, id: StreamId) -> Class {
@@ -88,10 +107,11 @@ mod tests {
         let mut streams = Streams::default();
         let stream =
             |tenant: &str, class, campaign: &str| Stream { tenant: tenant.into(), class, campaign: campaign.into() };
-        let bulk = streams.take(&stream("shop", Class::Bulk, "spring"));
-        let quick = streams.take(&stream("shop", Class::Transactional, "spring"));
-        streams.take(&stream("shop", Class::Bulk, "autumn"));
-        streams.take(&stream("club", Class::Bulk, "spring"));
+        let take = |streams: &mut Streams, stream: Stream| streams.take(&stream, |_| PoolId(0));
+        let bulk = take(&mut streams, stream("shop", Class::Bulk, "spring"));
+        let quick = take(&mut streams, stream("shop", Class::Transactional, "spring"));
+        take(&mut streams, stream("shop", Class::Bulk, "autumn"));
+        take(&mut streams, stream("club", Class::Bulk, "spring"));
         let (shop, spring) = ("shop".into(), "spring".into());
         assert_eq!(streams.of_campaign(&shop, &spring), [quick, bulk]);
         streams.release(quick);

@@ -125,6 +125,10 @@ struct Filter {
 
 impl Filter {
     fn passes(&self, line: &Line<'_>) -> bool {
+        // Notices belong to no message, and are for the operator of this engine.
+        if line.message_id.is_empty() {
+            return false;
+        }
         let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.tenant, &line.tenant)
             && is(&self.campaign, &line.campaign)

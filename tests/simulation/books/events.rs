@@ -59,6 +59,10 @@ impl Books {
     pub fn record(&mut self, lines: &[u8]) {
         for line in lines.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
             self.digest.add(format_args!("{}\n", String::from_utf8_lossy(line)));
+            // Notices belong to no message.
+            if !line.windows(14).any(|octets| octets == b"\"message_id\":\"") {
+                continue;
+            }
             match serde_json::from_slice::<Event<'_>>(line) {
                 Ok(event) => self.event(&event),
                 Err(error) => self.fault(format!("event {}: {error}", String::from_utf8_lossy(line))),
