@@ -70,7 +70,9 @@ fn keys_in(table: &toml::Table, path: &str) -> BTreeSet<String> {
             _ => None,
         };
         match inner {
-            Some(table) if name != "match" && !FREE.contains(&key.as_str()) => keys.extend(keys_in(table, &format!("{key}."))),
+            Some(table) if name != "match" && !FREE.contains(&key.as_str()) => {
+                keys.extend(keys_in(table, &format!("{key}.")))
+            }
             Some(_) | None => {
                 keys.insert(key);
             }

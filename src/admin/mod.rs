@@ -131,7 +131,8 @@ async fn metrics(State(parts): State<Parts>) -> Response {
 
 async fn ready(State(parts): State<Parts>) -> Response {
     match parts.queue.readiness() {
-        Ok(()) => "ready\n".into_response(),
+        // What keeps some mail from going out is no reason to take none.
+        Ok(()) => format!("ready\n{}", parts.queue.sources_trouble().unwrap_or_default()).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }

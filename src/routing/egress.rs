@@ -178,8 +178,7 @@ impl Default for Egress {
 /// The pools with the sources of each, the pool `default` among them: if it is not configured, it has what no pool
 /// lists, or if nothing is left over a source of its own.
 fn pools_of(config: &Config) -> Vec<(&str, Cow<'_, BTreeMap<String, u32>>)> {
-    let mut pools: Vec<_> =
-        config.pool.iter().map(|pool| (pool.name.as_str(), Cow::Borrowed(&pool.sources))).collect();
+    let mut pools: Vec<_> = config.pool.iter().map(|pool| (pool.name.as_str(), Cow::Borrowed(&pool.sources))).collect();
     if !config.pool.iter().any(|pool| pool.name == DEFAULT) {
         let listed: HashSet<&String> = config.pool.iter().flat_map(|pool| pool.sources.keys()).collect();
         let names = config.source.iter().map(|source| &source.name);

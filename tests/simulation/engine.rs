@@ -219,7 +219,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         retry: RetryPolicy::new(&config.retry),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
-        egress: Arc::new(Egress::new(&config.delivery)),
+        egress: Arc::new(Egress::new(config, None).unwrap()),
         spool: config.spool.clone(),
         hostname,
         // The simulation keeps its events in memory; nobody asks after finished messages.

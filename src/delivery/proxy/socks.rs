@@ -173,10 +173,8 @@ mod tests {
     async fn talk(said: &[u8], to: &str, user: Option<(&str, &str)>) -> (String, Vec<u8>, Vec<u8>) {
         let (mut ours, mut theirs) = duplex(4096);
         theirs.write_all(said).await.expect("there is room");
-        let credentials = user.map(|(username, password)| Credentials {
-            username: username.into(),
-            password: password.into(),
-        });
+        let credentials =
+            user.map(|(username, password)| Credentials { username: username.into(), password: password.into() });
         let to = to.parse().expect("an address");
         let told = {
             // Nothing more will be said: what is missing is a connection that broke.
@@ -199,7 +197,8 @@ mod tests {
     #[tokio::test]
     async fn connects_and_leaves_the_rest_unread() {
         let v4 = ("192.0.2.1:25", b"\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x19".as_slice());
-        let v6 = ("[2001:db8::1]:2525", b"\x05\x01\x00\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x09\xdd".as_slice());
+        let v6 =
+            ("[2001:db8::1]:2525", b"\x05\x01\x00\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x09\xdd".as_slice());
         let zeros = (b"\x05\0\0\x01\0\0\0\0\0\0".as_slice(), "None");
         let own = (b"\x05\0\0\x01\xc0\0\x02\x09\x10\0".as_slice(), "Some(192.0.2.9)");
         let own6 = (b"\x05\0\0\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x09\0\0".as_slice(), "Some(2001:db8::9)");

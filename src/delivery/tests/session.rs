@@ -69,7 +69,13 @@ impl Server {
     }
 
     fn target(&self, tls: TlsPolicy) -> Target {
-        Target { host: "mx.them.example".into(), address: self.address, local: Local::default(), tls, credentials: None }
+        Target {
+            host: "mx.them.example".into(),
+            address: self.address,
+            local: Local::default(),
+            tls,
+            credentials: None,
+        }
     }
 
     fn connections(&self) -> usize {
@@ -301,8 +307,13 @@ async fn a_dead_address_is_tried_once() {
     let address = listener.local_addr().expect("bound");
     drop(listener);
     let client = client(RootCertStore::empty());
-    let target =
-        Target { host: "mx.them.example".into(), address, local: Local::default(), tls: TlsPolicy::None, credentials: None };
+    let target = Target {
+        host: "mx.them.example".into(),
+        address,
+        local: Local::default(),
+        tls: TlsPolicy::None,
+        credentials: None,
+    };
     assert_eq!(client.unreachable(&"".into(), address, Clock.instant()), None);
     let first = client.connect(&target).await.expect_err("nobody there");
     assert_eq!((first.stage, first.failure.blame), (Stage::Connect, Blame::Site));

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::{Action, Batch, Item, Limits, PathId, Scheduler, SiteId, Verdict};
 use crate::mail::Failure;
+use crate::queue::share::Turn;
 use crate::queue::site::{Health, Line, PathState, SiteState};
 use crate::routing::{Egress, PoolId, Route};
 use crate::shaping::Gate;
@@ -54,8 +55,25 @@ impl Scheduler {
     /// Puts other sources and pools in force. Routes must be forgotten afterwards, so that ready mail finds its pool.
     pub(in crate::queue) fn set_egress(&mut self, egress: Arc<Egress>) {
         self.streams.set_pools(|stream| egress.pool_of(stream));
-        self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool)));
+        let out = |source| egress.source(source).is_out();
+        self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool), out));
         self.egress = egress;
+    }
+
+    /// A source is out, or back: others take over its mail, or it goes on with it.
+    pub(in crate::queue) fn sources_changed(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let site = &mut self.sites[id];
+            site.paths.iter_mut().for_each(|path| path.out = self.egress.source(path.source).is_out());
+            match site.closed(now).cloned() {
+                Some(failure) => {
+                    let items = site.ready.drain();
+                    self.turn_away(items, Verdict::Later(failure), actions);
+                }
+                None => self.staff(now, id as SiteId, actions),
+            }
+        }
     }
 
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
@@ -91,14 +109,27 @@ impl Scheduler {
             }
             return;
         }
-        self.connections += 1;
-        let path = &mut site.paths[place];
-        path.sessions += 1;
-        path.connecting += 1;
-        let connecting = path.connecting;
-        actions.push(Action::Connect(PathId { site: id, source: path.source }));
+        let connecting = self.connect(id, place, actions);
         if waiting > connecting {
             self.be_patient(now, id);
+        }
+    }
+
+    /// Starts a session on a path of the site; returns how many of it are connecting.
+    fn connect(&mut self, id: SiteId, place: usize, actions: &mut Vec<Action>) -> usize {
+        self.connections += 1;
+        let path = &mut self.sites[id as usize].paths[place];
+        path.sessions += 1;
+        path.connecting += 1;
+        actions.push(Action::Connect(PathId { site: id, source: path.source }));
+        path.connecting
+    }
+
+    /// Starts the first session on a path of the site if there is room and limits let it.
+    fn open_session(&mut self, now: u64, id: SiteId, place: usize, actions: &mut Vec<Action>) {
+        let pace = &mut self.sites[id as usize].paths[place].pace;
+        if self.connections < self.limits.connections_max && self.shaper.may_connect(now, pace) == Gate::Go {
+            self.connect(id, place, actions);
         }
     }
 
@@ -106,13 +137,20 @@ impl Scheduler {
     /// at again when the first of them may.
     fn idle_session(&mut self, now: u64, id: SiteId) -> Option<Arc<Notify>> {
         let mut look = None;
-        for path in &mut self.sites[id as usize].paths {
+        let site = &mut self.sites[id as usize];
+        for place in site.by_turn() {
+            let path = &mut site.paths[place];
             if path.idle.is_empty() {
                 continue;
             }
-            match self.shaper.may_send(now, &mut path.pace) {
-                Gate::Go => return path.idle.pop(),
-                Gate::Later(until) => look = earlier(look, until),
+            if let Gate::Later(until) = self.shaper.may_send(now, &mut path.pace) {
+                look = earlier(look, until);
+                continue;
+            }
+            match site.turn(now, place, |path| self.shaper.may_send(now, &mut path.pace) == Gate::Go) {
+                Turn::Own | Turn::Absent(_) => return site.paths[place].idle.pop(),
+                Turn::Idle(other) => return site.paths[other].idle.pop(),
+                Turn::Busy(until) => look = earlier(look, until),
             }
         }
         look.into_iter().for_each(|until| self.look_at(id, until));
@@ -125,7 +163,11 @@ impl Scheduler {
         let site = &mut self.sites[id as usize];
         let waiting = site.ready.len();
         let mut look = None;
-        for (place, path) in site.paths.iter_mut().enumerate().filter(|(_, path)| !path.retired) {
+        for place in site.by_turn() {
+            let path = &mut site.paths[place];
+            if path.retired || path.out {
+                continue;
+            }
             let limit = path.health.sessions_max(now, self.limits.connections_per_site);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
             let connected = path.sessions - path.connecting;
@@ -309,22 +351,40 @@ impl Scheduler {
             let limit = self.limits.recipients_per_transaction;
             let site = &mut self.sites[path.site as usize];
             let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
-            let state = site.path(path.source);
+            let place = site.place(path.source);
+            let state = &mut site.paths[place];
             if let Gate::Later(until) = self.shaper.may_send(now, &mut state.pace) {
                 state.idle.push(Arc::clone(idle));
                 self.look_at(path.site, until);
                 return None;
             }
+            match site.turn(now, place, |path| self.shaper.may_send(now, &mut path.pace) == Gate::Go) {
+                _ if site.ready.is_empty() => {}
+                Turn::Own => {}
+                Turn::Absent(other) => self.open_session(now, path.site, other, actions),
+                Turn::Idle(other) => {
+                    actions.extend(site.paths[other].idle.pop().map(Action::Wake));
+                    site.paths[place].idle.push(Arc::clone(idle));
+                    return None;
+                }
+                Turn::Busy(until) => {
+                    site.paths[place].idle.push(Arc::clone(idle));
+                    self.look_at(path.site, until);
+                    return None;
+                }
+            }
+            let site = &mut self.sites[path.site as usize];
             let same = |picked: &[Item], next: &Item| {
                 let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
                 picked[0].message == next.message && total + next.recipients.len() <= limit
             };
             let mut items = site.ready.pop(same);
             if items.is_empty() {
-                site.path(path.source).idle.push(Arc::clone(idle));
+                site.paths[place].idle.push(Arc::clone(idle));
                 return None;
             }
             site.taken += items.len() as u64;
+            site.took(now, place, items.len());
             let message = items[0].message;
             self.drop_ended(&mut items);
             let (Some(state), false) = (self.messages.get(message), items.is_empty()) else { continue };
@@ -409,7 +469,8 @@ impl Scheduler {
             self.forget_sites(now);
             self.sites_max = SITES_MIN.max(2 * self.sites.len());
         }
-        let site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        let out = |source| self.egress.source(source).is_out();
+        let site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool), out);
         let id = self.sites.insert(site) as SiteId;
         self.site_ids.insert(name, id);
         id
