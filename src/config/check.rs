@@ -11,7 +11,7 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname};
+use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname, reputation};
 use crate::mail::Domain;
 
 /// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
@@ -34,21 +34,23 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.pools(config);
     check.egress(config);
     check.dkim(config);
+    check.limits(config);
+    check.reputation(config);
     check.problems
 }
 
-struct Check<'a> {
-    places: &'a Places,
+pub(super) struct Check<'a> {
+    pub(super) places: &'a Places,
     file: &'a Path,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn error(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn error(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Error, key, why.into(), remedy.into());
     }
 
-    fn warning(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn warning(&mut self, key: &str, why: impl Into<String>, remedy: impl Into<String>) {
         self.add(Severity::Warning, key, why.into(), remedy.into());
     }
 
@@ -57,7 +59,7 @@ impl Check<'_> {
         self.problems.push(Problem { file: self.file.into(), line, severity, key: key.into(), why, remedy });
     }
 
-    fn not_zero(&mut self, key: &str, value: u64) {
+    pub(super) fn not_zero(&mut self, key: &str, value: u64) {
         if value == 0 {
             self.error(key, "0 lets nothing through", "set a limit of at least 1");
         }
@@ -329,6 +331,13 @@ impl Check<'_> {
                 format_duration(retry.delay_min)
             );
             self.error("retry.expire_after", why, "raise it; RFC 5321 §4.5.4.1 asks 4 to 5 days");
+        }
+    }
+
+    fn reputation(&mut self, config: &Config) {
+        let problems = [reputation::brake_problems(&config.brake), reputation::warmup_problems(&config.warmup)];
+        for (severity, key, why, remedy) in problems.into_iter().flatten() {
+            self.add(severity, &key, why, remedy.into());
         }
     }
 

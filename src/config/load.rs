@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -61,10 +61,7 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
         let (tree, syntax) = DeTable::parse_recoverable(text);
         if !syntax.is_empty() {
-            let mut problems: Vec<Problem> = syntax.iter().map(|error| syntax_problem(error, text, file)).collect();
-            problems.sort_by_key(|problem| problem.line);
-            problems.truncate(SYNTAX_PROBLEMS_MAX);
-            return Err(problems);
+            return Err(syntax_problems(&syntax, text, file));
         }
         let places = Places::of(tree.get_ref(), text);
         let (config, mut problems) = deserialize(tree, &places, file);
@@ -80,6 +77,18 @@ impl Config {
     }
 }
 
+/// Reads the text of another table that an operator writes, as far as it can be read; the rest has its defaults. Nothing is
+/// checked beyond keys and types.
+pub fn read_table<T: DeserializeOwned + Default>(text: &str, file: &Path) -> (T, Places, Vec<Problem>) {
+    let (tree, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        return (T::default(), Places(Vec::new()), syntax_problems(&syntax, text, file));
+    }
+    let places = Places::of(tree.get_ref(), text);
+    let (table, problems) = deserialize(tree, &places, file);
+    (table, places, problems)
+}
+
 /// `route[` for `route[2]`.
 fn list_of(key: &str) -> Option<String> {
     key.ends_with(']').then(|| key.rfind('[').map(|at| key[..=at].to_owned())).flatten()
@@ -90,6 +99,13 @@ fn read(file: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other("it is far too large"));
     }
     std::fs::read_to_string(file)
+}
+
+fn syntax_problems(errors: &[toml::de::Error], text: &str, file: &Path) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = errors.iter().map(|error| syntax_problem(error, text, file)).collect();
+    problems.sort_by_key(|problem| problem.line);
+    problems.truncate(SYNTAX_PROBLEMS_MAX);
+    problems
 }
 
 fn syntax_problem(error: &toml::de::Error, text: &str, file: &Path) -> Problem {
@@ -108,11 +124,15 @@ fn syntax_problem(error: &toml::de::Error, text: &str, file: &Path) -> Problem {
 }
 
 /// Reads the tree, taking out what cannot be read until the rest can.
-fn deserialize(mut tree: Spanned<DeTable<'_>>, places: &Places, file: &Path) -> (Config, Vec<Problem>) {
+fn deserialize<T: DeserializeOwned + Default>(
+    mut tree: Spanned<DeTable<'_>>,
+    places: &Places,
+    file: &Path,
+) -> (T, Vec<Problem>) {
     let mut problems = Vec::new();
     loop {
-        let error = match Config::deserialize(toml::de::Deserializer::from(tree.clone())) {
-            Ok(config) => return (config, problems),
+        let error = match T::deserialize(toml::de::Deserializer::from(tree.clone())) {
+            Ok(table) => return (table, problems),
             Err(error) => error,
         };
         let place = error.span().and_then(|span| places.at(&span));
@@ -131,7 +151,7 @@ fn deserialize(mut tree: Spanned<DeTable<'_>>, places: &Places, file: &Path) -> 
         // Each round takes something out, or there is no telling what is wrong where and this is the end.
         let removed = error.span().is_some_and(|span| remove(tree.get_mut(), &span));
         if !removed || problems.len() >= PROBLEMS_MAX {
-            return (Config::default(), problems);
+            return (T::default(), problems);
         }
     }
 }
@@ -232,10 +252,12 @@ fn remedy_for(message: &str) -> &'static str {
     hints.iter().find(|(part, _)| message.contains(part)).map_or("correct it", |(_, remedy)| remedy)
 }
 
-/// Where every key and list element of the file stands.
-pub(super) struct Places(Vec<Place>);
+/// Where every key and list element of a file stands.
+#[derive(Debug)]
+pub struct Places(Vec<Place>);
 
-pub(super) struct Place {
+#[derive(Debug)]
+struct Place {
     /// `delivery.timeout.connect`, `route[1].relay[0]`.
     key: String,
     line: usize,
@@ -278,8 +300,13 @@ impl Places {
         self.0.iter().find(|place| place.spans.iter().any(|one| covers(one, span)))
     }
 
+    /// Whether the key is in the file, readable or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|place| place.key == key)
+    }
+
     /// The line of a key; of what it stands in if it is not in the file itself.
-    pub(super) fn line(&self, key: &str) -> Option<usize> {
+    pub fn line(&self, key: &str) -> Option<usize> {
         let mut key = key;
         loop {
             if let Some(place) = self.0.iter().find(|place| place.key == key) {

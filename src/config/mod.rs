@@ -11,10 +11,13 @@ mod check;
 mod credentials;
 mod egress;
 mod hostname;
+mod limit;
 mod load;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
+mod rate;
+mod reputation;
 mod scope;
 mod size;
 
@@ -30,7 +33,11 @@ pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
+pub use limit::{Dimension, LimitConfig};
+pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
+pub use rate::{ByteRate, RateLimit};
+pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use size::ByteSize;
 
@@ -61,6 +68,11 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// What keeps complaints and unknown users down.
+    pub brake: BrakeConfig,
+    /// Sources that earn their reputation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warmup: Vec<WarmupConfig>,
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
@@ -76,6 +88,9 @@ pub struct Config {
     /// Signing keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dkim: Vec<DkimConfig>,
+    /// Limits; all that apply hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limit: Vec<LimitConfig>,
 }
 
 impl Default for Config {
@@ -91,11 +106,14 @@ impl Default for Config {
             retry: RetryConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            brake: BrakeConfig::default(),
+            warmup: Vec::new(),
             route: Vec::new(),
             source: Vec::new(),
             pool: Vec::new(),
             egress: Vec::new(),
             dkim: Vec::new(),
+            limit: Vec::new(),
         }
     }
 }

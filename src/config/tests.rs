@@ -90,7 +90,7 @@ listen = 1
             "f:14: delivery.tls: \"requird\" is not known; use one of: none, opportunistic, required, verified",
             "f:15: delivery.allow_loopback: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",
             "f:17: admin.listen: invalid type: integer `1`, expected socket address; write it as \"IP:PORT\", as in \"127.0.0.1:2525\" or \"[::1]:2525\"",
-            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, events, ledger, route, source, pool, egress, dkim",
+            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, events, ledger, brake, warmup, route, source, pool, egress, dkim, limit",
         ],
     );
 }
@@ -429,6 +429,63 @@ fn checks_keys_and_certificates() {
         &[&format!(
             "f:5: warning: dkim[0].key_file: every user of this host can read the secret in {key}; chmod 0640 it"
         )],
+    );
+}
+
+#[test]
+fn checks_limits() {
+    check(
+        r#"[[limit]]
+match = { provider = "google" }
+each = ["source", "site"]
+connections = 10
+connection_rate = "5/s"
+messages = "1000/min burst 50"
+recipients = "20000/d"
+bytes = "10MiB/s"
+recipients_per_transaction = 50
+messages_per_connection = 20
+[[limit]]
+match = { domain = "example.com", tenant = "shop" }
+each = ["campaign"]
+messages = "1/s"
+"#,
+        &[],
+    );
+    check(
+        r#"[[limit]]
+match = { tenant = "shop" }
+each = ["tenant", "campaign", "campaign"]
+messages = "soon"
+[[limit]]
+match = { class = "bulk" }
+connections = 0
+connection_rate = "5/s burst 0"
+[[limit]]
+match = { domain = "*" }
+each = ["colour"]
+bytes = "many/s"
+recipients_per_transaction = 1000
+"#,
+        &[
+            "f:4: warning: limit[0].each[0]: this row is about one tenant only; remove it here",
+            "f:4: warning: limit[0].each[2]: campaign is there twice; remove one of the two",
+            "f:5: limit[0].messages: \"soon\" is not a rate; write it as \"100/s\", \"1000/h\", \"500/10m\" or \"100/s burst 20\"",
+            "f:8: limit[1].connections: a connection carries mail of more than one class; put it into a row about provider, site, source or pool",
+            "f:8: limit[1].connections: 0 lets nothing through; set a limit of at least 1",
+            "f:9: limit[1].connection_rate: a connection carries mail of more than one class; put it into a row about provider, site, source or pool",
+            "f:9: limit[1].connection_rate: a burst of 0 lets nothing through; set a burst of at least 1, or none",
+            "f:11: limit[2].match.domain: \"*\" matches nothing; write a domain, as in \"example.com\"",
+            "f:12: limit[2].each[0]: \"colour\" is not known; use one of: provider, site, domain, source, pool, tenant, class, campaign",
+            "f:13: limit[2].bytes: \"many/s\" is not a rate of octets; write it as \"10MiB/s\", \"1GiB/h\" or \"10MiB/s burst 50MiB\"",
+            "f:14: warning: limit[2].recipients_per_transaction: 1000 can never be reached; lower it, or raise delivery.recipients_per_transaction (100)",
+        ],
+    );
+    check(
+        "[[limit]]\nmatch = { tenant = \"shop\" }\n",
+        &[
+            "f:2: limit[0]: it limits nothing; set one of: connections, connection_rate, messages, recipients, bytes, recipients_per_transaction, messages_per_connection",
+        ],
     );
 }
 

@@ -31,7 +31,7 @@ use bytes::Bytes;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::LedgerConfig;
-use crate::log::{Files, LogError, LogOptions, Position, SegmentId, VerifiedRecord, VerifyReport};
+use crate::log::{Files, Health, Log, LogError, LogOptions, Position, SegmentId, VerifiedRecord, VerifyReport};
 use crate::mail::{Keyed, Receipt};
 use crate::telemetry::Metrics;
 use codec::Fact;
@@ -122,7 +122,8 @@ impl Ledger {
     #[cfg(test)]
     pub(crate) fn open_small(files: &crate::log::sim::SimFiles) -> Ledger {
         let linger = std::time::Duration::from_millis(1);
-        let pace = Pace { linger, recent_max: 40, batches_max: 20, segment_size: 64 << 10 };
+        let proven_after = std::time::Duration::ZERO;
+        let pace = Pace { linger, recent_max: 40, batches_max: 20, segment_size: 64 << 10, proven_after };
         let (files, indexes) = (Arc::new(files.clone()), Box::<facts::MemoryIndexes>::default());
         let config = LedgerConfig::default();
         let metrics = Arc::new(Metrics::new());
@@ -229,6 +230,29 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// How one of the two logs is.
+#[derive(Debug)]
+struct LogGauges {
+    name: &'static str,
+    /// Everybody's.
+    all: Arc<Metrics>,
+    /// What the log counts as if it were the spool's.
+    counts: Arc<Metrics>,
+}
+
+impl LogGauges {
+    fn new(name: &'static str, all: Arc<Metrics>) -> LogGauges {
+        LogGauges { name, all, counts: Arc::new(Metrics::new()) }
+    }
+
+    fn publish(&self, log: &Log) {
+        let label = [self.name];
+        self.all.ledger_bytes.with_label_values(&label).set(log.stats().bytes as i64);
+        self.all.ledger_readonly.with_label_values(&label).set((log.health() != Health::Ok).into());
+        self.all.ledger_damaged.with_label_values(&label).set(self.counts.spool_damaged.get() as i64);
     }
 }
 

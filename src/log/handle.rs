@@ -67,6 +67,10 @@ impl Log {
             _ => LogError::io("lock", &lock_path)(e),
         })?;
         let mut replay = replay(&*files, &dir, options.segment_size, visit)?;
+        // Far enough from the end that a number that is nonsense does no harm.
+        let after = options.after.0.min(u32::MAX / 2);
+        replay.report.renumbered = replay.generation_max < after;
+        replay.generation_max = replay.generation_max.max(after);
         let report = std::mem::take(&mut replay.report);
         for damage in &report.damaged {
             metrics.spool_damaged.inc();

@@ -106,7 +106,8 @@ pub struct LogOptions {
     pub disk_free_min: u64,
     /// Segments kept for reuse.
     pub recycle_max: usize,
-    /// The longest that relaxed records wait for company when the log is idle.
+    /// Relaxed records alone are synced at most so often. So none waits longer than this for company, and one that comes to an idle log
+    /// does not wait at all.
     pub linger: Duration,
     /// Octets queued at once; beyond them synced appends fail with [`LogError::Busy`]. Relaxed ones are always taken: they tell what has happened already. Their owner slows down beyond it.
     pub queue_bytes_max: usize,
@@ -114,6 +115,8 @@ pub struct LogOptions {
     pub retry: Duration,
     /// Who does the writing.
     pub drive: Drive,
+    /// New segments get numbers behind this one: positions up to it are known elsewhere, by another folder that was here before.
+    pub after: SegmentId,
 }
 
 /// Who does the writing.
@@ -138,17 +141,18 @@ impl fmt::Debug for Drive {
 }
 
 impl LogOptions {
-    /// 64 MiB segments, 8 of them kept for reuse, 256 MiB left free, 10 ms of linger, 64 MiB queued, a retry each second.
+    /// 64 MiB segments, 8 of them kept for reuse, 256 MiB left free, 2 ms of linger, 64 MiB queued, a retry each second.
     pub fn new(dir: impl Into<PathBuf>) -> LogOptions {
         LogOptions {
             dir: dir.into(),
             segment_size: 64 << 20,
             disk_free_min: 256 << 20,
             recycle_max: 8,
-            linger: Duration::from_millis(10),
+            linger: Duration::from_millis(2),
             queue_bytes_max: 64 << 20,
             retry: Duration::from_secs(1),
             drive: Drive::Thread,
+            after: SegmentId(0),
         }
     }
 }
@@ -195,7 +199,7 @@ impl Location {
 pub enum Durability {
     /// Somebody waits for the sync. Fails at once while the log is read-only.
     Synced,
-    /// Rides along with the next sync, at the latest `linger` after it was queued if the log is idle. The log keeps it until it is
+    /// Rides along with the next sync, which is begun at the latest `linger` after the one before. The log keeps it until it is
     /// synced and writes it again if a batch fails; it may use the reserve when the disk is full.
     Relaxed,
 }

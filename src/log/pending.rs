@@ -98,6 +98,11 @@ struct State {
 }
 
 impl State {
+    /// Nobody is kept waiting by what is queued.
+    fn may_wait(&self) -> bool {
+        !self.synced && self.refused.is_empty() && !self.closing
+    }
+
     fn take(&mut self) -> Work {
         self.synced = false;
         Work {
@@ -173,8 +178,9 @@ impl Pending {
         Ok(())
     }
 
-    /// Waits for work. `tick`: come back after this long even without. Relaxed work waits up to `linger` for company.
-    pub fn take(&self, linger: Duration, tick: Option<Duration>) -> Work {
+    /// Waits for work. `tick`: come back after this long even without. Relaxed work alone waits for company as long as
+    /// `patience` says when it is there.
+    pub fn take(&self, patience: impl FnOnce() -> Duration, tick: Option<Duration>) -> Work {
         let mut state = self.lock();
         while state.queue.is_empty() && state.refused.is_empty() && !state.closing {
             state.sleeping = true;
@@ -189,14 +195,13 @@ impl Pending {
                 }
             }
         }
-        if !state.queue.is_empty() && !state.synced && state.refused.is_empty() && !state.closing {
-            state.sleeping = true;
+        if !state.queue.is_empty() && state.may_wait() {
+            let patience = patience();
             let company = |s: &mut State| {
-                let wait = !s.synced && s.refused.is_empty() && !s.closing;
-                s.sleeping = wait;
-                wait
+                s.sleeping = s.may_wait();
+                s.sleeping
             };
-            state = self.wake.wait_timeout_while(state, linger, company).expect("nothing panics under this lock").0;
+            state = self.wake.wait_timeout_while(state, patience, company).expect("nothing panics under this lock").0;
         }
         state.sleeping = false;
         state.take()
@@ -226,5 +231,33 @@ impl Pending {
         state.closing = true;
         state.sleeping = false;
         self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn group(durability: Durability) -> Group {
+        Group::new([Append { kind: 1, id: 1, head: vec![], body: SmallVec::new(), durability, done: None }])
+    }
+
+    #[test]
+    fn relaxed_work_waits_as_long_as_told_or_until_somebody_is_kept_waiting() {
+        let pending = Pending::new(1 << 20, Drive::Thread);
+        let push = |durability| pending.push(group(durability)).is_ok();
+        assert!(push(Durability::Relaxed));
+        assert_eq!(pending.take(|| Duration::ZERO, None).entries.len(), 1);
+        assert!(push(Durability::Relaxed) && push(Durability::Synced));
+        let work = pending.take(|| panic!("nobody may be kept waiting"), None);
+        assert_eq!(work.entries.len(), 2);
+        std::thread::scope(|scope| {
+            assert!(push(Durability::Relaxed));
+            let taken = scope.spawn(|| pending.take(|| LONG, None).entries.len());
+            assert!(push(Durability::Relaxed) && push(Durability::Synced));
+            assert_eq!(taken.join().unwrap(), 3);
+        });
     }
 }

@@ -24,6 +24,8 @@ pub struct ReplayReport {
     pub torn: bool,
     /// What should be readable and is not. Each is also a log line and counted in `spool_damaged`.
     pub damaged: Vec<Damage>,
+    /// No segment here has reached [`LogOptions::after`](super::LogOptions::after): the numbers jump.
+    pub renumbered: bool,
 }
 
 /// What `open` needs to go on from.

@@ -64,6 +64,8 @@ pub(super) struct Writer {
     generation: u32,
     has_reserve: bool,
     refusal: Option<Refusal>,
+    /// When the last batch was.
+    synced: Instant,
     /// Taken from [`Pending`](super::pending::Pending), not yet synced.
     queue: VecDeque<Entry>,
     arena: Vec<u8>,
@@ -86,6 +88,7 @@ impl Writer {
             generation: replay.generation_max,
             has_reserve: replay.has_reserve,
             refusal: None,
+            synced: Clock.instant(),
             queue: VecDeque::new(),
             arena: Vec::new(),
         };
@@ -103,7 +106,11 @@ impl Writer {
     pub fn run(mut self) {
         loop {
             let tick = self.refusal.as_ref().map(|r| r.next_try.saturating_duration_since(self.clock.instant()));
-            let work = self.shared.pending.take(self.shared.options.linger, tick);
+            // Not so long after each came, but after the last sync: most then need not wait at all, and there are no more syncs.
+            let linger = self.shared.options.linger;
+            let (clock, synced) = (self.clock, self.synced);
+            let patience = || linger.saturating_sub(clock.instant() - synced);
+            let work = self.shared.pending.take(patience, tick);
             let closing = work.closing;
             self.turn(work);
             if closing {
@@ -152,7 +159,8 @@ impl Writer {
         let written = batch.write(&*open.file).map_err(LogError::io("write", &open.path)).and_then(|()| {
             let before = self.clock.instant();
             let synced = open.file.sync_data().map_err(LogError::io("sync", &open.path));
-            self.shared.metrics.spool_sync.observe((self.clock.instant() - before).as_secs_f64());
+            self.synced = self.clock.instant();
+            self.shared.metrics.spool_sync.observe((self.synced - before).as_secs_f64());
             synced
         });
         match written {

@@ -133,15 +133,17 @@ impl Filler {
     }
 
     /// The writer needs a file of at least so many octets now: waits until one is ready, if one is under way and large enough.
-    pub fn hurry(&self, least: u64) {
+    /// False: it took too long.
+    pub fn hurry(&self, least: u64) -> bool {
         let mut order = self.lock();
-        if order.size < least || order.allowed == 0 {
-            return;
+        if order.size < least || order.allowed == 0 || order.stop {
+            return true;
         }
         order.enough = Some(least.max(HURRIED).min(order.size));
         self.wake.notify_one();
         let working = |order: &mut Order| order.size > 0 && !order.stop;
-        drop(self.done.wait_timeout_while(order, PATIENCE, working).expect("nothing panics under this lock"));
+        let waited = self.done.wait_timeout_while(order, PATIENCE, working).expect("nothing panics under this lock");
+        !waited.1.timed_out()
     }
 
     /// Gives back the space that a file under way has taken, soon.
@@ -151,14 +153,17 @@ impl Filler {
         self.wake.notify_one();
     }
 
-    /// The thread ends after the piece that it is at.
+    /// The thread ends after the piece that it is at. Nobody waits for it any more.
     pub fn stop(&self) {
         self.lock().stop = true;
         self.wake.notify_one();
+        self.done.notify_all();
     }
 
     /// Until [`Filler::stop`].
     pub fn run(&self, shared: &Shared) {
+        // Whatever ends the thread, a panic too: who waits for it goes on, and so does who comes later.
+        let _ends = Ends(self);
         loop {
             let made = match self.wait(0) {
                 Next::GiveUp => Ok(()),
@@ -231,10 +236,48 @@ impl Filler {
     }
 }
 
+struct Ends<'a>(&'a Filler);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 fn make_ready(files: &dyn Files, dir: &Path, path: &Path) -> io::Result<()> {
     let ready = FileName::Ready.in_dir(dir);
     files.rename(path, &ready)?;
     files.sync_dir(dir).inspect_err(|_| {
         let _ = files.remove(&ready);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Who waits for a file is let go when the thread ends by `end`.
+    fn check(end: impl FnOnce(&Filler)) {
+        let filler = Arc::new(Filler::default());
+        filler.ask(2 * HURRIED);
+        filler.allow(PAGE, 2 * HURRIED);
+        filler.lock().allowed = HURRIED;
+        let waiting = Arc::clone(&filler);
+        let writer = std::thread::spawn(move || waiting.hurry(PAGE));
+        while filler.lock().enough.is_none() {
+            std::thread::yield_now();
+        }
+        end(&filler);
+        assert!(writer.join().unwrap(), "it waited until its patience ended");
+        assert!(filler.hurry(PAGE), "nobody is waited for who is gone");
+    }
+
+    #[test]
+    fn who_waits_is_told_that_the_thread_ends() {
+        check(Filler::stop);
+        // As a panic in it would.
+        check(|filler| drop(Ends(filler)));
+    }
 }

@@ -10,13 +10,16 @@ mod message_id;
 mod outcome;
 #[doc(hidden)]
 pub mod probe;
+mod reason;
 mod receipt;
 mod reply;
+pub mod wording;
 
 pub use address::{AddressError, AddressHost, EnvelopeAddress, ReversePath};
 pub use domain::{Domain, DomainError};
 pub use envelope::{Class, Envelope, Notify, Recipient, Ret, Stream};
 pub use message_id::{MessageId, MessageIdError, MessageIds};
 pub use outcome::{Blame, Failure, Origin, Outcome, TlsFacts};
+pub use reason::{Fault, Reason};
 pub use receipt::{Fingerprint, IdempotencyKey, IdempotencyKeyError, KEY_MAX, Keyed, Receipt};
 pub use reply::{EnhancedCode, Reply};

@@ -10,12 +10,15 @@ use super::Queue;
 use super::scheduler::TakenBack;
 use super::settle::READ_AGAIN;
 use super::settlement::Settlement;
-use super::status::QueryError;
+use super::status::{QueryError, SLICE};
 use crate::mail::MessageId;
 use crate::spool::{End, RecipientState, SpoolError};
 
 /// Messages whose ends are being written at once. Each holds an envelope in memory.
 const AT_ONCE: usize = 64;
+
+/// From so many messages on it is worth a walk over all sleepers to give their memory back at once.
+const SWEEP_FROM: usize = 1000;
 
 /// What [`Queue::cancel`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,13 +41,17 @@ impl Queue {
     /// # Cancel safety
     /// What was begun goes on.
     pub async fn cancel(self: &Arc<Queue>, ids: Vec<MessageId>) -> Result<Cancelled, QueryError> {
-        let (taken, repeated) = {
+        let (mut taken, mut repeated) = (Vec::with_capacity(ids.len()), ids.is_empty());
+        // In slices, so that others get the lock in between.
+        for slice in ids.chunks(SLICE) {
             let mut scheduler = self.lock();
-            let before = ids.is_empty() || ids.iter().any(|id| scheduler.is_cancelled(*id));
-            let taken = scheduler.cancel(&ids);
-            let repeated = before || taken.len() < ids.len();
-            (taken, repeated)
-        };
+            repeated |= slice.iter().any(|id| scheduler.is_cancelled(*id));
+            taken.extend(scheduler.cancel(slice));
+        }
+        repeated |= taken.len() < ids.len();
+        if taken.len() > SWEEP_FROM {
+            self.sweep();
+        }
         let queue = Arc::clone(self);
         let (answer, answered) = oneshot::channel();
         self.spawn(async move {
@@ -59,6 +66,15 @@ impl Queue {
             let _ = answer.send(ended);
         });
         answered.await.unwrap_or(Err(QueryError::Closing))
+    }
+
+    /// Gives back the memory of what sleeps and is taken back.
+    fn sweep(&self) {
+        let (mut from, mut more) = (0, true);
+        while more {
+            more = self.lock().sweep(from, from + SLICE);
+            from += SLICE;
+        }
     }
 
     async fn end_all(self: Arc<Queue>, taken: Vec<TakenBack>) -> Result<Cancelled, QueryError> {

@@ -1,15 +1,15 @@
 //! What submission hands over.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 use super::Queue;
 use crate::log::Health;
 use crate::mail::{EnhancedCode, MessageId, Reply};
-use crate::spool::Message;
+use crate::spool::{Message, SpoolError};
 
 /// Events not yet in the event log, beyond which new mail must wait: they are held in memory.
 pub(super) const EVENTS_LAG_MAX: i64 = 200_000;
@@ -63,28 +63,45 @@ impl Queue {
         messages: SmallVec<[Arc<Message>; 1]>,
     ) -> impl Future<Output = Result<(), Reply>> + Send + use<> {
         let id = messages.first().map(|message| message.id);
-        let (answer, mut answered) = mpsc::unbounded_channel();
+        let (answer, answered) = oneshot::channel();
+        let last = Arc::new(Last { result: Mutex::new(None), answer: Some(answer) });
         let queue = Arc::clone(self);
         // They join the queue here, not in the future, so that a client that goes away loses nothing.
         self.spool.accept(messages, move |result| {
             let result = result.map(|message| queue.admit(&message));
-            let _ = answer.send(result);
+            *last.result.lock().expect("no code panics under this lock") = Some(result);
         });
         async move {
-            let mut result = Err(Reply::ours(421, EnhancedCode(4, 3, 2), "shutting down, try again later"));
-            // They stand or fall together, so the last answer is that of all.
-            while let Some(answer) = answered.recv().await {
-                result = answer.map_err(|error| {
+            match answered.await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => {
                     tracing::warn!(message_id = ?id, error = %error, "message not kept, client told to try again");
-                    Reply::ours(452, EnhancedCode(4, 3, 1), "the message could not be stored, try again later")
-                });
+                    Err(Reply::ours(452, EnhancedCode(4, 3, 1), "the message could not be stored, try again later"))
+                }
+                Err(_) => Err(Reply::ours(421, EnhancedCode(4, 3, 2), "shutting down, try again later")),
             }
-            result
         }
     }
 
     /// How long a message may wait when its client does not say.
     pub fn expire_after(&self) -> Duration {
         self.parts.load().expire_after
+    }
+}
+
+/// The answer to a submission. Its messages stand or fall together, so the last one's result is that of all; it is given
+/// when the spool has let go of all of them.
+struct Last {
+    result: Mutex<Option<Result<(), SpoolError>>>,
+    answer: Option<oneshot::Sender<Result<(), SpoolError>>>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let result = self.result.get_mut().ok().and_then(Option::take);
+        if let (Some(answer), Some(result)) = (self.answer.take(), result) {
+            // Nobody listens any more to a client that went away.
+            let _ = answer.send(result);
+        }
     }
 }

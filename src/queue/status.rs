@@ -13,7 +13,7 @@ use crate::mail::{Class, MessageId};
 use crate::spool::SpoolError;
 
 /// Messages looked at in one go: some tens of microseconds.
-const SLICE: usize = 4096;
+pub(super) const SLICE: usize = 4096;
 
 /// An end is in the event log this long after it left the spool's index, if the disk is well.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

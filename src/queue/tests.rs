@@ -78,17 +78,66 @@ fn who_wakes_behind_his_expiry_is_given_up_at_once() {
         let failure = Failure::ours(Blame::Site, EnhancedCode(4, 4, 3), "no answer");
         scheduler.routed(0, host, Err(Verdict::Later(failure)), 1, &mut actions);
     }
-    // Deferred to just behind their expiry: two clocks were read one after the other.
+    // Deferred to behind their expiry: two clocks were read one after the other, or nobody could read when it expires.
     for action in std::mem::take(&mut actions) {
         let Action::Settle(items, _) = action else { continue };
         scheduler.landed(&items);
-        items.into_iter().for_each(|item| scheduler.sleep(EXPIRY + 3, item, &mut actions));
+        items.into_iter().for_each(|item| scheduler.sleep(EXPIRY + 3_000, item, &mut actions));
     }
-    scheduler.tick(EXPIRY, &mut actions);
+    scheduler.tick(EXPIRY - 1, &mut actions);
     assert!(expire(&mut scheduler, &mut actions).is_empty());
-    scheduler.tick(EXPIRY + 3, &mut actions);
+    scheduler.tick(EXPIRY, &mut actions);
     assert_eq!(expire(&mut scheduler, &mut actions), [0, 1, 2]);
     assert_eq!((scheduler.open_recipients(), scheduler.counts.ready), (0, [0; 3]));
+}
+
+#[test]
+fn a_message_partly_asleep_is_given_up_at_once() {
+    let (mut scheduler, mut actions) = (Scheduler::default(), Vec::new());
+    let group = |recipient, due| Group {
+        host: AddressHost::Domain("a.example".parse().unwrap()),
+        attempts: 1,
+        recipients: [recipient].into_iter().collect(),
+        due,
+    };
+    let stream = Stream::default();
+    let newcomer =
+        Newcomer { id: MessageId(7), stream: &stream, accepted_at: Timestamp(0), recipients: 5001, expires: EXPIRY };
+    let asleep = (1..5001).map(|recipient| group(recipient, EXPIRY));
+    scheduler.add(0, newcomer, std::iter::once(group(0, 0)).chain(asleep), &mut actions);
+    // More sleepers are due than wake in one go.
+    scheduler.tick(EXPIRY, &mut actions);
+    let mut ended = 0;
+    for action in std::mem::take(&mut actions) {
+        let Action::Expire(id, recipients) = action else { continue };
+        let claimed = recipients.iter().filter(|r| scheduler.end(id, **r)).count() as u32;
+        scheduler.recorded(id, claimed);
+        ended += claimed;
+    }
+    assert_eq!(ended, 5001, "nobody is left to wait for");
+    // Who wakes behind that finds nothing to do.
+    scheduler.tick(EXPIRY + 1, &mut actions);
+    assert!(actions.is_empty(), "{actions:?}");
+    let census = scheduler.census();
+    assert_eq!((census.sleepers, census.messages.len()), (0, 0), "{census:?}");
+    assert_eq!((scheduler.open_recipients(), scheduler.counts.ready), (0, [0; 3]));
+}
+
+#[test]
+fn the_sleepers_of_what_is_taken_back_go_in_slices() {
+    let (mut scheduler, mut actions) = (Scheduler::default(), Vec::new());
+    for id in 1..=100 {
+        let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
+        let host = AddressHost::Domain("a.example".parse().unwrap());
+        let group = Group { host, attempts: 1, recipients: [0].into_iter().collect(), due: 50_000 };
+        scheduler.add(0, Newcomer { id, stream, accepted_at, recipients: 1, expires: EXPIRY }, [group], &mut actions);
+    }
+    let even: Vec<MessageId> = (1..=50).map(|n| MessageId(2 * n)).collect();
+    assert_eq!(scheduler.cancel(&even).len(), 50);
+    assert!(scheduler.sweep(0, 40), "there is more");
+    assert_eq!(scheduler.census().sleepers, 80);
+    assert!(!scheduler.sweep(40, 100));
+    assert_eq!(scheduler.census().sleepers, 50);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use super::Queue;
 use super::scheduler::Item;
 use super::site::Health;
 use crate::clock::Timestamp;
-use crate::mail::{AddressHost, Class, MessageId};
-use crate::spool::{RecipientState, SpoolError};
+use crate::mail::{AddressHost, Class, Envelope, MessageId, Recipient};
+use crate::spool::{Change, RecipientState, SpoolError};
 
 /// One waiting message in a list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,7 +59,8 @@ pub struct RecipientView {
     pub state: String,
     /// Attempts so far.
     pub attempts: u32,
-    /// When it is due; `None`: now, or never.
+    /// When it is due, as its last attempt said; `None`: now, or never. What an operator hurries on may show it until all
+    /// that waits of the message is awake.
     pub next_attempt: Option<String>,
     /// The last reply.
     pub reply: Option<String>,
@@ -115,37 +116,12 @@ impl Queue {
     pub async fn view(&self, id: MessageId) -> Result<MessageView, SpoolError> {
         let message = self.spool.load_envelope(id).await?;
         let states = self.spool.states(id).await?;
-        let (open, sleepers) = {
+        let (open, awake) = {
             let scheduler = self.lock();
-            (scheduler.open_of(id), scheduler.sleepers_of(id))
-        };
-        let (now, timestamp) = (self.now(), self.clock.timestamp());
-        let due = |place: u32| {
-            let sleeper = sleepers.iter().find(|(_, item)| item.recipients.contains(&place));
-            sleeper.map(|(due, _)| Timestamp(timestamp.0 + due.saturating_sub(now)).to_string())
+            (scheduler.open_of(id), scheduler.is_awake(id))
         };
         let envelope = &message.envelope;
-        let mut recipients = Vec::with_capacity(envelope.recipients.len());
-        for (place, recipient) in (0u32..).zip(&envelope.recipients) {
-            let mut view = RecipientView {
-                address: recipient.address.to_string(),
-                state: if open.contains(&place) { "waiting" } else { "ended" }.into(),
-                attempts: 0,
-                next_attempt: due(place),
-                reply: None,
-            };
-            for change in states.iter().filter(|change| change.recipient == place) {
-                match &change.state {
-                    RecipientState::Waiting { attempts, failure, .. } if *attempts >= view.attempts => {
-                        view.attempts = *attempts;
-                        view.reply = Some(failure.reply.to_string());
-                    }
-                    RecipientState::Waiting { .. } => {}
-                    RecipientState::Ended(end) => view.state = end.as_str().into(),
-                }
-            }
-            recipients.push(view);
-        }
+        let recipients = recipients(envelope, &open, &states, self.clock.timestamp(), awake);
         let waiting = || recipients.iter().filter(|r| r.state == "waiting");
         let listed = Listed {
             message_id: id,
@@ -154,7 +130,8 @@ impl Queue {
             recipient: waiting().next().map(|r| r.address.clone()).unwrap_or_default(),
             size: self.spool.content_len(id)?,
             accepted_at: envelope.accepted_at.to_string(),
-            next_attempt: waiting().filter_map(|r| r.next_attempt.clone()).min(),
+            // None, now, is before all others.
+            next_attempt: waiting().map(|r| r.next_attempt.clone()).min().flatten(),
             class: envelope.stream.class,
             reason: waiting().find_map(|r| r.reply.clone()),
         };
@@ -241,9 +218,94 @@ impl Queue {
     }
 }
 
+/// Where each recipient stands, by what the spool has of it. `awake`: an operator may have asked for an attempt before the
+/// time that the states name.
+fn recipients(envelope: &Envelope, open: &[u32], states: &[Change], now: Timestamp, awake: bool) -> Vec<RecipientView> {
+    let due = |time: Timestamp| (time > now && !awake).then(|| time.min(envelope.expires_at).to_string());
+    let fresh = |recipient: &Recipient| RecipientView {
+        address: recipient.address.to_string(),
+        state: "ended".into(),
+        attempts: 0,
+        next_attempt: None,
+        reply: None,
+    };
+    let mut views: Vec<RecipientView> = envelope.recipients.iter().map(fresh).collect();
+    for place in open {
+        let Some(view) = views.get_mut(*place as usize) else { continue };
+        view.state = "waiting".into();
+        view.next_attempt = due(envelope.not_before);
+    }
+    for change in states {
+        let Some(view) = views.get_mut(change.recipient as usize) else { continue };
+        match &change.state {
+            RecipientState::Waiting { attempts, next_attempt, failure } if *attempts >= view.attempts => {
+                view.attempts = *attempts;
+                view.reply = Some(failure.reply.to_string());
+                if view.state == "waiting" {
+                    view.next_attempt = due(*next_attempt);
+                }
+            }
+            RecipientState::Waiting { .. } => {}
+            RecipientState::Ended(end) => {
+                view.state = end.as_str().into();
+                view.next_attempt = None;
+            }
+        }
+    }
+    views
+}
+
 impl MessageView {
     fn concerns(&self, host: &AddressHost) -> bool {
         let at = format!("@{host}");
         self.recipients.iter().any(|r| r.state == "waiting" && r.address.ends_with(&at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Blame, EnhancedCode, Failure, Stream};
+    use crate::spool::End;
+
+    #[test]
+    fn the_states_say_when_each_is_due() {
+        let mut envelope = Envelope::unreadable(Stream::default(), Timestamp(0));
+        let to = ["first@b.example", "held@b.example", "again@b.example", "gone@b.example", "late@b.example"];
+        envelope.recipients = to.iter().map(|to| Recipient::new(to.parse().unwrap())).collect();
+        (envelope.not_before, envelope.expires_at) = (Timestamp(50), Timestamp(9_000));
+        let waiting = |recipient, attempts, next| Change {
+            recipient,
+            state: RecipientState::Waiting {
+                attempts,
+                next_attempt: Timestamp(next),
+                failure: Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), "no answer"),
+            },
+        };
+        // Copied forward, an older state may stand behind a newer one.
+        let states = [
+            waiting(0, 1, 70),
+            waiting(2, 2, 5_000),
+            waiting(2, 1, 200),
+            waiting(3, 1, 800),
+            Change { recipient: 3, state: RecipientState::Ended(End::Delivered) },
+            waiting(4, 1, 99_000),
+            waiting(77, 1, 99_000),
+        ];
+        let told = |now, awake| {
+            let views = recipients(&envelope, &[0, 1, 2, 4], &states, Timestamp(now), awake);
+            let told = views.into_iter().map(|v| (v.state, v.attempts, v.next_attempt));
+            told.collect::<Vec<_>>()
+        };
+        let at = |time| Some(Timestamp(time).to_string());
+        let row = |state: &str, attempts, next| (state.to_owned(), attempts, next);
+        let asleep = told(40, false);
+        assert_eq!(asleep[0], row("waiting", 1, at(70)));
+        assert_eq!(asleep[1], row("waiting", 0, at(50)), "held back");
+        assert_eq!(asleep[2], row("waiting", 2, at(5_000)));
+        assert_eq!(asleep[3], row("delivered", 1, None));
+        assert_eq!(asleep[4], row("waiting", 1, at(9_000)), "no later than it expires");
+        assert_eq!(told(100, false)[0], row("waiting", 1, None), "its time has come");
+        assert_eq!(told(40, true)[2], row("waiting", 2, None), "somebody was in a hurry");
     }
 }

@@ -85,20 +85,20 @@ impl<T> Wheel<T> {
     }
 
     /// Takes out every sleeper that `select` picks. Walks them all.
-    pub fn extract(&mut self, mut select: impl FnMut(&T) -> bool) -> Vec<T> {
-        let mut taken = Vec::new();
-        for index in 0..self.entries.len() as u32 {
-            if self.entries[index as usize].value.as_ref().is_some_and(&mut select) {
-                self.unchain(index);
-                taken.extend(self.release(index));
-            }
-        }
-        taken
+    pub fn extract(&mut self, select: impl FnMut(&T) -> bool) -> Vec<T> {
+        self.extract_in(0, usize::MAX, select).0
     }
 
-    /// Every sleeper with its deadline, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
-        self.entries.iter().filter_map(|e| Some((e.deadline, e.value.as_ref()?)))
+    /// The same for those in places `from..to`, and whether there are places behind. Each sleeper keeps its place.
+    pub fn extract_in(&mut self, from: usize, to: usize, mut select: impl FnMut(&T) -> bool) -> (Vec<T>, bool) {
+        let mut taken = Vec::new();
+        for index in from..to.min(self.entries.len()) {
+            if self.entries[index].value.as_ref().is_some_and(&mut select) {
+                self.unchain(index as u32);
+                taken.extend(self.release(index as u32));
+            }
+        }
+        (taken, to < self.entries.len())
     }
 
     /// The first occupied slot: level, slot, and the time at which it starts (not before `now`).
@@ -239,6 +239,23 @@ mod tests {
             assert_eq!(wheel.cancel(*key), None);
         }
         assert_eq!(fired(&mut wheel, 10_000), (0..100).step_by(2).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn sleepers_are_taken_out_in_slices() {
+        let mut wheel = Wheel::default();
+        for n in 0..100u64 {
+            wheel.insert(n * 37, n);
+        }
+        let (mut taken, mut from, mut more) = (Vec::new(), 0, true);
+        while more {
+            let found;
+            (found, more) = wheel.extract_in(from, from + 30, |n| n % 3 == 0);
+            taken.extend(found);
+            from += 30;
+        }
+        assert_eq!((taken.len(), from), (34, 120));
+        assert!(fired(&mut wheel, 10_000).iter().all(|n| n % 3 != 0));
     }
 
     #[test]

@@ -15,12 +15,16 @@ use hickory_resolver::config::{ProtocolConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, Name, Record, RecordType};
+use hickory_resolver::proto::serialize::binary::BinEncodable;
 
 use super::udp::{Connections, Sockets};
 use crate::clock::{Clock, Instant};
 
 /// How long a server that answers nobody is not asked first; then one question tries it.
 const REST: Duration = Duration::from_secs(10);
+
+/// A question with its answer takes less on average; those with many records or long ones push others out.
+const ENTRY_OCTETS: usize = 2048;
 
 /// How long a name whose answer was not plain is left to hickory.
 const DETOUR: Duration = Duration::from_secs(60);
@@ -56,6 +60,9 @@ type Entry = (Instant, Option<Arc<[Record]>>);
 /// What was used lately, in two generations: when the young one is full, the old one goes.
 struct Cache {
     generation_max: usize,
+    /// Octets that those in `young` take, about, and may take.
+    octets: usize,
+    octets_max: usize,
     young: HashMap<Question, Entry>,
     old: HashMap<Question, Entry>,
 }
@@ -76,7 +83,7 @@ impl Quick {
             let sockets = Sockets::new((server.ip, udp.port).into(), udp.bind_addr, timeout);
             Some((sockets, Mutex::new(Health { heard: now, rests_until: now })))
         });
-        let cache = Cache { generation_max: cache_entries / 2, young: HashMap::new(), old: HashMap::new() };
+        let cache = Cache::new(cache_entries / 2, cache_entries / 2 * ENTRY_OCTETS);
         Quick { hickory, first, cache: Mutex::new(cache), clock }
     }
 
@@ -153,11 +160,18 @@ fn is_plain(answer: &DnsResponse, (name, record_type): &Question) -> bool {
 }
 
 fn ttl(records: &[Record]) -> Duration {
-    let least = records.iter().map(|record| record.ttl).min().unwrap_or(0);
+    // With the most significant bit set it counts as zero (RFC 2181 §8).
+    let plain = |record: &Record| if record.ttl > i32::MAX as u32 { 0 } else { record.ttl };
+    let least = records.iter().map(plain).min().unwrap_or(0);
     Duration::from_secs(least.into()).min(super::dns::TTL_MAX)
 }
 
 impl Cache {
+    /// Of two generations, each with so many entries and about so many octets.
+    fn new(generation_max: usize, octets_max: usize) -> Cache {
+        Cache { generation_max, octets: 0, octets_max, young: HashMap::new(), old: HashMap::new() }
+    }
+
     fn get(&mut self, question: &Question, now: Instant) -> Option<Entry> {
         if let Some(entry) = self.young.get(question) {
             return (now < entry.0).then(|| entry.clone());
@@ -168,17 +182,32 @@ impl Cache {
     }
 
     fn insert(&mut self, question: Question, entry: Entry) {
-        if self.young.len() >= self.generation_max {
+        let octets = cost(&question, &entry);
+        if self.young.len() >= self.generation_max || self.octets + octets > self.octets_max {
             self.old = std::mem::take(&mut self.young);
+            self.octets = 0;
         }
-        if self.generation_max > 0 {
+        if self.generation_max > 0 && octets <= self.octets_max {
             self.young.insert(question, entry);
+            self.octets += octets;
         }
     }
 }
 
+/// Octets an entry takes, about: a record and a name have boxes of their own, and the data is as long as on the wire.
+fn cost(question: &Question, (_, records): &Entry) -> usize {
+    let data = |record: &Record| {
+        size_of::<Record>() + record.name.len() + BinEncodable::to_bytes(record).map_or(0, |d| d.len())
+    };
+    let records = records.iter().flat_map(|records| records.iter()).map(data).sum::<usize>();
+    size_of::<(Question, Entry)>() + question.0.len() + records
+}
+
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::proto::rr::RData;
+    use hickory_resolver::proto::rr::rdata::TXT;
+
     use super::*;
 
     #[test]
@@ -202,7 +231,7 @@ mod tests {
     fn the_cache_keeps_what_is_used() {
         let now = Clock.instant();
         let question = |n: usize| (Name::from_ascii(format!("d{n}.example.")).expect("a name"), RecordType::MX);
-        let (mut cache, entry) = (Cache { generation_max: 10, young: HashMap::new(), old: HashMap::new() }, None);
+        let (mut cache, entry) = (Cache::new(10, 1 << 20), None);
         for n in 0..1000 {
             cache.insert(question(n), (now + Duration::from_secs(60), entry.clone()));
             assert!(cache.get(&question(0), now).is_some(), "asked for all the time");
@@ -211,5 +240,33 @@ mod tests {
         }
         assert!(cache.get(&question(500), now).is_none());
         assert!(cache.get(&question(0), now + Duration::from_secs(60)).is_none(), "too old");
+    }
+
+    fn text(octets: usize, ttl: u32) -> Record {
+        let strings = (0..octets / 250).map(|_| "x".repeat(249)).collect();
+        Record::from_rdata(Name::from_ascii("t.example.").expect("a name"), ttl, RData::TXT(TXT::new(strings)))
+    }
+
+    #[test]
+    fn long_answers_push_others_out() {
+        let now = Clock.instant();
+        let question = |n: usize| (Name::from_ascii(format!("d{n}.example.")).expect("a name"), RecordType::TXT);
+        let mut cache = Cache::new(100, 10 << 10);
+        let records: Arc<[Record]> = vec![text(3000, 60)].into();
+        for n in 0..50 {
+            cache.insert(question(n), (now + Duration::from_secs(60), Some(Arc::clone(&records))));
+            assert!(cache.young.len() <= 3 && cache.old.len() <= 3, "{} {}", cache.young.len(), cache.old.len());
+        }
+        assert!(cache.get(&question(49), now).is_some());
+        let huge: Arc<[Record]> = vec![text(20_000, 60)].into();
+        cache.insert(question(50), (now + Duration::from_secs(60), Some(huge)));
+        assert!(cache.get(&question(50), now).is_none(), "longer than all that may be kept");
+    }
+
+    #[test]
+    fn a_time_to_live_with_its_first_bit_set_is_none() {
+        let of = |ttls: &[u32]| super::ttl(&ttls.iter().map(|ttl| text(250, *ttl)).collect::<Vec<_>>()).as_secs();
+        assert_eq!((of(&[300, 60]), of(&[300, 1 << 31]), of(&[u32::MAX]), of(&[])), (60, 0, 0, 0));
+        assert!(of(&[i32::MAX as u32]) > 0);
     }
 }

@@ -7,7 +7,9 @@
 //!   serves at most [`USES_MAX`] questions and [`AGE_MAX`]. An answer that does not come spoils it.
 //! - It is connected, so the kernel drops what does not come from the server's address and port.
 //! - Answers waiting before the question is asked were not asked for: the socket is thrown away.
-//! - An answer counts only with the question's id and the question itself; others are ignored, not taken for failures.
+//! - An answer counts only with the question's id and the question itself; others are ignored, not taken for failures. But
+//!   somebody may be trying ids: a socket that got one is not used again, and after [`STRAYS_MAX`] the question moves to
+//!   another port, [`MOVES_MAX`] times at most.
 //!
 //! Everything else is hickory's: caching, choosing a server, TCP after a truncated answer.
 
@@ -33,6 +35,12 @@ const USES_MAX: u32 = 256;
 
 /// How long one socket serves. Whoever wants to find its port by trying has this long.
 const AGE_MAX: Duration = Duration::from_secs(2);
+
+/// Answers with the wrong id or question that one socket takes in silence.
+const STRAYS_MAX: u32 = 16;
+
+/// Ports a question moves to because of such answers.
+const MOVES_MAX: u32 = 4;
 
 /// Idle sockets kept for one server.
 const IDLE_MAX: usize = 64;
@@ -104,6 +112,8 @@ struct Socket {
     socket: UdpSocket,
     born: Instant,
     uses: u32,
+    /// What came that was no answer to its question.
+    strays: u32,
 }
 
 impl Sockets {
@@ -124,11 +134,18 @@ impl Sockets {
         let mut interval = request.options().retry_interval.max(DEFAULT_RETRY_FLOOR);
         let mut buffer = vec![0; ANSWER_MAX];
         let mut socket = self.take().await?;
+        let mut moves = 0;
         loop {
             let again = (self.clock.instant() + interval).min(end);
             let answer = tokio::time::timeout_at(again, socket.exchange(&question, request, &mut buffer)).await;
             match answer {
-                Ok(Ok(answer)) => {
+                Ok(Ok(None)) if moves < MOVES_MAX => {
+                    socket = self.fresh().await?;
+                    moves += 1;
+                    continue;
+                }
+                Ok(Ok(None)) => return Err(NetError::Timeout),
+                Ok(Ok(Some(answer))) => {
                     self.give_back(socket);
                     return Ok(answer);
                 }
@@ -158,9 +175,13 @@ impl Sockets {
                 return Ok(socket);
             }
         }
+        self.fresh().await
+    }
+
+    async fn fresh(&self) -> io::Result<Socket> {
         let socket = UdpSocket::bind(self.bind).await?;
         socket.connect(self.server).await?;
-        Ok(Socket { socket, born: now, uses: 1 })
+        Ok(Socket { socket, born: self.clock.instant(), uses: 1, strays: 0 })
     }
 
     fn give_back(&self, socket: Socket) {
@@ -177,27 +198,32 @@ impl Sockets {
 
 impl Socket {
     fn may_serve(&self, now: Instant) -> bool {
-        self.uses < USES_MAX && now.saturating_duration_since(self.born) < AGE_MAX
+        self.uses < USES_MAX && self.strays == 0 && now.saturating_duration_since(self.born) < AGE_MAX
     }
 
-    /// Nothing has come that was not asked for.
+    /// Nothing has come that was not asked for. Asks the system: tokio knows of what came only after its next turn.
     fn is_quiet(&self) -> bool {
-        let mut octet = [0];
-        matches!(self.socket.try_recv(&mut octet), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let mut octet = [std::mem::MaybeUninit::uninit()];
+        let socket = socket2::SockRef::from(&self.socket);
+        matches!(socket.recv(&mut octet), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Asks and waits for the answer, for as long as it takes.
+    /// Asks and waits for the answer, for as long as it takes; `None`: too much came that was none.
     async fn exchange(
-        &self,
+        &mut self,
         question: &[u8],
         request: &DnsRequest,
         buffer: &mut [u8],
-    ) -> Result<DnsResponse, NetError> {
+    ) -> Result<Option<DnsResponse>, NetError> {
         self.socket.send(question).await?;
         loop {
             let length = self.socket.recv(buffer).await?;
             if let Some(answer) = answer_to(request, &buffer[..length])? {
-                return Ok(answer);
+                return Ok(Some(answer));
+            }
+            self.strays += 1;
+            if self.strays > STRAYS_MAX {
+                return Ok(None);
             }
         }
     }

@@ -4,6 +4,16 @@
 //! connection and before it hands out a batch, and is told to go on or the exact instant at which to ask again; nothing
 //! polls.
 
+pub mod brake;
+pub mod bucket;
+pub mod limits;
+pub mod line;
+pub mod orders;
+pub mod provider;
+pub mod rows;
+pub mod steering;
+pub mod warmup;
+
 /// Whether something may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {

@@ -166,13 +166,22 @@ impl Spool {
         outlets: Outlets,
         clock: Clock,
     ) -> Result<(Arc<Spool>, Opened), SpoolError> {
-        let options =
-            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, ..options };
-        let queued_max = options.queue_bytes_max;
         let Outlets { exported, export, ledger } = outlets;
+        // Another spool may have stood here before. The event log and the ledger know positions in it; those of this one
+        // have to come behind them, or who follows events would take what is new for old.
+        let after = exported.max(ledger.recorded()).map_or(SegmentId(0), |position| position.segment);
+        let options =
+            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, after, ..options };
+        let (queued_max, dir) = (options.queue_bytes_max, options.dir.display().to_string());
         let mut replay = replay::Replay::new(exported, export.clone(), Arc::clone(&ledger));
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
+        if report.renumbered {
+            tracing::warn!(%dir, known = after.0,
+                "this is not the spool that the event log and the ledger were written from; its segments are numbered on \
+                 behind those of that one, and what it tells of from before is not told again: if the old one still exists, \
+                 stop and put it back");
+        }
         let (index, attempted, last) = replay.finish(&log)?;
         let opened = Opened { messages: index.len(), log: report, attempted };
         let exported = exported.map_or(0, |exported| exported.segment.0);

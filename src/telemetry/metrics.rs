@@ -62,6 +62,12 @@ pub struct Metrics {
     pub ledger_behind: IntGauge,
     /// Times the ledger's index was made anew.
     pub ledger_rebuilt: IntCounter,
+    /// 1 while the ledger's index answers from disk, 0 while it is out of use or held in memory.
+    pub ledger_index_ok: IntGauge,
+    /// 1 while a log of the ledger takes nothing, by log: receipts, facts.
+    pub ledger_readonly: IntGaugeVec,
+    /// Records and files found damaged since the start, by log: receipts, facts.
+    pub ledger_damaged: IntGaugeVec,
     /// Seconds per message spent signing.
     pub signing: Histogram,
     /// Messages held back because their key could not be used.
@@ -133,6 +139,9 @@ impl Metrics {
             ledger_bytes: gauges(&r, "ledger_bytes", "size of the ledger's logs on disk", &["log"]),
             ledger_behind: gauge(&r, "ledger_behind", "facts that the ledger's index does not have yet"),
             ledger_rebuilt: counter(&r, "ledger_rebuilt_total", "times the ledger's index was made anew"),
+            ledger_index_ok: gauge(&r, "ledger_index_ok", "1 while the ledger's index answers from disk"),
+            ledger_readonly: gauges(&r, "ledger_readonly", "1 while a log of the ledger takes nothing", &["log"]),
+            ledger_damaged: gauges(&r, "ledger_damaged", "records of the ledger found damaged", &["log"]),
             signing: histogram(&r, "signing_seconds", "time to sign a message", 0.000_02, 2.0, 14),
             signing_failures: counter(&r, "signing_failures_total", "messages held back for want of a usable key"),
             events: counter(&r, "events_total", "events written"),

@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use posthaste::clock::{Clock, Instant};
+use posthaste::clock::Clock;
 use posthaste::demo::account::Event;
 use posthaste::demo::load::{Client, Letter};
-use posthaste::demo::receiver::Delivery;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::books;
+use crate::books::{self, Arrival, HandedOver, Kill};
 use crate::stage::Stage;
 use crate::{from_environment, seed};
 
@@ -41,9 +40,9 @@ async fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
 
 /// Everything that happened.
 struct Story {
-    kills: Vec<Instant>,
-    accepted: HashSet<u64>,
-    deliveries: Vec<Delivery>,
+    kills: Vec<Kill>,
+    accepted: HashMap<u64, HandedOver>,
+    arrivals: Vec<Arrival>,
     events: Vec<Event>,
 }
 
@@ -52,7 +51,7 @@ struct Story {
 struct Load {
     next: AtomicU64,
     stop: AtomicBool,
-    accepted: Mutex<HashSet<u64>>,
+    accepted: Mutex<HashMap<u64, HandedOver>>,
 }
 
 /// Kills under load, then lets it drain.
@@ -66,8 +65,7 @@ async fn play(stage: &Stage, seed: u64, times: usize) -> Story {
         stage.answers(&mut daemon).await;
         // Mostly under full load, sometimes while it still reads its spool.
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..600))).await;
-        daemon.kill();
-        kills.push(Clock.instant());
+        kills.push(stage.kill(&mut daemon));
         daemon = stage.start();
     }
     stage.answers(&mut daemon).await;
@@ -77,14 +75,14 @@ async fn play(stage: &Stage, seed: u64, times: usize) -> Story {
         client.await.unwrap();
     }
     let accepted = std::mem::take(&mut *load.accepted.lock().unwrap());
-    let mut open: HashSet<String> = accepted.iter().flat_map(|number| letter(*number).recipients).collect();
+    let mut open: HashSet<String> = accepted.keys().flat_map(|number| letter(*number).recipients).collect();
     // Every refusal's report comes to an end, too.
-    open.extend(accepted.iter().filter(|number| is_refused(**number)).map(|number| sender(*number)));
+    open.extend(accepted.keys().filter(|number| is_refused(**number)).map(|number| sender(*number)));
     stage.drain(open).await;
     assert_eq!(daemon.stop().await, Some(0), "the daemon's log ends:\n{}", stage.log_end());
-    let deliveries = stage.deliveries();
+    let arrivals = stage.arrivals(&kills);
     let events = stage.events().await;
-    Story { kills, accepted, deliveries, events }
+    Story { kills, accepted, arrivals, events }
 }
 
 /// Hands over one message after the other, through every crash, until told to stop. A message whose session failed is
@@ -97,10 +95,11 @@ async fn client(door: SocketAddr, load: Arc<Load>) {
         };
         while !load.stop.load(Ordering::Relaxed) {
             let number = load.next.fetch_add(1, Ordering::Relaxed);
+            let begun = Clock.instant();
             if client.hand_over(number, &letter(number)).await.is_err() {
                 break;
             }
-            load.accepted.lock().unwrap().insert(number);
+            load.accepted.lock().unwrap().insert(number, (begun, Clock.instant()));
             // Enough to keep it busy, not so much that a debug build drowns before the end.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -136,7 +135,7 @@ impl Story {
             "{} kills, {} messages accepted, {} deliveries, {} events",
             self.kills.len(),
             self.accepted.len(),
-            self.deliveries.len(),
+            self.arrivals.len(),
             self.events.len()
         );
         assert!(
@@ -150,9 +149,9 @@ impl Story {
 
     /// Promise 1.
     fn check_arrivals(&self) {
-        let arrivals = books::arrivals(&self.deliveries);
+        let arrivals = books::by_recipient(&self.arrivals);
         let mut lost = Vec::new();
-        for number in &self.accepted {
+        for number in self.accepted.keys() {
             let letter = letter(*number);
             let wanted = if is_refused(*number) { vec![letter.sender] } else { letter.recipients };
             lost.extend(wanted.into_iter().filter(|recipient| !arrivals.contains_key(recipient.as_str())));
@@ -164,8 +163,8 @@ impl Story {
             &lost[..lost.len().min(10)]
         );
 
-        let copies = books::excused_copies(arrivals, &self.kills);
-        println!("{copies} copies too many, each explained by a kill");
+        let handed_over: Vec<HandedOver> = self.accepted.values().copied().collect();
+        println!("{}", books::copies(&self.arrivals, &self.kills, &handed_over));
     }
 
     /// Promise 2.
@@ -175,7 +174,7 @@ impl Story {
         for ((_, recipient), end) in ends {
             by_recipient.entry(recipient).or_default().push(end);
         }
-        for number in &self.accepted {
+        for number in self.accepted.keys() {
             let want = if is_refused(*number) { "bounced" } else { "delivered" };
             for recipient in letter(*number).recipients {
                 let ends = by_recipient.get(recipient.as_str()).cloned().unwrap_or_default();

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use posthaste::clock::Clock;
 use posthaste::config::{ByteSize, Config, RouteConfig};
 use posthaste::demo::account::{Event, EventReader};
-use posthaste::demo::receiver::{Behaviour, Delivery, Keep, Receiver, Refuse};
+use posthaste::demo::receiver::{Behaviour, Keep, Receiver, Refuse};
+
+use crate::books::{Arrival, Kill};
 
 /// Receivers, and where the daemon lives.
 pub struct Stage {
@@ -71,6 +74,14 @@ impl Stage {
         Daemon::start(&self.config_file(), &self.log_file())
     }
 
+    /// Kills it: no word, no flush.
+    pub fn kill(&self, daemon: &mut Daemon) -> Kill {
+        let at = Clock.instant();
+        daemon.kill();
+        // It is gone. Who has not been answered by now sends nothing.
+        Kill { at, connections: self.receivers().map(|receiver| receiver.counts().connections).to_vec() }
+    }
+
     /// A file beside the daemon's.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -114,12 +125,18 @@ impl Stage {
     }
 
     /// What the receivers took; they have no complaints.
-    pub fn deliveries(&self) -> Vec<Delivery> {
-        let receivers = [&self.good, &self.greylisting, &self.refusing];
-        for receiver in receivers {
+    pub fn arrivals(&self, kills: &[Kill]) -> Vec<Arrival> {
+        for receiver in self.receivers() {
             assert_eq!(receiver.violations(), Vec::<String>::new());
         }
-        receivers.into_iter().flat_map(Receiver::deliveries).collect()
+        let arrived = |(number, receiver): (usize, &Receiver)| {
+            receiver.deliveries().into_iter().map(move |delivery| Arrival::new(number, delivery, kills))
+        };
+        self.receivers().into_iter().enumerate().flat_map(arrived).collect()
+    }
+
+    fn receivers(&self) -> [&Receiver; 3] {
+        [&self.good, &self.greylisting, &self.refusing]
     }
 
     /// The whole event log.
@@ -157,8 +174,7 @@ impl Daemon {
         Daemon(child)
     }
 
-    /// SIGKILL: no word, no flush.
-    pub fn kill(&mut self) {
+    fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

@@ -15,14 +15,16 @@ mod rules;
 mod taxonomy;
 #[cfg(test)]
 mod tests;
-mod text;
 
-pub use taxonomy::{Class, Fault, Permanence, Reason};
-pub use text::codes;
+pub use taxonomy::{Class, Permanence};
+
+pub use crate::mail::wording::codes;
+pub use crate::mail::{Fault, Reason};
 
 use serde::Serialize;
 
 use crate::mail::EnhancedCode;
+use crate::mail::wording::comparable;
 use rules::RULES;
 
 /// What a refusal means.
@@ -61,7 +63,7 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.sure(code)?))) {
         return verdict(reason, 95, format!("code:{enhanced}"), false);
     }
-    if let Some(rule) = RULES.first(&text::comparable(text), code, provider) {
+    if let Some(rule) = RULES.first(&comparable(text), code, provider) {
         return verdict(rule.reason, rule.confidence, rule.name.clone(), rule.soft);
     }
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.likely(code)?))) {

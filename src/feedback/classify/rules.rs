@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
 use serde::Deserialize;
 
-use super::taxonomy::Reason;
-use crate::mail::EnhancedCode;
+use crate::mail::wording::{Phrases, PhrasesBuilder, Wording, spread};
+use crate::mail::{EnhancedCode, Reason};
 
 /// What is read of a table of texts.
 #[derive(Debug, Deserialize)]
@@ -68,14 +67,12 @@ struct CodeRule {
 struct Prepared {
     rule: Rule,
     provider: Vec<usize>,
-    any: Vec<Vec<usize>>,
-    unless: Vec<Vec<usize>>,
+    wording: Wording,
 }
 
 /// The tables, ready.
 pub(super) struct Rules {
-    automaton: AhoCorasick,
-    texts: usize,
+    phrases: Phrases,
     prepared: Vec<Prepared>,
     sure: HashMap<EnhancedCode, Reason>,
     likely: HashMap<EnhancedCode, Reason>,
@@ -95,30 +92,21 @@ pub(super) static RULES: LazyLock<Rules> = LazyLock::new(|| {
 
 impl Rules {
     fn new(codes: CodeTable, rules: impl Iterator<Item = Rule>) -> Rules {
-        let mut numbers: HashMap<String, usize> = HashMap::new();
-        let mut words: Vec<String> = Vec::new();
-        let mut number = |text: &str| {
-            *numbers.entry(text.to_owned()).or_insert_with(|| {
-                words.push(text.to_owned());
-                words.len() - 1
-            })
-        };
+        let mut texts = PhrasesBuilder::default();
         let mut prepared = Vec::new();
         for rule in rules {
-            let mut both = |text: &String| text.split(" & ").map(&mut number).collect::<Vec<_>>();
-            let any = rule.any.iter().map(&mut both).collect();
-            let unless = rule.unless.iter().map(&mut both).collect();
-            let provider = rule.provider.iter().map(|name| number(name)).collect();
-            prepared.push(Prepared { rule, provider, any, unless });
+            let wording = texts.wording(&rule.any, &rule.unless);
+            let provider = rule.provider.iter().map(|name| texts.number(name)).collect();
+            prepared.push(Prepared { rule, provider, wording });
         }
-        let automaton = AhoCorasick::new(&words).expect("a few thousand short texts");
+        let phrases = texts.build().expect("a few thousand short texts");
         let (mut sure, mut likely) = (HashMap::new(), HashMap::new());
         for rule in codes.code {
             for code in rule.codes.iter().flat_map(|code| spread(code)) {
                 if rule.sure { &mut sure } else { &mut likely }.insert(code, rule.reason);
             }
         }
-        Rules { automaton, texts: words.len(), prepared, sure, likely }
+        Rules { phrases, prepared, sure, likely }
     }
 
     /// What the enhanced code says whatever the text says.
@@ -133,12 +121,8 @@ impl Rules {
 
     /// The first rule that a comparable text meets: one pass over the text, then one over the rules.
     pub(super) fn first(&self, comparable: &str, code: Option<u16>, provider: &str) -> Option<&Rule> {
-        let mut found = vec![false; self.texts];
-        for hit in self.automaton.find_overlapping_iter(comparable) {
-            found[hit.pattern().as_usize()] = true;
-        }
+        let found = self.phrases.find(comparable);
         let digits = code.map(|code| code.to_string());
-        let all = |texts: &Vec<usize>| texts.iter().all(|text| found[*text]);
         let meets = |one: &&Prepared| {
             let code_fits = one.rule.code.is_empty()
                 || digits
@@ -146,8 +130,8 @@ impl Rules {
                     .is_none_or(|digits| one.rule.code.iter().any(|code| digits.starts_with(code.as_str())));
             let provider_fits = one.provider.is_empty()
                 || one.rule.provider.iter().any(|name| provider.contains(name.as_str()))
-                || one.provider.iter().any(|name| found[*name]);
-            code_fits && provider_fits && one.any.iter().any(all) && !one.unless.iter().any(all)
+                || one.provider.iter().any(|name| found.has(*name));
+            code_fits && provider_fits && one.wording.is_met(&found)
         };
         self.prepared.iter().find(meets).map(|one| &one.rule)
     }
@@ -157,16 +141,4 @@ impl Rules {
     pub(super) fn all(&self) -> impl Iterator<Item = &Rule> {
         self.prepared.iter().map(|one| &one.rule)
     }
-}
-
-/// The codes that a name stands for.
-fn spread(name: &str) -> Vec<EnhancedCode> {
-    let mut parts = name.split('.');
-    let mut part = || parts.next().unwrap_or_default();
-    let (class, subject, detail) = (part(), part(), part());
-    let classes = if class == "x" { vec!["4", "5"] } else { vec![class] };
-    let (from, to) = detail.split_once('-').unwrap_or((detail, detail));
-    let (Ok(from), Ok(to)) = (from.parse::<u16>(), to.parse::<u16>()) else { return Vec::new() };
-    let named = |detail| classes.iter().filter_map(move |class| format!("{class}.{subject}.{detail}").parse().ok());
-    (from..=to).flat_map(named).collect()
 }

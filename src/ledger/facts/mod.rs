@@ -26,7 +26,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::codec::{CodecError, Fact, read_facts, write_facts};
-use super::{LedgerError, Table, log_options};
+use super::{LedgerError, LogGauges, Table, log_options};
 use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, Position, Replayed, SegmentId};
 use crate::telemetry::Metrics;
 #[cfg(test)]
@@ -71,7 +71,7 @@ struct Disk {
     dir: PathBuf,
     files: Arc<dyn Files>,
     indexes: Box<dyn Indexes>,
-    metrics: Arc<Metrics>,
+    gauges: LogGauges,
 }
 
 #[derive(Default)]
@@ -84,6 +84,8 @@ struct State {
     queue: VecDeque<(Position, Fact)>,
     /// `None` while it is out of use.
     index: Option<Arc<dyn Index>>,
+    /// The index is not on disk.
+    in_memory: bool,
     applied: Option<Applied>,
     /// What is retained, by segment.
     records: BTreeMap<SegmentId, Vec<Location>>,
@@ -120,14 +122,16 @@ impl Facts {
             last = Some(record.location.position);
             state.records.entry(record.location.position.segment).or_default().push(record.location);
         };
-        let nobody = Arc::new(Metrics::new());
-        let opened = Log::open(log_options(dir, segment_size), Arc::clone(&files), nobody, &mut visit);
+        let gauges = LogGauges::new("facts", metrics);
+        let counts = Arc::clone(&gauges.counts);
+        let opened = Log::open(log_options(dir, segment_size), Arc::clone(&files), counts, &mut visit);
         let (log, _) = opened.map_err(|error| LedgerError::new(&error))?;
         state.records.values().flatten().for_each(|location| log.retain(*location));
-        let disk = Disk { log, dir: dir.to_owned(), files, indexes, metrics };
+        let disk = Disk { log, dir: dir.to_owned(), files, indexes, gauges };
         let opened = disk.open_index(last).or_else(|error| {
             // A full disk, say: mail must be taken from the queue all the same. Today's tables are small.
             tracing::error!(%error, "no index of the ledger can be made on disk; it is held in memory until the next start");
+            state.in_memory = true;
             disk.catch_up(Arc::new(MemoryIndex::default()), None, None)
         });
         let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
@@ -343,7 +347,7 @@ impl Facts {
         match disk.open_index(last) {
             Ok((index, applied)) => {
                 let mut state = self.lock();
-                (state.index, state.applied) = (Some(index), applied);
+                (state.index, state.applied, state.in_memory) = (Some(index), applied, false);
                 // They were found in the log just now.
                 let through = applied.map(|applied| applied.through);
                 while state.queue.front().is_some_and(|(at, _)| through.is_some_and(|through| *at <= through)) {
@@ -452,9 +456,11 @@ impl Facts {
     fn publish(&self) {
         let Some(disk) = &self.disk else { return };
         let state = self.lock();
-        disk.metrics.ledger_behind.set(state.queue.len() as i64);
-        disk.metrics.ledger_bytes.with_label_values(&["facts"]).set(disk.log.stats().bytes as i64);
-        disk.metrics.ledger_facts.set(state.applied.map_or(0, |applied| applied.facts) as i64);
+        let all = &disk.gauges.all;
+        disk.gauges.publish(&disk.log);
+        all.ledger_index_ok.set((state.index.is_some() && !state.in_memory).into());
+        all.ledger_behind.set(state.queue.len() as i64);
+        all.ledger_facts.set(state.applied.map_or(0, |applied| applied.facts) as i64);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -504,7 +510,7 @@ impl Disk {
             Err(error) => error,
         };
         tracing::warn!(%error, dir = %self.dir.display(), "the ledger's index is moved aside and made anew from the log");
-        self.metrics.ledger_rebuilt.inc();
+        self.gauges.all.ledger_rebuilt.inc();
         self.indexes.set_aside()?;
         self.catch_up(self.indexes.open()?, None, None)
     }
@@ -529,7 +535,10 @@ impl Disk {
                 }
                 match read_facts(record.head) {
                     Ok(facts) => chunk.extend(facts.into_iter().map(|fact| (at, fact))),
-                    Err(error) => tracing::error!(?at, %error, "a record in the ledger is passed over"),
+                    Err(error) => {
+                        self.gauges.counts.spool_damaged.inc();
+                        tracing::error!(?at, %error, "a record in the ledger is passed over");
+                    }
                 }
                 if chunk.len() >= CHUNK {
                     outcome = index.apply(&chunk, at).map(|done| applied = Some(done));

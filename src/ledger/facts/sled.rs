@@ -50,7 +50,7 @@ impl Indexes for SledIndexes {
                 .flush_every_ms(Some(500));
             let db = config.open()?;
             let raw = File::open(self.dir.join("db"))?;
-            Ok(SledIndex { db, raw })
+            Ok(SledIndex { db: LetGo(Some(db)), raw })
         })
         .and_then(SledIndex::checked)
     }
@@ -75,7 +75,7 @@ fn remove(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 struct SledIndex {
-    db: sled::Db,
+    db: LetGo<sled::Db>,
     /// Our own handle of sled's file, to sync it.
     raw: File,
 }
@@ -92,6 +92,33 @@ impl SledIndex {
             }
         }
         Ok(Arc::new(self))
+    }
+}
+
+/// Something whose drop may panic, as sled's does when it cannot write: who lets go of it lives on.
+struct LetGo<T>(Option<T>);
+
+impl<T> std::ops::Deref for LetGo<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is taken when dropped only")
+    }
+}
+
+impl<T> Drop for LetGo<T> {
+    fn drop(&mut self) {
+        let inner = self.0.take();
+        if std::thread::panicking() {
+            // A second panic would end the process.
+            return std::mem::forget(inner);
+        }
+        if let Err(error) = guard(|| {
+            drop(inner);
+            Ok(())
+        }) {
+            tracing::error!(%error, "the ledger's index could not be closed; it is looked through when it is opened again");
+        }
     }
 }
 
@@ -174,5 +201,30 @@ impl Index for SledIndex {
             self.raw.sync_data()?;
             Ok(Applied { through, facts: count })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As sled after an error of the disk.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("cannot flush");
+        }
+    }
+
+    #[test]
+    fn who_lets_go_of_a_broken_index_lives_on() {
+        drop(LetGo(Some(Bomb)));
+        // Also while it panics itself.
+        let panicked = catch_unwind(|| {
+            let _index = LetGo(Some(Bomb));
+            panic!("for another reason");
+        });
+        assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"for another reason"));
     }
 }

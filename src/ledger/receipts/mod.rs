@@ -6,7 +6,8 @@
 //!    came in a fifth of a second as one small record, a *batch* (`writer.rs`).
 //! 3. When enough came together, they are written once more, sorted by name, as a *run* (`run.rs`), and the batches may go. Eight runs
 //!    of like size are merged into one. A run is asked by its filter first, in memory, and then by reading one page.
-//! 4. When the last of a run is to be forgotten, the run is dropped.
+//! 4. When the last of a run is to be forgotten, the run is dropped; none in the first hour, in which a machine's clock may still be
+//!    wrong. Time that the wall clock jumps ahead while we run does not count.
 //!
 //! While the log takes nothing (a full or broken disk of its own) keys wait in memory, and the spool keeps their messages' records.
 //! Too many of them, and new keys are put off ([`Begun::Crowded`]).
@@ -34,10 +35,10 @@ use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::watch;
 
 use super::codec::{Kept, hour_after};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Instant, Timestamp};
+use crate::ledger::LogGauges;
 use crate::log::{Location, Log, Position, SegmentId};
 use crate::mail::{Fingerprint, Keyed, Receipt};
-use crate::telemetry::Metrics;
 use run::{Run, RunError};
 use writer::Job;
 pub(super) use writer::{Pace, describe};
@@ -118,7 +119,9 @@ pub(super) struct Receipts {
     keep_ms: AtomicU64,
     pace: Pace,
     clock: Clock,
-    metrics: Option<Arc<Metrics>>,
+    /// When it was opened, by both clocks.
+    opened: Option<(Instant, Timestamp)>,
+    metrics: Option<LogGauges>,
 }
 
 #[derive(Debug, Default)]
@@ -160,7 +163,7 @@ struct Batch {
 impl Receipts {
     pub(super) fn begin(self: &Arc<Self>, tenant: &str, keyed: &Keyed) -> Begun {
         let (name, fingerprint) = (name(tenant, keyed.key.as_str()), short(keyed.fingerprint));
-        let now = self.clock.timestamp();
+        let now = self.now();
         loop {
             let runs = {
                 let mut state = self.lock();
@@ -221,7 +224,7 @@ impl Receipts {
         let kept = self.kept(tenant, keyed, receipt, expires_at);
         // One that cannot be read does no harm twice.
         let known = self.look_up(kept.name).is_ok_and(|known| known.is_some());
-        if !known && kept.holds(self.clock.timestamp()) {
+        if !known && kept.holds(self.now()) {
             self.keep(&mut self.lock(), kept, at);
         }
     }
@@ -277,8 +280,18 @@ impl Receipts {
         self.keep_ms.store(keep.as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// The time by which keys are forgotten. The wall clock may be set far ahead by mistake: no more time passes than by
+    /// the clock that nobody sets. Behind a machine's sleep it is too early, and keys are known for longer.
+    fn now(&self) -> Timestamp {
+        let wall = self.clock.timestamp();
+        match self.opened {
+            Some((opened, then)) => wall.min(then.after(self.clock.instant().saturating_duration_since(opened))),
+            None => wall,
+        }
+    }
+
     fn look_up(&self, name: u128) -> Result<Option<Kept>, RunError> {
-        let now = self.clock.timestamp();
+        let now = self.now();
         loop {
             let runs = {
                 let state = self.lock();

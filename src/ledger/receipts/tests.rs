@@ -6,9 +6,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::clock::Simulated;
 use crate::log::Health;
 use crate::log::sim::{Deed, Fault, SimFiles};
 use crate::mail::MessageId;
+use crate::telemetry::Metrics;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -27,6 +29,7 @@ fn position(n: u32) -> Position {
 /// A thread that writes, until the value is dropped.
 struct Open {
     receipts: Arc<Receipts>,
+    metrics: Arc<Metrics>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -36,12 +39,18 @@ impl Open {
     }
 
     fn try_new(files: &SimFiles, recent_max: usize) -> Option<Open> {
-        let pace = Pace { linger: Duration::from_millis(1), recent_max, batches_max: 4096, segment_size: 64 << 10 };
+        Open::with(files, recent_max, Duration::ZERO)
+    }
+
+    fn with(files: &SimFiles, recent_max: usize, proven_after: Duration) -> Option<Open> {
+        let linger = Duration::from_millis(1);
+        let pace = Pace { linger, recent_max, batches_max: 4096, segment_size: 64 << 10, proven_after };
         let (files, metrics) = (Arc::new(files.clone()), Arc::new(Metrics::new()));
-        let opened = Receipts::open(std::path::Path::new("/receipts"), 7 * DAY, pace, files, metrics, Clock);
+        let counts = Arc::clone(&metrics);
+        let opened = Receipts::open(std::path::Path::new("/receipts"), 7 * DAY, pace, files, counts, Clock);
         let receipts = opened.ok()?;
         let writing = Arc::clone(&receipts);
-        Some(Open { receipts, thread: Some(std::thread::spawn(move || writing.run())) })
+        Some(Open { receipts, metrics, thread: Some(std::thread::spawn(move || writing.run())) })
     }
 
     /// Waits until all that was recorded is on disk and no run is due.
@@ -166,12 +175,19 @@ fn a_full_disk_puts_new_keys_off_and_forgets_none() {
     assert!(open.receipts.unrecorded().is_some(), "the spool may reclaim what is nowhere else");
     let known = |open: &Open| (0..count).all(|n| begun(&open.receipts, &format!("k{n}"), 1) == format!("{n} true"));
     assert!(known(&open), "while it is full");
+    let told = |readonly| {
+        while open.metrics.ledger_readonly.with_label_values(&["receipts"]).get() != readonly {
+            std::thread::yield_now();
+        }
+    };
+    told(1);
     files.set_free(1 << 40);
     while begun(&open.receipts, &format!("k{count}"), 1) == "crowded" {
         std::thread::yield_now();
     }
     open.settle();
     assert_eq!(open.receipts.unrecorded(), None);
+    told(0);
     drop(open);
     files.restart();
     assert!(known(&Open::new(&files, 50)), "after a power cut");
@@ -206,6 +222,75 @@ fn keys_are_forgotten_when_their_time_is_over_and_not_before() {
     assert!(open.receipts.lock().keys() < 20, "what is over is not kept");
     drop(open);
     check(&Open::new(&files, 10), "after a restart");
+}
+
+#[test]
+fn a_clock_set_far_ahead_forgets_nothing() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let right = Simulated::from(now);
+    let open = Open::new(&files, 10);
+    for n in 0..30 {
+        open.receipts.record("shop", &keyed(&format!("{n}"), 1), receipt(n, now), now, position(n as u32));
+    }
+    open.settle();
+    drop(right);
+    let _ahead = Simulated::from(now.after(400 * DAY));
+    for n in 0..30 {
+        assert_eq!(begun(&open.receipts, &n.to_string(), 1), format!("{n} true"));
+    }
+}
+
+#[test]
+fn nothing_is_dropped_before_the_clock_is_proven() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let old = Timestamp(now.0 - 8 * DAY.as_millis() as u64);
+    let fill = |open: &Open, from: u32| {
+        for n in from..from + 30 {
+            open.receipts.record("shop", &keyed(&format!("{n}"), 1), receipt(n.into(), old), old, position(n));
+        }
+        open.settle();
+    };
+    // They are over, if the clock is right; by all we know it may be a year ahead.
+    let open = Open::with(&files, 10, DAY).unwrap();
+    fill(&open, 0);
+    assert_eq!(begun(&open.receipts, "1", 1), "new");
+    assert_eq!(open.receipts.lock().keys(), 30);
+    drop(open);
+    let open = Open::with(&files, 10, DAY).unwrap();
+    assert_eq!(open.receipts.lock().keys(), 30, "the next start has the same doubts");
+    drop(open);
+    let open = Open::new(&files, 10);
+    fill(&open, 30);
+    while open.receipts.lock().keys() > 0 {
+        open.settle();
+    }
+}
+
+#[test]
+fn damage_is_told_of_and_lets_the_spool_tell_all_again() {
+    let files = SimFiles::new(1);
+    let now = Clock.timestamp();
+    let open = Open::new(&files, 500);
+    for n in 0..20u32 {
+        open.receipts.record("shop", &keyed(&format!("k{n}"), 1), receipt(n.into(), now), now, position(n));
+        open.settle();
+    }
+    let Position { segment, offset } = open.receipts.lock().batches[0].location.position;
+    drop(open);
+    let again = Open::new(&files, 500);
+    let damaged = |open: &Open| open.metrics.ledger_damaged.with_label_values(&["receipts"]).get();
+    assert_eq!((again.receipts.recorded(), damaged(&again)), (Some(position(19)), 0));
+    drop(again);
+    let path = format!("/receipts/seg-{:010}.log", segment.0);
+    crate::log::Files::open(&files, std::path::Path::new(&path), true)
+        .and_then(|file| file.write_at(&[std::io::IoSlice::new(b"damage")], u64::from(offset) + 40))
+        .unwrap();
+    let open = Open::new(&files, 500);
+    assert_eq!(open.receipts.recorded(), None);
+    assert!(damaged(&open) > 0);
+    assert_eq!(begun(&open.receipts, "k19", 1), "19 true");
 }
 
 /// The spool's part: what stands in its log is handed over again from where the ledger knows.
@@ -267,10 +352,10 @@ fn ten_million_keys() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::new());
     let disk = Arc::new(crate::log::DiskFiles);
-    let receipts = Receipts::open(dir.path(), 7 * DAY, Pace::default(), disk, metrics, Clock).unwrap();
+    let receipts = Receipts::open(dir.path(), 7 * DAY, Pace::default(), disk, Arc::clone(&metrics), Clock).unwrap();
     let writing = Arc::clone(&receipts);
     let thread = std::thread::spawn(move || writing.run());
-    let open = Open { receipts, thread: Some(thread) };
+    let open = Open { receipts, metrics, thread: Some(thread) };
     let now = Clock.timestamp();
     let (mut caller, mut most) = (Duration::ZERO, 0);
     let all = cpu(rustix::time::ClockId::ProcessCPUTime);

@@ -11,7 +11,7 @@ use super::run::{Builder, Run, RunError, merge};
 use super::{Batch, Names, Receipts, State};
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::codec::{BatchHead, CodecError, Kept, RunHead, hour_after, is_before};
-use crate::ledger::log_options;
+use crate::ledger::{LogGauges, log_options};
 use crate::log::{Append, Durability, Files, Location, Log, LogError, Position, Replayed};
 use crate::telemetry::Metrics;
 
@@ -43,11 +43,19 @@ pub(in crate::ledger) struct Pace {
     pub batches_max: usize,
     /// Octets of a file of either log.
     pub segment_size: u64,
+    /// Nothing is forgotten on disk before so long has passed since the start.
+    pub proven_after: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { linger: Duration::from_millis(200), recent_max: 65_536, batches_max: 4096, segment_size: 4 << 20 }
+        Pace {
+            linger: Duration::from_millis(200),
+            recent_max: 65_536,
+            batches_max: 4096,
+            segment_size: 4 << 20,
+            proven_after: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -76,6 +84,7 @@ struct Replay {
     batches: Vec<(Location, BatchHead)>,
     runs: Vec<Arc<Run>>,
     replaced: Vec<Position>,
+    unreadable: u64,
 }
 
 impl Replay {
@@ -92,14 +101,15 @@ impl Replay {
             _ => Err(CodecError("kind")),
         };
         if let Err(error) = read {
+            self.unreadable += 1;
             tracing::error!(position = ?record.location.position, %error, "a record in the ledger is passed over");
         }
     }
 
-    fn finish(self, log: &Log, now: Timestamp) -> State {
-        let Replay { batches, mut runs, replaced } = self;
+    fn finish(self, log: &Log) -> State {
+        let Replay { batches, mut runs, replaced, .. } = self;
         let newest = runs.iter().max_by_key(|run| run.covers).map(|run| (run.covers, run.through));
-        runs.retain(|run| !replaced.contains(&run.location.position) && is_before(now, run.until_max));
+        runs.retain(|run| !replaced.contains(&run.location.position));
         runs.iter().for_each(|run| log.retain(run.location));
         let mut state = State { runs: Arc::new(runs), through: newest.map(|(_, through)| through), ..State::default() };
         for (location, head) in batches {
@@ -127,11 +137,18 @@ impl Receipts {
         clock: Clock,
     ) -> Result<Arc<Receipts>, LogError> {
         let mut replay = Replay::default();
-        // The log counts under the spool's names; these numbers are nobody's.
-        let nobody = Arc::new(Metrics::new());
-        let (log, _) =
-            Log::open(log_options(dir, pace.segment_size), files, nobody, &mut |record| replay.visit(record))?;
-        let state = replay.finish(&log, clock.timestamp());
+        let gauges = LogGauges::new("receipts", metrics);
+        let counts = Arc::clone(&gauges.counts);
+        let (log, report) =
+            Log::open(log_options(dir, pace.segment_size), files, counts, &mut |record| replay.visit(record))?;
+        gauges.counts.spool_damaged.inc_by(replay.unreadable);
+        let mut state = replay.finish(&log);
+        if !report.damaged.is_empty() || gauges.counts.spool_damaged.get() > 0 {
+            tracing::error!(dir = %dir.display(), "keys of accepted submissions may be lost here; the spool hands over \
+                again all that it still has");
+            state.through = None;
+        }
+        gauges.publish(&log);
         let receipts = Receipts {
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -139,7 +156,8 @@ impl Receipts {
             keep_ms: 0.into(),
             pace,
             clock,
-            metrics: Some(metrics),
+            opened: Some((clock.instant(), clock.timestamp())),
+            metrics: Some(gauges),
         };
         receipts.set_keep(keep);
         Ok(Arc::new(receipts))
@@ -164,16 +182,19 @@ impl Receipts {
         while self.write_batch(false) {}
         // Also when no new ones come, perhaps because they are too many.
         self.lock().set_aside(&self.pace);
-        let now = self.clock.timestamp();
-        self.forget(log, now);
-        let done = self.write_run(log, now).and_then(|busy| if busy { Ok(()) } else { self.merge(log, now) });
+        let now = self.now();
+        // A clock that was wrong when we were started is set right by then, or so one hopes.
+        let proven = self.opened.is_some_and(|(opened, _)| self.clock.instant() - opened >= self.pace.proven_after);
+        let over = if proven { now } else { Timestamp(0) };
+        self.forget(log, over);
+        let done = self.write_run(log, now, over).and_then(|busy| if busy { Ok(()) } else { self.merge(log, over) });
         if let Err(error) = done {
             tracing::error!(%error, "receipts of idempotency keys cannot be read");
         }
         log.reclaim();
         if let Some(metrics) = &self.metrics {
-            metrics.ledger_keys.set(self.lock().keys() as i64);
-            metrics.ledger_bytes.with_label_values(&["receipts"]).set(log.stats().bytes as i64);
+            metrics.all.ledger_keys.set(self.lock().keys() as i64);
+            metrics.publish(log);
         }
     }
 
@@ -244,7 +265,7 @@ impl Receipts {
         more
     }
 
-    /// Drops runs of which nothing is to be known any more.
+    /// Drops runs of which nothing is to be known any more at `now`.
     fn forget(&self, log: &Log, now: Timestamp) {
         let mut state = self.lock();
         if state.job.is_some() || state.runs.iter().all(|run| is_before(now, run.until_max)) {
@@ -256,7 +277,7 @@ impl Receipts {
     }
 
     /// Sorts what is set aside and writes it, once all of it is on disk as it came. True: a run is being written.
-    fn write_run(self: &Arc<Self>, log: &Log, now: Timestamp) -> Result<bool, RunError> {
+    fn write_run(self: &Arc<Self>, log: &Log, now: Timestamp, over: Timestamp) -> Result<bool, RunError> {
         let (frozen, covers, through) = {
             let state = self.lock();
             if state.job.is_some() {
@@ -268,7 +289,7 @@ impl Receipts {
                 None => return Ok(true),
             }
         };
-        let (mut usual, mut long) = self.sorted(&frozen, now);
+        let (mut usual, mut long) = self.sorted(&frozen, now, over);
         let made = [(&mut usual, false), (&mut long, true)].into_iter().filter_map(|(kept, long)| {
             let mut builder = Builder::new(kept.len());
             kept.iter().for_each(|kept| builder.push(kept));
@@ -279,11 +300,11 @@ impl Receipts {
         Ok(true)
     }
 
-    /// In the order of names, those that live long apart.
-    fn sorted(&self, frozen: &Names<Kept>, now: Timestamp) -> (Vec<Kept>, Vec<Kept>) {
+    /// In the order of names, those that live long apart; without those that are over at `over`.
+    fn sorted(&self, frozen: &Names<Kept>, now: Timestamp, over: Timestamp) -> (Vec<Kept>, Vec<Kept>) {
         let keep = Duration::from_millis(self.keep_ms.load(std::sync::atomic::Ordering::Relaxed));
         let longer = hour_after(now.after(keep + LONGER));
-        let mut kept: Vec<Kept> = frozen.values().filter(|kept| kept.holds(now)).copied().collect();
+        let mut kept: Vec<Kept> = frozen.values().filter(|kept| kept.holds(over)).copied().collect();
         kept.sort_unstable_by_key(|kept| kept.name);
         kept.into_iter().partition(|kept| kept.until <= longer)
     }

@@ -389,6 +389,25 @@ fn what_was_reclaimed_is_not_missing() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_begun_costs_no_file() {
+    for deed in 1..40 {
+        let files = SimFiles::new(deed);
+        let (log, ..) = open(&files, options());
+        // Several are dead, and are used again.
+        (1..40).for_each(|id| assert!(write(&log, id).is_ok()));
+        log.reclaim();
+        assert!(log.stats().recycled > 0);
+        files.fail(Deed::Change, deed, Fault::Error(ErrorKind::Other));
+        for id in 40..60 {
+            let _ = write(&log, id);
+        }
+        wait_healthy(&log);
+        let free = files.paths().into_iter().filter(|path| path.to_str().is_some_and(|path| path.contains("free-")));
+        assert_eq!(log.stats().recycled, free.count(), "deed {deed}");
+    }
+}
+
+#[test]
 fn a_log_of_version_1_is_read_and_its_files_are_not_used_again() {
     let files = SimFiles::new(1);
     let (log, ..) = open(&files, options());

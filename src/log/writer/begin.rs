@@ -29,8 +29,10 @@ impl Writer {
         let hurried = HURRIED.min(standard).max(least);
         self.check_space(if self.has_filled(least) { 0 } else { hurried })?;
         let files = self.shared.files.clone();
-        let (path, size, file) = match self.take_filled(least) {
-            Some((path, size)) => {
+        let taken = self.take_filled(least);
+        let (path, size, file) = match taken {
+            Some((name, size)) => {
+                let path = name.in_dir(&self.shared.options.dir);
                 let file = files.open(&path, true);
                 (path, size, file)
             }
@@ -45,9 +47,12 @@ impl Writer {
             }
         };
         let begun = file.map_err(LogError::io("begin", &path)).and_then(|file| self.install(file, &path, size));
-        if begun.is_err() {
-            // Best effort: no record is in it, and the next start would clear it away. A name that tells of a segment before stays.
-            let _ = if path == FileName::Begin.in_dir(&self.shared.options.dir) { files.remove(&path) } else { Ok(()) };
+        if let Err(error) = &begun {
+            match taken {
+                // Best effort: no record is in it, and the next start would clear it away.
+                None => _ = files.remove(&path),
+                Some((name, _)) => self.put_back(name, size, error.is_full()),
+            }
         }
         begun?;
         self.ask_for_next(size);
@@ -61,15 +66,34 @@ impl Writer {
         pooled || table.ready.is_some_and(|size| size >= least)
     }
 
-    fn take_filled(&self, least: u64) -> Option<(PathBuf, u64)> {
+    fn take_filled(&self, least: u64) -> Option<(FileName, u64)> {
         let options = &self.shared.options;
         let mut table = self.shared.table();
         let pooled = if least <= options.segment_size { table.pool.pop() } else { None };
         if let Some(generation) = pooled {
-            return Some((FileName::Free(generation).in_dir(&options.dir), options.segment_size));
+            return Some((FileName::Free(generation), options.segment_size));
         }
         let size = table.ready.take_if(|size| *size >= least)?;
-        Some((FileName::Ready.in_dir(&options.dir), size))
+        Some((FileName::Ready, size))
+    }
+
+    /// What becomes of a file that [`take_filled`](Writer::take_filled) gave and no segment could be begun in. If only space was missing it
+    /// is as good as before; else another is taken the next time, and its space is given back. If that cannot be done either, it is known on.
+    fn put_back(&self, name: FileName, size: u64, good: bool) {
+        let path = name.in_dir(&self.shared.options.dir);
+        match name {
+            FileName::Free(generation) if !good => self.discard(vec![generation]),
+            FileName::Ready if !good => _ = self.shared.files.remove(&path),
+            _ => {}
+        }
+        if self.shared.files.open(&path, false).is_ok() {
+            let mut table = self.shared.table();
+            match name {
+                // Behind all others.
+                FileName::Free(generation) => table.pool.insert(0, generation),
+                _ => table.ready = Some(size),
+            }
+        }
     }
 
     /// A new file. Where there is space but no inode, a name that only tells of a segment before gives its own; until the next segment is

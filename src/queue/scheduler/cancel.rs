@@ -1,9 +1,6 @@
-//! Taking messages back.
+//! Messages that nobody wants to have delivered any more: taken back, or out of time.
 
 use super::{Action, Item, MessageId, Scheduler};
-
-/// From so many messages on it is worth a walk over all sleepers to give their memory back at once.
-const WALK_FROM: usize = 1000;
 
 /// What [`Scheduler::cancel`] did to one message.
 #[derive(Debug)]
@@ -19,23 +16,39 @@ impl Scheduler {
     /// Marks messages as taken back: from now on none of their recipients is given to a session. Unknown and finished
     /// ones are left out; of one taken back before, those that are still open are named again.
     pub(in crate::queue) fn cancel(&mut self, ids: &[MessageId]) -> Vec<TakenBack> {
-        let mut marked = Vec::with_capacity(ids.len());
+        let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
             let Some(message) = self.messages.get_mut(*id) else { continue };
             message.cancelled = true;
-            marked.push(*id);
+            taken.extend(self.wake_all(*id));
         }
-        // The timers of a few may as well run out by themselves: whoever wakes finds that he is not wanted.
-        if marked.len() > WALK_FROM {
-            let messages = &self.messages;
-            let asleep =
-                self.sleepers.extract(|item| messages.get(item.message).is_some_and(|message| message.cancelled));
-            asleep.iter().for_each(|item| self.drop_item(item));
-        }
-        marked.into_iter().filter_map(|id| self.take_back(id)).collect()
+        taken
     }
 
-    fn take_back(&mut self, id: MessageId) -> Option<TakenBack> {
+    /// Gives back the memory of sleepers in places `from..to` whose message is taken back or gone; whether there are places
+    /// behind. Without it their timers run out by themselves, and who wakes finds that he is not wanted.
+    pub(in crate::queue) fn sweep(&mut self, from: usize, to: usize) -> bool {
+        let messages = &self.messages;
+        let unwanted = |item: &Item| messages.get(item.message).is_none_or(|message| message.is_unwanted());
+        let (asleep, more) = self.sleepers.extract_in(from, to, unwanted);
+        asleep.iter().for_each(|item| self.drop_item(item));
+        more
+    }
+
+    /// The time of a message is up. Its open recipients that are not in flight (their outcome decides), to be ended by whoever
+    /// asks; none is given to a session any more. None of one taken back: those have their end.
+    pub(super) fn give_up(&mut self, id: MessageId) -> Vec<u32> {
+        let Some(message) = self.messages.get_mut(id) else { return Vec::new() };
+        message.expiry = None;
+        message.given_up = true;
+        if message.cancelled {
+            return Vec::new();
+        }
+        self.wake_all(id).map_or_else(Vec::new, |taken| taken.recipients)
+    }
+
+    /// Counts all recipients of an unwanted message as awake; the items of those asleep are dropped when they wake.
+    fn wake_all(&mut self, id: MessageId) -> Option<TakenBack> {
         let message = self.messages.get_mut(id)?;
         let open = message.open.list();
         let woken = open.len() as u32 - message.awake;
@@ -47,10 +60,19 @@ impl Scheduler {
         Some(TakenBack { id, recipients, in_flight })
     }
 
-    /// They were in flight when their message was taken back, and landed without a final verdict that says so.
-    pub(super) fn end_cancelled(&mut self, item: &Item, actions: &mut Vec<Action>) {
-        actions.push(Action::Cancel(item.message, item.recipients.to_vec()));
+    /// They were in flight when their message was taken back or its time ran out, and landed without a final verdict.
+    pub(super) fn end_unwanted(&mut self, item: &Item, actions: &mut Vec<Action>) {
+        let recipients = item.recipients.to_vec();
+        actions.push(match self.is_cancelled(item.message) {
+            true => Action::Cancel(item.message, recipients),
+            false => Action::Expire(item.message, recipients),
+        });
         self.drop_item(item);
+    }
+
+    /// Whether nothing of a message is to be attempted any more.
+    pub(super) fn is_unwanted(&self, id: MessageId) -> bool {
+        self.messages.get(id).is_some_and(|message| message.is_unwanted())
     }
 
     /// Whether a message was taken back.

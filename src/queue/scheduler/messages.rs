@@ -32,6 +32,8 @@ pub(super) struct MessageState {
     pub(super) unrecorded: u32,
     /// Its sender took it back: what is not in flight ends, and so does what lands without a final verdict.
     pub(super) cancelled: bool,
+    /// Its time is up: the same, but that they end as expired.
+    pub(super) given_up: bool,
     pub(super) open: Open,
 }
 
@@ -63,6 +65,13 @@ impl Messages {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &MessageState> {
         self.states.iter().map(|(_, state)| state)
+    }
+}
+
+impl MessageState {
+    /// Somebody ends its recipients, or has to when they land: none is attempted any more.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.cancelled || self.given_up
     }
 }
 

@@ -166,6 +166,7 @@ impl Scheduler {
             awake: 0,
             unrecorded: 0,
             cancelled: false,
+            given_up: false,
             open,
         });
         for (item, due) in items {
@@ -215,33 +216,17 @@ impl Scheduler {
         let mut expired = Vec::new();
         self.expiries.advance(now, LIMIT, |id| expired.push(id));
         for id in expired {
-            let recipients = self.expired(id);
+            let recipients = self.give_up(id);
             if !recipients.is_empty() {
                 actions.push(Action::Expire(id, recipients));
             }
         }
     }
 
-    /// The open recipients of an expired message that are neither in flight (their outcome decides) nor asleep (they wake
-    /// about then, and [`wake`](Scheduler::wake) gives them up).
-    fn expired(&mut self, id: MessageId) -> Vec<u32> {
-        let Some(message) = self.messages.get_mut(id) else { return Vec::new() };
-        message.expiry = None;
-        let mut recipients = message.open.list();
-        if (message.awake as usize) < recipients.len() {
-            let asleep = self.sleepers_of(id);
-            recipients.retain(|r| !asleep.iter().any(|(_, item)| item.recipients.contains(r)));
-        }
-        if let Some(flying) = self.in_flight.get(&id) {
-            recipients.retain(|r| !flying.contains(r));
-        }
-        recipients
-    }
-
     /// An item's time has come: on to its site, by way of a look-up if needed. Or its message's: then it is given up.
     fn wake(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
         let Some(message) = self.messages.get_mut(item.message) else { return self.drop_item(&item) };
-        if message.cancelled {
+        if message.is_unwanted() {
             return self.drop_item(&item);
         }
         message.awake += item.recipients.len() as u32;
@@ -338,12 +323,13 @@ impl Scheduler {
         if item.recipients.is_empty() {
             return self.drop_item(&item);
         }
-        if message.cancelled {
-            return self.end_cancelled(&item, actions);
+        if message.is_unwanted() {
+            return self.end_unwanted(&item, actions);
         }
         message.awake = message.awake.saturating_sub(item.recipients.len() as u32);
         self.counts.ready[self.streams.class(message.stream) as usize] -= item.recipients.len() as i64;
         disarm_if_quiet(&mut self.expiries, message);
+        let due = due.min(message.expires);
         self.sleepers.insert(due, item);
     }
 
@@ -360,6 +346,11 @@ impl Scheduler {
     /// Which of these recipients are still open.
     pub(super) fn is_open(&self, id: MessageId, recipient: u32) -> bool {
         self.messages.get(id).is_some_and(|message| message.open.has(recipient))
+    }
+
+    /// Whether the time of all open recipients of a message has come.
+    pub(super) fn is_awake(&self, id: MessageId) -> bool {
+        self.messages.get(id).is_some_and(|message| message.awake as usize == message.open.len())
     }
 
     /// The open recipients of a message; empty when it is finished.
@@ -462,11 +453,6 @@ impl Scheduler {
     /// What is known of a message without its envelope: its stream and when it was accepted.
     pub(super) fn about(&self, id: MessageId) -> Option<(Stream, Timestamp)> {
         self.messages.get(id).map(|m| (self.streams.get(m.stream).clone(), m.accepted_at))
-    }
-
-    /// When the sleepers of a message are due, with their recipients. Walks all sleepers.
-    pub(super) fn sleepers_of(&self, id: MessageId) -> Vec<(u64, Item)> {
-        self.sleepers.iter().filter(|(_, item)| item.message == id).map(|(due, item)| (due, item.clone())).collect()
     }
 }
 

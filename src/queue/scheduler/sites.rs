@@ -404,10 +404,10 @@ impl Scheduler {
         }
     }
 
-    /// Takes out recipients that came to their end while they waited here, or are about to because they are cancelled.
+    /// Takes out recipients that came to their end while they waited here, or are about to because nobody wants them any more.
     fn drop_ended(&mut self, items: &mut Vec<Item>) {
         items.retain_mut(|item| {
-            let message = self.messages.get(item.message).filter(|message| !message.cancelled);
+            let message = self.messages.get(item.message).filter(|message| !message.is_unwanted());
             item.recipients.retain(|r| message.is_some_and(|message| message.open.has(r)));
             if item.recipients.is_empty() {
                 self.hosts.release(item.host);
@@ -430,8 +430,8 @@ impl Scheduler {
 
     /// Back to the front of its site's queue: the connection broke before a verdict.
     pub(in crate::queue) fn put_back(&mut self, now: u64, id: SiteId, item: Item, actions: &mut Vec<Action>) {
-        if self.is_cancelled(item.message) {
-            return self.end_cancelled(&item, actions);
+        if self.is_unwanted(item.message) {
+            return self.end_unwanted(&item, actions);
         }
         // Unless its mail goes another way by now.
         match self.hosts.get(item.host).route.leads_to(id) {

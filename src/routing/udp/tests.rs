@@ -134,3 +134,45 @@ async fn a_server_that_is_starting_is_waited_for() {
     server.send_to(&reply(&octets, 0, None), from).await.expect("loopback");
     asked.await.expect("no panic").expect("an answer");
 }
+
+#[tokio::test]
+async fn a_flood_of_wrong_ids_moves_the_question() {
+    let (server, sockets) = server().await;
+    let asked = ask(&sockets, "a.example.");
+    let mut ports = std::collections::HashSet::new();
+    for _ in 0..MOVES_MAX {
+        let (octets, from) = query(&server).await;
+        assert!(ports.insert(from.port()), "a port that is being tried was used again");
+        for id in 1..=STRAYS_MAX as u16 + 1 {
+            server.send_to(&reply(&octets, id, None), from).await.expect("loopback");
+        }
+    }
+    let (octets, from) = query(&server).await;
+    assert!(ports.insert(from.port()));
+    server.send_to(&reply(&octets, 1, None), from).await.expect("loopback");
+    server.send_to(&reply(&octets, 0, None), from).await.expect("loopback");
+    asked.await.expect("no panic").expect("an answer");
+    assert!(sockets.idle.lock().expect("unharmed").is_empty(), "somebody tries ids on that one");
+    // Without end, it is given up.
+    let asked = ask(&sockets, "a.example.");
+    for _ in 0..=MOVES_MAX {
+        let (octets, from) = query(&server).await;
+        for id in 1..=STRAYS_MAX as u16 + 1 {
+            server.send_to(&reply(&octets, id, None), from).await.expect("loopback");
+        }
+    }
+    assert!(matches!(asked.await.expect("no panic"), Err(NetError::Timeout)));
+}
+
+#[tokio::test]
+async fn what_came_a_moment_ago_is_seen() {
+    let (server, sockets) = server().await;
+    let socket = sockets.take().await.expect("a socket");
+    let port = socket.socket.local_addr().expect("bound");
+    sockets.give_back(socket);
+    let server = server.into_std().expect("a socket");
+    // No turn of the reactor comes in between.
+    server.send_to(b"not asked for", ("127.0.0.1", port.port())).expect("loopback");
+    let next = sockets.take().await.expect("a socket");
+    assert_ne!(next.socket.local_addr().expect("bound"), port);
+}

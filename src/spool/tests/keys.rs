@@ -103,3 +103,54 @@ fn a_new_spool_beside_an_old_ledger_is_told_of_whole() {
     assert_eq!(life.ledger.receipt("", "new").unwrap(), Some(receipt));
     assert!(life.ledger.receipt("", "old-0").unwrap().is_some());
 }
+
+#[test]
+fn what_a_damaged_ledger_forgot_is_told_again() {
+    let files = SimFiles::new(1);
+    let life = Life::begin(&files);
+    let accepted: Vec<Receipt> = (0..200).map(|n| life.accept(&format!("{n}")).unwrap()).collect();
+    while life.ledger.unrecorded().is_some() {
+        std::thread::yield_now();
+    }
+    life.spool.close();
+    life.ledger.close();
+    let segment = Path::new("/ledger/receipts/seg-0000000001.log");
+    files.open(segment, true).unwrap().write_at(&[std::io::IoSlice::new(b"damage")], 4096 + 50).unwrap();
+    files.restart();
+    let life = Life::begin(&files);
+    for (n, receipt) in accepted.iter().enumerate() {
+        assert_eq!(life.ledger.receipt("", &n.to_string()).unwrap(), Some(*receipt), "{n}");
+    }
+}
+
+/// Somebody replaced the spool's folder; the event log is the old one, and people follow it.
+#[test]
+fn positions_in_a_new_spool_come_behind_those_in_the_event_log() {
+    let files = SimFiles::new(1);
+    let config = SpoolConfig { segment_size: ByteSize(32 << 10), disk_free_min: ByteSize(0), ..SpoolConfig::default() };
+    let known = Position { segment: SegmentId(80), offset: 4096 };
+    let (sender, exported) = channel();
+    for round in 0..2 {
+        let sender = sender.clone();
+        let export = Arc::new(move |position, _| sender.send(position).unwrap());
+        let outlets = Outlets { exported: Some(known), export, ledger: Arc::default() };
+        let (disk, metrics) = (Arc::new(files.clone()), Arc::new(Metrics::new()));
+        let (spool, mut opened) = Spool::open(Path::new("/spool"), &config, disk, metrics, outlets, Clock).unwrap();
+        assert_eq!(opened.log.renumbered, round == 0);
+        spool.restore(&mut opened, &mut |_| {}).unwrap();
+        if round == 0 {
+            let id = spool.next_id(Clock.timestamp());
+            let (sender, accepted) = channel();
+            let message = Arc::new(Message::new(id, envelope(1), content(id)));
+            spool.accept([message], move |result| sender.send(result.is_ok()).unwrap());
+            assert!(accepted.recv().unwrap());
+            let changes = vec![Change { recipient: 0, state: RecipientState::Ended(End::Delivered) }];
+            let (events, signature) = (Bytes::from_static(b"{}\n"), None);
+            let update = Update { id, changes, finished: true, events, signature, reports: Vec::new(), synced: None };
+            spool.record(update, |_| {});
+        }
+        spool.close();
+        let told = exported.try_iter().collect::<Vec<_>>();
+        assert!(told.len() == 1 && told[0] > known, "round {round}: {told:?}");
+    }
+}

@@ -206,7 +206,7 @@ pub fn prepare_within<D: Door>(
     take: impl FnOnce(usize) -> bool,
 ) -> Result<Handover, Rejection> {
     let mut violations = Violations::default();
-    let content = Content::read(&request.content, circumstances, &mut violations)?;
+    let mut content = Content::read(&request.content, circumstances, &mut violations)?;
     let expire_after = door.expire_after();
     let envelope = Envelope::read(&request, content.raw(), expire_after, circumstances, &mut violations);
     said_twice(&request, content.raw(), circumstances.names.raw, &mut violations);
@@ -225,30 +225,29 @@ pub fn prepare_within<D: Door>(
         return Err(Rejection::full("no memory for all personal copies now, try again later"));
     }
 
+    let own = circumstances.principal.tenant.as_ref().map(|tenant| tenant.name.as_str());
+    let keyed = envelope.key.clone().map(|key| {
+        let fingerprint = said::print(&request, &envelope, content.raw(), own);
+        Box::new(Keyed { key, fingerprint, messages: copies as u32 })
+    });
     let first = door.next_ids(copies as u32);
-    let making = Making { request: &request, envelope: &envelope, content: &content, expire_after, circumstances };
+    let making = Making { request: &request, envelope: &envelope, expire_after, circumstances };
     let mut messages: SmallVec<[NewMessage; 1]> = SmallVec::with_capacity(copies);
     let mut overdue = envelope.overdue.clone().map(|why| Box::new(Rejection::invalid("expires_at", why)));
     for copy in 0..copies {
         let only = request.personal.then(|| &envelope.recipients[copy]);
-        let (message, wrong) = making.message(MessageId(first.0 + copy as u64), only)?;
+        let built = content.copy(only.map(|recipient| &recipient.address), copy + 1 == copies);
+        let (message, wrong) = making.message(MessageId(first.0 + copy as u64), only, built)?;
         messages.push(message);
         overdue =
             overdue.or(wrong.map(|error| Box::new(Rejection::invalid(circumstances.names.raw, error.to_string()))));
     }
-    // A raw message may bring its key itself; in copies it comes again and again.
-    let mut key = envelope.key.clone();
-    for message in &mut messages {
-        key = key.or(message.envelope.key.take().map(|keyed| keyed.key));
-    }
-    let own = circumstances.principal.tenant.as_ref().map(|tenant| tenant.name.as_str());
-    messages[0].envelope.key = key.map(|key| {
-        let fingerprint = said::print(&request, &envelope, content.raw(), own);
-        Box::new(Keyed { key, fingerprint, messages: copies as u32 })
-    });
     match overdue {
-        Some(overdue) if messages[0].envelope.key.is_none() => Err(*overdue),
-        overdue => Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue }),
+        Some(overdue) if keyed.is_none() => Err(*overdue),
+        overdue => {
+            messages[0].envelope.key = keyed;
+            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue })
+        }
     }
 }
 
@@ -296,9 +295,11 @@ impl Content {
         }
     }
 
-    /// A copy of its own behind headroom, and whether an address in its header needs SMTPUTF8.
-    fn copy(&self, only: Option<&EnvelopeAddress>) -> (Vec<u8>, bool) {
+    /// A copy of its own behind headroom, and whether an address in its header needs SMTPUTF8. The last one of a raw
+    /// message, mostly the only one, is no copy: nothing may be asked of it after.
+    fn copy(&mut self, only: Option<&EnvelopeAddress>, last: bool) -> (Vec<u8>, bool) {
         match self {
+            Content::Raw(buffer) if last => (std::mem::take(buffer), false),
             Content::Raw(buffer) => (buffer.clone(), false),
             Content::Built(built) => built.message(only),
         }
@@ -309,17 +310,20 @@ impl Content {
 struct Making<'a> {
     request: &'a Request,
     envelope: &'a Envelope,
-    content: &'a Content,
     expire_after: Duration,
     circumstances: &'a ApiCircumstances<'a>,
 }
 
 impl Making<'_> {
-    /// One message, for all recipients or `only` for one, and what is wrong with its times.
-    fn message(&self, id: MessageId, only: Option<&Recipient>) -> Result<(NewMessage, Option<OptionError>), Rejection> {
+    /// One message, for all recipients or `only` for one, of what [`Content::copy`] gave; and what is wrong with its times.
+    fn message(
+        &self,
+        id: MessageId,
+        only: Option<&Recipient>,
+        (buffer, header_needs): (Vec<u8>, bool),
+    ) -> Result<(NewMessage, Option<OptionError>), Rejection> {
         let Making { request, envelope, circumstances, .. } = *self;
         let recipients = only.map_or(envelope.recipients.as_slice(), std::slice::from_ref);
-        let (buffer, header_needs) = self.content.copy(only.map(|recipient| &recipient.address));
         size_allowed(buffer.len() - HEADROOM, circumstances)?;
         let needs = |address: &EnvelopeAddress| address.needs_smtputf8();
         let smtputf8 = header_needs
@@ -374,6 +378,13 @@ fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Vio
         ("idempotency_key", "Idempotency-Key", request.idempotency_key.is_some()),
     ];
     let section = &content[..header::section_len(content)];
+    // A line of an mbox file in front is no field, and would hide those behind it.
+    let section = &section[message::mbox_line_len(section)..];
+    let prefixed =
+        |name: &[u8]| name.len() > PREFIX.len() && name[..PREFIX.len()].eq_ignore_ascii_case(PREFIX.as_bytes());
+    if !header::fields(section).any(|field| prefixed(field.name)) {
+        return;
+    }
     for (field, name, _) in given.into_iter().filter(|(_, _, given)| *given) {
         let name = format!("{PREFIX}{name}");
         if header::fields(section).any(|field| field.is(&name)) {

@@ -45,8 +45,10 @@ pub(super) fn read(raw: &[u8]) -> Result<Vec<u8>, RawError> {
     if raw.is_empty() {
         return Err(RawError::Empty);
     }
-    // Most lines of most messages are longer than 40 octets.
-    let mut buffer = Vec::with_capacity(HEADROOM + raw.len() + raw.len() / 40 + 2);
+    // Where the first line ends in CRLF, the others do; else most lines of most messages are longer than 40 octets.
+    let first = memchr::memchr(b'\n', raw).map_or(raw, |at| &raw[..at]);
+    let more = if first.ends_with(b"\r") { 2 } else { raw.len() / 40 + 2 };
+    let mut buffer = Vec::with_capacity(HEADROOM + raw.len() + more);
     buffer.resize(HEADROOM, 0);
     append_lines(raw, &mut buffer)?;
     Ok(buffer)
@@ -57,23 +59,31 @@ pub(super) fn read(raw: &[u8]) -> Result<Vec<u8>, RawError> {
 /// # Errors
 /// The first thing that is wrong; what was appended is of no use then.
 pub(super) fn append_lines(text: &[u8], buffer: &mut Vec<u8>) -> Result<(), RawError> {
-    let mut rest = text;
+    // Lines that end in CRLF are copied many at a time, when one comes that does not.
+    let mut copied = 0;
+    let mut start = 0;
     let mut line = 0;
-    while !rest.is_empty() {
+    while start < text.len() {
         line += 1;
-        let end = memchr::memchr(b'\n', rest);
-        let octets = &rest[..end.unwrap_or(rest.len())];
-        let octets = if end.is_some() { octets.strip_suffix(b"\r").unwrap_or(octets) } else { octets };
+        let end = memchr::memchr(b'\n', &text[start..]).map(|at| start + at);
+        let octets = &text[start..end.unwrap_or(text.len())];
+        let without_cr = end.and_then(|_| octets.strip_suffix(b"\r"));
+        let octets = without_cr.unwrap_or(octets);
         match memchr::memchr2(b'\r', 0, octets) {
             Some(at) if octets[at] == 0 => return Err(RawError::Nul { line }),
             Some(_) => return Err(RawError::BareCr { line }),
             None if octets.len() > LINE_MAX => return Err(RawError::LineTooLong { line, length: octets.len() }),
             None => {}
         }
-        buffer.extend_from_slice(octets);
-        buffer.extend_from_slice(b"\r\n");
-        rest = end.map_or(&[], |at| &rest[at + 1..]);
+        let next = end.map_or(text.len(), |end| end + 1);
+        if without_cr.is_none() {
+            buffer.extend_from_slice(&text[copied..start + octets.len()]);
+            buffer.extend_from_slice(b"\r\n");
+            copied = next;
+        }
+        start = next;
     }
+    buffer.extend_from_slice(&text[copied..]);
     Ok(())
 }
 
@@ -94,6 +104,7 @@ mod tests {
         check(b"a\r\n.\nb\n.\r\n", Ok(b"a\r\n.\r\nb\r\n.\r\n"));
         check(b"\n", Ok(b"\r\n"));
         check(b"\xff", Ok(b"\xff\r\n"));
+        check(b"a\nb\r\nc\r\nd\ne\r\nf", Ok(b"a\r\nb\r\nc\r\nd\r\ne\r\nf\r\n"));
         check(&[b'x'; LINE_MAX], Ok(&[&[b'x'; LINE_MAX][..], b"\r\n"].concat()));
     }
 
@@ -106,5 +117,24 @@ mod tests {
         check(b"a\n\n\0", Err(RawError::Nul { line: 3 }));
         check(&[b'x'; 999], Err(RawError::LineTooLong { line: 1, length: 999 }));
         check(b"a\r\n\r", Err(RawError::BareCr { line: 2 }));
+    }
+
+    /// As one would write it who does not care how long it takes.
+    fn plain(raw: &[u8]) -> Option<Vec<u8>> {
+        let mut lines: Vec<&[u8]> = raw.split_inclusive(|octet| *octet == b'\n').collect();
+        let ended =
+            |line: &&[u8]| line.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+        let last = lines.pop_if(|line| !line.ends_with(b"\n")).map(<[u8]>::to_vec);
+        let lines: Vec<Vec<u8>> = lines.iter().filter_map(ended).chain(last).collect();
+        let good = lines.iter().flatten().all(|octet| !matches!(octet, b'\r' | 0));
+        good.then(|| lines.iter().flat_map(|line| [line, &b"\r\n"[..]].concat()).collect())
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_mixture_of_line_ends_is_read(text in "(a|bc|\r\n|\r\n|\n|\n|\r|\0){1,30}") {
+            let got = read(text.as_bytes()).ok().map(|buffer| buffer[HEADROOM..].to_vec());
+            proptest::prop_assert_eq!(got, plain(text.as_bytes()));
+        }
     }
 }

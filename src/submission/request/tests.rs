@@ -404,6 +404,15 @@ fn bad_requests_one_by_one() {
             "class",
             "is given by X-Posthaste-Class in raw, too",
         ),
+        (raw("From: a@b.example\nX-Posthaste-Idempotency-Key: k\n\nx"), "raw", "say it as idempotency_key"),
+        (
+            Request {
+                sender: Some("a@b.example".into()),
+                ..raw("From a@b Sun Nov 22 12:00:00 2026\nX-Posthaste-Idempotency-Key: k\n\nx")
+            },
+            "raw",
+            "say it as idempotency_key",
+        ),
     ];
     for (request, field, why) in cases {
         check_refused(request, &[(field, why)]);

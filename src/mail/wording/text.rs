@@ -7,7 +7,7 @@ const LOOKED_AT: usize = 16 * 1024;
 
 /// Lower case without accents, each run of white space one space, one space at either end; without the codes that stand at
 /// the front of every line of a reply, and with `@` for every address: what somebody's address is called says nothing.
-pub(super) fn comparable(text: &str) -> String {
+pub fn comparable(text: &str) -> String {
     let text = &text[..text.floor_char_boundary(LOOKED_AT)];
     let mut made = String::with_capacity(text.len() + 2);
     made.push(' ');
