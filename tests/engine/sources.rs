@@ -45,18 +45,15 @@ async fn each_stream_leaves_by_its_pool() {
         pool(config, "shop", &[("c", 1)]);
         let bulk = Scope { class: Some(Class::Bulk), ..Scope::default() };
         let shop = Scope { tenant: Some("shop".into()), ..Scope::default() };
-        config.egress = vec![
-            EgressConfig { scope: shop, pool: "shop".into() },
-            EgressConfig { scope: bulk, pool: "news".into() },
-        ];
+        config.egress =
+            vec![EgressConfig { scope: shop, pool: "shop".into() }, EgressConfig { scope: bulk, pool: "news".into() }];
     })
     .await;
     world.send(&["usual@them.test"]).await;
     world.send_with(&["news@them.test"], "X-Posthaste-Class: bulk\r\n").await;
     world.send_with(&["shop@them.test"], "X-Posthaste-Class: bulk\r\nX-Posthaste-Tenant: shop\r\n").await;
     world.until("delivered", "them.test", 3).await;
-    for (who, name, address) in
-        [("usual", "a", "127.0.0.21"), ("news", "b", "127.0.0.22"), ("shop", "c", "127.0.0.23")]
+    for (who, name, address) in [("usual", "a", "127.0.0.21"), ("news", "b", "127.0.0.22"), ("shop", "c", "127.0.0.23")]
     {
         let event = &world.told("delivered", who)[0];
         assert_eq!((event.text("source"), event.text("source_address")), (name, address), "{who}");
