@@ -1,5 +1,6 @@
 """Sources behind programs that connect for us: a SOCKS5 proxy and HAProxy; and an address that comes and goes."""
 
+import shutil
 import subprocess
 
 import peers
@@ -80,13 +81,14 @@ def test_an_address_that_comes_and_goes(start, sink):
     address, interface = "192.0.2.77", ["dev", "lo"]
 
     def change(deed):
-        return subprocess.run(["ip", "address", deed, f"{address}/32", *interface], capture_output=True, text=True)
+        command = ["ip", "address", deed, f"{address}/32", *interface]
+        return shutil.which("ip") and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     sink = sink()
     daemon = start(configuration(sink, {"addresses": [address]}))
     out = lambda: address in daemon.get("/readyz")[1]
     peers.wait_until(out, what="the source is out")
-    if change("add").returncode:
+    if not change("add"):
         pytest.skip("addresses cannot be changed here")
     try:
         peers.wait_until(lambda: not out(), what="the source is back")
@@ -98,6 +100,7 @@ def test_an_address_that_comes_and_goes(start, sink):
         send(daemon)
         change("add")
         delivered(daemon, 2)
-        assert [e["what"] for e in daemon.events() if e["event"] == "source"] == ["out", "back", "out", "back"]
+        told = lambda: [e["what"] for e in daemon.events() if e["event"] == "source"] == ["out", "back", "out", "back"]
+        peers.wait_until(told, what="the events that tell of it")
     finally:
         change("del")
