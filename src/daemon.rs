@@ -21,6 +21,7 @@ use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
 use crate::routing::{Egress, Router};
+use crate::shaping::Rows;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
@@ -330,6 +331,7 @@ fn parts(config: &Config, hostname: &Domain, before: Option<&Egress>, metrics: &
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, before)?),
+        rows: Rows::new(&config.limit),
         spool: config.spool.clone(),
         hostname: hostname.clone(),
         archive: Archive::new(config.data_dir.join("events"), config.events.keep),

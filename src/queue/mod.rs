@@ -64,6 +64,7 @@ use crate::delivery::Client;
 use crate::events::Archive;
 use crate::mail::{AddressHost, Domain};
 use crate::routing::{Egress, NoRoute, Router};
+use crate::shaping::Rows;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
@@ -87,6 +88,8 @@ pub struct Parts {
     pub delivery: DeliveryConfig,
     /// Which of our addresses mail leaves by.
     pub egress: Arc<Egress>,
+    /// What may go where at once, and how fast.
+    pub rows: Rows,
     /// Limits at the door.
     pub spool: SpoolConfig,
     /// Our name in reports.
@@ -133,6 +136,7 @@ impl Queue {
         let mut scheduler = Scheduler::default();
         scheduler.limits = limits(&parts.delivery);
         scheduler.set_egress(Arc::clone(&parts.egress));
+        scheduler.set_rows(0, parts.rows.clone(), &mut Vec::new());
         Arc::new(Queue {
             scheduler: Mutex::new(scheduler),
             spool,
@@ -165,13 +169,14 @@ impl Queue {
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
-        let (limits, egress) = (limits(&parts.delivery), Arc::clone(&parts.egress));
+        let (limits, egress, rows) = (limits(&parts.delivery), Arc::clone(&parts.egress), parts.rows.clone());
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
         self.parts.store(Arc::new(parts));
         self.with_actions(|scheduler, now, actions| {
             scheduler.set_egress(egress);
             scheduler.forget_routes(now, actions);
+            scheduler.set_rows(now, rows, actions);
             scheduler.set_limits(now, limits, actions);
         });
         self.metrics.sources.reset();
@@ -205,6 +210,7 @@ impl Queue {
             stream: &envelope.stream,
             accepted_at: envelope.accepted_at,
             recipients: envelope.recipients.len(),
+            size: message.content.len() as u64,
             expires,
         };
         let groups =

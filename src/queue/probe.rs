@@ -9,9 +9,10 @@ use super::scheduler::{
     Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, PathId, Recipients, Scheduler, TakenBack, Verdict,
 };
 use crate::clock::Timestamp;
-use crate::config::{DeliveryConfig, DnsConfig, RouteConfig};
+use crate::config::{DeliveryConfig, Dimension, DnsConfig, LimitConfig, RouteConfig, Scope};
 use crate::mail::{AddressHost, Blame, Class, EnhancedCode, Failure, MessageId, Stream};
 use crate::routing::{Route, Router};
+use crate::shaping::Rows;
 
 const EXPIRY: u64 = 100_000;
 const HOSTS: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
@@ -76,6 +77,8 @@ pub(super) fn a_route() -> (AddressHost, Arc<Route>) {
 pub fn schedule(octets: &[u8]) {
     let routes = ROUTES.with(Clone::clone);
     let mut world = World::new(octets, routes, 3);
+    world.limited = octets.len() % 2 == 1;
+    world.limit();
     while !world.luck.is_empty() {
         world.step();
     }
@@ -142,6 +145,22 @@ struct World<'a> {
     recipients: usize,
     ended: usize,
     steps: usize,
+    /// Limits are in force.
+    limited: bool,
+}
+
+/// Some of every kind: of a site, of all, of a class, of one domain.
+fn some_limits() -> Rows {
+    let pace = |rate: &str| Some(rate.parse().expect("a rate"));
+    let of = |scope, each: &[Dimension]| LimitConfig { scope, each: each.to_vec(), ..LimitConfig::default() };
+    let bulk = Scope { class: Some(Class::Bulk), ..Scope::default() };
+    let domain = Scope { domain: Some(HOSTS[0].into()), ..Scope::default() };
+    Rows::new(&[
+        LimitConfig { messages: pace("20/s burst 2"), ..of(Scope::default(), &[Dimension::Site]) },
+        LimitConfig { connections: Some(2), recipients: pace("40/s burst 3"), ..of(Scope::default(), &[]) },
+        LimitConfig { messages: pace("3/s"), ..of(bulk, &[]) },
+        LimitConfig { messages: pace("1/s"), recipients_per_transaction: Some(2), ..of(domain, &[Dimension::Class]) },
+    ])
 }
 
 struct Session {
@@ -183,6 +202,13 @@ impl<'a> World<'a> {
             recipients: 0,
             ended: 0,
             steps: 0,
+            limited: false,
+        }
+    }
+
+    fn limit(&mut self) {
+        if self.limited {
+            self.scheduler.set_rows(self.now, some_limits(), &mut self.actions);
         }
     }
 
@@ -217,7 +243,7 @@ impl<'a> World<'a> {
         let (stream, accepted_at, expires) = (&stream, Timestamp(0), self.now + EXPIRY);
         self.messages.insert(id, (vec![false; recipients], expires));
         self.recipients += recipients;
-        let newcomer = Newcomer { id, stream, accepted_at, recipients, expires };
+        let newcomer = Newcomer { id, stream, accepted_at, recipients, size: 0, expires };
         self.scheduler.add(self.now, newcomer, groups, &mut self.actions);
     }
 
@@ -259,7 +285,7 @@ impl<'a> World<'a> {
             }
             actions.extend(self.actions.drain(..));
         }
-        assert!(self.scheduler.connections <= 4);
+        assert!(self.scheduler.connections <= if self.limited { 2 } else { 4 });
         assert_eq!(self.scheduler.connections, self.connecting.len() + self.sessions.len());
     }
 
@@ -292,6 +318,7 @@ impl<'a> World<'a> {
                 self.accept(seed, which % 7 + 1, delay);
             }
             6 if which & 3 == 3 => self.cancel(which >> 2),
+            6 if which & 7 == 5 => self.limit(),
             6 => self.hurry(which),
             7 => self.pass(50 << (which % 12)),
             _ => self.pass(100),
@@ -336,6 +363,7 @@ impl<'a> World<'a> {
         self.sessions[place].batch = self.scheduler.next_batch(self.now, path, &idle, &mut self.actions);
         if let Some(batch) = &self.sessions[place].batch {
             let recipients: usize = batch.items.iter().map(|item| item.recipients.len()).sum();
+            assert_eq!(batch.taken.is_some(), self.limited);
             assert!((1..=self.scheduler.limits.recipients_per_transaction).contains(&recipients));
             assert!(batch.items.iter().all(|item| item.message == batch.message));
             assert!(!self.cancelled.contains(&batch.message), "a message that was taken back goes out");

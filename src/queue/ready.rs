@@ -1,92 +1,273 @@
-//! Who goes next at one site: classes by weight, streams inside a class by deficit round robin.
+//! Who goes next at one site: classes by weight, lanes inside a class by deficit round robin.
 //!
-//! Deficit round robin (Shreedhar and Varghese, 1995) in recipients: each stream in turn may send [`QUANTUM`] of them, and
-//! what it leaves over it keeps while it has more to send. A stream with one message waits for at most one quantum of
-//! each other stream, however long their queues are. Picking costs O(1).
+//! A lane is a stream's mail at the site; where limits tell domains apart, its mail to one host there. Deficit round robin
+//! (Shreedhar and Varghese, 1995) in recipients: each lane in turn may send [`QUANTUM`] of them, and what it leaves over it
+//! keeps while it has more to send. A lane with one message waits for at most one quantum of each other lane, however
+//! long their queues are. Picking costs O(1).
+//!
+//! A lane that may not go yet is set aside: it has no turns until it is [`restored`](Ready::restore), and holds up nobody.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::scheduler::{Item, StreamId};
+use super::scheduler::{HostId, Item, StreamId};
 use crate::mail::Class;
+use crate::shaping::BucketId;
 
-/// Recipients a stream may send in its turn.
-const QUANTUM: i64 = 16;
+/// Recipients a lane may send in its turn.
+const QUANTUM: i32 = 16;
 
 /// Recipients each class may send before the others have had theirs, in the order of [`Class::ALL`]. While all three have
 /// mail, transactional gets 16 of 22 and starts at once after a refill.
 const WEIGHTS: [i64; 3] = [16, 4, 2];
 
-/// The items of one site that could go now.
+/// A stream's mail at a site, or its mail to one host there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId {
+    /// The stream.
+    pub stream: StreamId,
+    /// The host, if limits tell its mail apart.
+    pub host: Option<HostId>,
+}
+
+/// The items of one site whose time has come.
 #[derive(Debug, Default)]
 pub struct Ready {
-    classes: [ClassQueue; 3],
+    /// Lanes that may go, in order of their turns.
+    turns: [VecDeque<LaneId>; 3],
     credit: [i64; 3],
+    lanes: HashMap<LaneId, Lane>,
     items: usize,
+    /// Of these, items of lanes that are set aside.
+    aside: usize,
 }
 
-#[derive(Debug, Default)]
-struct ClassQueue {
-    /// Streams with items, in order of their turns.
-    turns: VecDeque<StreamId>,
-    streams: HashMap<StreamId, StreamQueue>,
+#[derive(Debug)]
+struct Lane {
+    items: Items,
+    deficit: i32,
+    class: Class,
+    state: State,
 }
 
-#[derive(Debug, Default)]
-struct StreamQueue {
-    deficit: i64,
-    items: VecDeque<Item>,
+/// Most lanes have one item, and there may be a million of them.
+#[derive(Debug)]
+enum Items {
+    One(Item),
+    Many(VecDeque<Item>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has turns.
+    Turns,
+    /// It has, after it was let go from a line.
+    Senior,
+    /// It has none: it stands in line there, or waits for a time.
+    Aside(Option<BucketId>),
 }
 
 impl Ready {
-    /// Items waiting here.
+    /// Items here, those set aside included.
     pub fn len(&self) -> usize {
         self.items
     }
 
-    /// Nothing waits here.
+    /// Nothing is here, not even set aside.
     pub fn is_empty(&self) -> bool {
         self.items == 0
     }
 
-    /// Puts an item behind the others of its stream.
-    pub fn push(&mut self, class: Class, stream: StreamId, item: Item) {
-        self.items += 1;
-        self.classes[class as usize].push(stream).items.push_back(item);
+    /// Items that may go.
+    pub fn available(&self) -> usize {
+        self.items - self.aside
     }
 
-    /// Puts an item back in front of its stream: its turn was spoilt by a connection, not by itself.
-    pub fn push_front(&mut self, class: Class, stream: StreamId, item: Item) {
-        self.items += 1;
-        self.classes[class as usize].push(stream).items.push_front(item);
+    /// The best class of which something may go.
+    pub fn best_class(&self) -> Option<Class> {
+        Class::ALL.into_iter().find(|class| !self.turns[*class as usize].is_empty())
     }
 
-    /// The next item, and whatever follows it in its stream for as long as `more` takes it (it is shown the items picked
-    /// so far): recipients of one message ride in one transaction.
-    pub fn pop(&mut self, mut more: impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
-        let Some(class) = self.pick_class() else { return Vec::new() };
-        let picked = self.classes[class].pop(&mut more);
+    /// Puts an item behind the others of its lane.
+    pub fn push(&mut self, class: Class, lane: LaneId, item: Item) {
+        self.put(class, lane, item, false);
+    }
+
+    /// Puts an item back in front of its lane: its turn was spoilt by a connection, not by itself.
+    pub fn push_front(&mut self, class: Class, lane: LaneId, item: Item) {
+        self.put(class, lane, item, true);
+    }
+
+    fn put(&mut self, class: Class, id: LaneId, item: Item, front: bool) {
+        self.items += 1;
+        match self.lanes.get_mut(&id) {
+            Some(lane) => {
+                self.aside += usize::from(matches!(lane.state, State::Aside(_)));
+                lane.items.put(item, front);
+            }
+            None => {
+                let lane = Lane { items: Items::One(item), deficit: QUANTUM, class, state: State::Turns };
+                self.lanes.insert(id, lane);
+                self.turns[class as usize].push_back(id);
+            }
+        }
+    }
+
+    /// Whose turn it is. It stays so until something is [taken](Ready::take) from the lane or it is
+    /// [set aside](Ready::set_aside).
+    pub fn turn(&mut self) -> Option<LaneId> {
+        let class = self.pick_class()?;
+        let turns = &mut self.turns[class];
+        loop {
+            let id = *turns.front()?;
+            let lane = self.lanes.get_mut(&id).expect("a lane with a turn has items");
+            if lane.deficit > 0 {
+                return Some(id);
+            }
+            lane.deficit += QUANTUM;
+            turns.rotate_left(1);
+        }
+    }
+
+    /// The first item of a lane.
+    pub fn first(&self, lane: LaneId) -> Option<&Item> {
+        self.lanes.get(&lane).map(|lane| lane.items.first())
+    }
+
+    /// Whether a lane was let go from a line and has not gone yet.
+    pub fn is_senior(&self, lane: LaneId) -> bool {
+        self.lanes.get(&lane).is_some_and(|lane| lane.state == State::Senior)
+    }
+
+    /// Takes the first item of the lane whose [`turn`](Ready::turn) it is, and whatever follows it for as long as `more`
+    /// takes it (it is shown the items picked so far): recipients of one message ride in one transaction.
+    pub fn take(&mut self, id: LaneId, mut more: impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
+        let mut picked = Vec::new();
+        let Some(lane) = self.lanes.get_mut(&id) else { return picked };
+        let class = lane.class as usize;
+        let emptied = loop {
+            if !picked.is_empty() && !more(&picked, lane.items.first()) {
+                break false;
+            }
+            match lane.items.pop() {
+                Popped::One(item) => picked.push(item),
+                Popped::Last(item) => {
+                    picked.push(item);
+                    break true;
+                }
+            }
+        };
+        let cost: usize = picked.iter().map(|item| item.recipients.len()).sum();
+        lane.deficit -= cost as i32;
+        lane.state = State::Turns;
         self.items -= picked.len();
-        self.credit[class] -= cost(&picked);
+        self.credit[class] -= cost as i64;
+        if emptied {
+            self.lanes.remove(&id);
+            // It is the first, or nearly so: the turn is its.
+            let turns = &mut self.turns[class];
+            if let Some(place) = turns.iter().position(|turn| *turn == id) {
+                turns.remove(place);
+            }
+        }
         picked
     }
 
-    /// Takes everything out: classes by rank, streams in order of their turns.
-    pub fn drain(&mut self) -> Vec<Item> {
-        let mut items = Vec::with_capacity(self.items);
-        for mut class in std::mem::take(self).classes {
-            let queues = class.turns.iter().filter_map(|stream| class.streams.remove(stream));
-            items.extend(queues.flat_map(|queue| queue.items));
+    /// The lane whose turn it is may not go: it stands in line at a bucket, or waits for a time. Returns its class.
+    pub fn set_aside(&mut self, id: LaneId, line: Option<BucketId>) -> Option<Class> {
+        let lane = self.lanes.get_mut(&id)?;
+        if matches!(lane.state, State::Turns | State::Senior) {
+            self.aside += lane.items.len();
+            let turns = &mut self.turns[lane.class as usize];
+            if let Some(place) = turns.iter().position(|turn| *turn == id) {
+                turns.remove(place);
+            }
         }
-        items
+        lane.state = State::Aside(line);
+        Some(lane.class)
+    }
+
+    /// Whether a lane is set aside, for whatever reason.
+    pub fn is_held(&self, id: LaneId) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| matches!(lane.state, State::Aside(_)))
+    }
+
+    /// Takes the first item out of a lane that is set aside, if `gone` says that nobody needs it any more.
+    pub fn purge(&mut self, id: LaneId, gone: impl FnOnce(&Item) -> bool) -> Option<Item> {
+        let lane = self.lanes.get_mut(&id)?;
+        if !matches!(lane.state, State::Aside(_)) || !gone(lane.items.first()) {
+            return None;
+        }
+        (self.items, self.aside) = (self.items - 1, self.aside - 1);
+        Some(match lane.items.pop() {
+            Popped::One(item) => item,
+            Popped::Last(item) => {
+                self.lanes.remove(&id);
+                item
+            }
+        })
+    }
+
+    /// Whether a lane stands in line there (or, with `None`, waits for a time).
+    pub fn is_aside(&self, id: LaneId, line: Option<BucketId>) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| lane.state == State::Aside(line))
+    }
+
+    /// A lane that was set aside has turns again; if it stood in line, the next, for what it waited for is there.
+    pub fn restore(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let State::Aside(line) = lane.state else { return };
+        self.aside -= lane.items.len();
+        let turns = &mut self.turns[lane.class as usize];
+        if line.is_some() {
+            lane.state = State::Senior;
+            lane.deficit = lane.deficit.max(1);
+            turns.push_front(id);
+        } else {
+            lane.state = State::Turns;
+            turns.push_back(id);
+        }
+    }
+
+    /// Every lane has turns again: what held them may not hold any more.
+    pub fn restore_all(&mut self) {
+        if self.aside == 0 {
+            return;
+        }
+        let aside = self.lanes.iter().filter(|(_, lane)| matches!(lane.state, State::Aside(_)));
+        let mut ids: Vec<LaneId> = aside.map(|(id, _)| *id).collect();
+        // In an order of their own, not of the table.
+        ids.sort_unstable();
+        for id in ids {
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                lane.state = State::Turns;
+                self.turns[lane.class as usize].push_back(id);
+            }
+        }
+        self.aside = 0;
+    }
+
+    /// Takes everything out: classes by rank, lanes in order of their turns, those set aside last.
+    pub fn drain(&mut self) -> Vec<Item> {
+        self.restore_all();
+        let Ready { turns, mut lanes, items, .. } = std::mem::take(self);
+        let mut drained = Vec::with_capacity(items);
+        for id in turns.into_iter().flatten() {
+            match lanes.remove(&id).map(|lane| lane.items) {
+                Some(Items::One(item)) => drained.push(item),
+                Some(Items::Many(items)) => drained.extend(items),
+                None => {}
+            }
+        }
+        drained
     }
 
     /// The first class with mail and credit; when none has credit left, all get theirs anew.
     fn pick_class(&mut self) -> Option<usize> {
-        if self.items == 0 {
+        if self.available() == 0 {
             return None;
         }
         loop {
-            let with_mail = (0..3).filter(|c| !self.classes[*c].turns.is_empty());
+            let with_mail = (0..3).filter(|c| !self.turns[*c].is_empty());
             if let Some(class) = with_mail.into_iter().find(|c| self.credit[*c] > 0) {
                 return Some(class);
             }
@@ -97,42 +278,45 @@ impl Ready {
     }
 }
 
-fn cost(items: &[Item]) -> i64 {
-    items.iter().map(|item| item.recipients.len() as i64).sum()
+enum Popped {
+    One(Item),
+    /// And no more are left.
+    Last(Item),
 }
 
-impl ClassQueue {
-    fn push(&mut self, stream: StreamId) -> &mut StreamQueue {
-        let turns = &mut self.turns;
-        self.streams.entry(stream).or_insert_with(|| {
-            turns.push_back(stream);
-            StreamQueue { deficit: QUANTUM, items: VecDeque::new() }
-        })
+impl Items {
+    fn first(&self) -> &Item {
+        match self {
+            Items::One(item) => item,
+            Items::Many(items) => items.front().expect("a lane has items"),
+        }
     }
 
-    fn pop(&mut self, more: &mut impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
-        let mut picked = Vec::new();
-        while let Some(stream) = self.turns.front().copied() {
-            let queue = self.streams.get_mut(&stream).expect("a stream with a turn has a queue");
-            if queue.deficit <= 0 {
-                queue.deficit += QUANTUM;
-                self.turns.rotate_left(1);
-                continue;
-            }
-            while let Some(item) = queue.items.front() {
-                if !picked.is_empty() && !more(&picked, item) {
-                    break;
-                }
-                picked.extend(queue.items.pop_front());
-            }
-            queue.deficit -= cost(&picked);
-            if queue.items.is_empty() {
-                self.streams.remove(&stream);
-                self.turns.pop_front();
-            }
-            break;
+    fn len(&self) -> usize {
+        match self {
+            Items::One(_) => 1,
+            Items::Many(items) => items.len(),
         }
-        picked
+    }
+
+    fn put(&mut self, item: Item, front: bool) {
+        if let Items::One(_) = self {
+            let Items::One(only) = std::mem::replace(self, Items::Many(VecDeque::with_capacity(4))) else { return };
+            self.put(only, false);
+        }
+        if let Items::Many(items) = self {
+            if front { items.push_front(item) } else { items.push_back(item) }
+        }
+    }
+
+    fn pop(&mut self) -> Popped {
+        match self {
+            Items::One(item) => Popped::Last(item.clone()),
+            Items::Many(items) => {
+                let first = items.pop_front().expect("a lane has items");
+                if items.is_empty() { Popped::Last(first) } else { Popped::One(first) }
+            }
+        }
     }
 }
 
@@ -147,15 +331,23 @@ mod tests {
         Item { message: MessageId(id), host: 0, attempts: 0, spoilt: 0, recipients: Recipients::One(0) }
     }
 
+    fn lane(stream: StreamId) -> LaneId {
+        LaneId { stream, host: None }
+    }
+
+    fn take(ready: &mut Ready, more: impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
+        ready.turn().map_or_else(Vec::new, |lane| ready.take(lane, more))
+    }
+
     fn next(ready: &mut Ready) -> Option<u64> {
-        ready.pop(|_, _| false).first().map(|item| item.message.0)
+        take(ready, |_, _| false).first().map(|item| item.message.0)
     }
 
     #[test]
     fn a_small_stream_does_not_wait_for_a_large_one() {
         let mut ready = Ready::default();
-        (0..100_000).for_each(|n| ready.push(Class::Bulk, 1, item(n)));
-        ready.push(Class::Bulk, 2, item(1_000_000));
+        (0..100_000).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
+        ready.push(Class::Bulk, lane(2), item(1_000_000));
         let waited = (0..).find(|_| next(&mut ready) == Some(1_000_000)).expect("it comes");
         assert!(waited <= QUANTUM as usize, "waited {waited}");
     }
@@ -164,9 +356,9 @@ mod tests {
     fn transactional_mail_has_its_share_and_bulk_is_not_starved() {
         let mut ready = Ready::default();
         for n in 0..2_200 {
-            ready.push(Class::Transactional, 1, item(n));
-            ready.push(Class::Bulk, 2, item(10_000 + n));
-            ready.push(Class::System, 3, item(20_000 + n));
+            ready.push(Class::Transactional, lane(1), item(n));
+            ready.push(Class::Bulk, lane(2), item(10_000 + n));
+            ready.push(Class::System, lane(3), item(20_000 + n));
         }
         let mut counts = [0; 3];
         for _ in 0..2_200 {
@@ -178,9 +370,9 @@ mod tests {
     #[test]
     fn a_transactional_message_goes_within_one_round() {
         let mut ready = Ready::default();
-        (0..1000).for_each(|n| ready.push(Class::Bulk, 1, item(n)));
+        (0..1000).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
         assert!((0..500).all(|_| next(&mut ready).is_some()));
-        ready.push(Class::Transactional, 2, item(7_777));
+        ready.push(Class::Transactional, lane(2), item(7_777));
         let waited = (0..).find(|_| next(&mut ready) == Some(7_777)).expect("it comes");
         assert!(waited <= 4, "waited {waited}");
     }
@@ -189,10 +381,11 @@ mod tests {
     fn recipients_of_one_message_leave_together() {
         let mut ready = Ready::default();
         for n in [1, 1, 1, 2] {
-            ready.push(Class::Bulk, 1, item(n));
+            ready.push(Class::Bulk, lane(1), item(n));
         }
         let together = |picked: &[Item], next: &Item| picked.len() < 2 && picked[0].message == next.message;
-        let sizes: Vec<usize> = std::iter::from_fn(|| Some(ready.pop(together).len()).filter(|n| *n > 0)).collect();
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| Some(take(&mut ready, together).len()).filter(|n| *n > 0)).collect();
         assert_eq!(sizes, [2, 1, 1]);
         assert!(ready.is_empty());
     }
@@ -200,8 +393,62 @@ mod tests {
     #[test]
     fn draining_hands_over_everything() {
         let mut ready = Ready::default();
-        (0..10).for_each(|n| ready.push(Class::Bulk, n as u32 % 3, item(n)));
+        (0..10).for_each(|n| ready.push(Class::Bulk, lane(n as u32 % 3), item(n)));
         assert_eq!(ready.drain().len(), 10);
         assert!(ready.is_empty() && next(&mut ready).is_none());
+    }
+
+    #[test]
+    fn a_lane_set_aside_holds_up_nobody() {
+        let mut ready = Ready::default();
+        (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
+        (10..13).for_each(|n| ready.push(Class::Bulk, lane(2), item(n)));
+        assert_eq!(ready.turn(), Some(lane(1)));
+        assert_eq!(ready.set_aside(lane(1), None), Some(Class::Bulk));
+        ready.push(Class::Bulk, lane(1), item(3));
+        assert_eq!((ready.len(), ready.available()), (7, 3));
+        assert_eq!(std::iter::from_fn(|| next(&mut ready)).collect::<Vec<_>>(), [10, 11, 12]);
+        assert!(ready.is_aside(lane(1), None) && ready.best_class().is_none() && !ready.is_empty());
+        ready.restore(lane(1));
+        assert!(!ready.is_senior(lane(1)));
+        assert_eq!(std::iter::from_fn(|| next(&mut ready)).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(ready.is_empty());
+    }
+
+    #[test]
+    fn who_stood_in_line_goes_first() {
+        let line = BucketId::NONE;
+        let mut ready = Ready::default();
+        (0..40).for_each(|n| ready.push(Class::Bulk, lane(1 + n as u32 % 2), item(n)));
+        assert_eq!(ready.turn(), Some(lane(1)));
+        ready.set_aside(lane(1), Some(line));
+        assert_eq!(next(&mut ready), Some(1));
+        ready.restore(lane(1));
+        assert!(ready.is_senior(lane(1)));
+        assert_eq!(next(&mut ready), Some(0));
+        assert!(!ready.is_senior(lane(1)));
+        ready.set_aside(lane(1), Some(line));
+        let drained: Vec<u64> = ready.drain().iter().map(|item| item.message.0).collect();
+        assert_eq!(drained.len(), 38);
+        assert_eq!((drained[0], drained[37]), (3, 38));
+    }
+
+    #[test]
+    fn what_nobody_needs_does_not_stay_aside() {
+        let mut ready = Ready::default();
+        (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
+        assert_eq!(ready.purge(lane(1), |_| true), None, "it may go");
+        ready.set_aside(lane(1), None);
+        assert!(ready.is_held(lane(1)));
+        assert_eq!(ready.purge(lane(1), |item| item.message.0 == 1), None);
+        let purged = std::iter::from_fn(|| ready.purge(lane(1), |_| true)).count();
+        assert_eq!((purged, ready.len(), ready.available()), (3, 0, 0));
+        assert!(!ready.is_held(lane(1)) && ready.turn().is_none());
+    }
+
+    #[test]
+    fn a_lane_of_one_item_is_small() {
+        // There may be a million of them.
+        assert!(size_of::<(LaneId, Lane)>() <= 80, "{}", size_of::<(LaneId, Lane)>());
     }
 }

@@ -54,6 +54,7 @@ impl Queue {
             stream: &envelope.stream,
             accepted_at: envelope.accepted_at,
             recipients: envelope.recipients.len(),
+            size: self.spool.content_len(id).unwrap_or_default() as u64,
             expires,
         };
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));

@@ -103,7 +103,8 @@ impl Queue {
     ) -> Ending {
         let path = slot.path;
         let wake = Arc::new(Notify::new());
-        for served in 0..parts.delivery.messages_per_connection {
+        let most = parts.delivery.messages_per_connection.min(self.lock().messages_per_connection(path));
+        for served in 0..most {
             self.breathe().await;
             let batch = loop {
                 let next = self.with_actions(|scheduler, now, actions| {
@@ -114,8 +115,11 @@ impl Queue {
                     if served >= SHARE && scheduler.must_yield() {
                         return Err(Ending::Yields);
                     }
+                    if served >= SHARE && scheduler.must_hand_on(path) {
+                        return Err(Ending::Done);
+                    }
                     let next = scheduler.next_batch(now, path, &wake, actions);
-                    if next.is_none() && scheduler.is_crowded() {
+                    if next.is_none() && scheduler.is_crowded(path) {
                         scheduler.leave_idle(path, &wake);
                         return Err(Ending::Done);
                     }
@@ -179,18 +183,20 @@ impl Queue {
         batch: Batch,
         fresh: bool,
     ) -> Result<bool, Failure> {
-        let Batch { message: id, items } = batch;
+        let Batch { message: id, items, taken } = batch;
         let started = self.clock.timestamp();
         let message = match self.stopping.run_until_cancelled(self.contents.load(&self.spool, id)).await {
             Some(Ok(message)) => message,
             None => {
                 self.with_actions(|scheduler, now, actions| {
                     scheduler.landed(&items);
+                    scheduler.give_back(taken);
                     items.into_iter().for_each(|item| scheduler.put_back(now, site, item, actions));
                 });
                 return Ok(false);
             }
             Some(Err(error)) => {
+                self.lock().give_back(taken);
                 self.settle_unreadable(items, error, started, site).await;
                 return Ok(false);
             }
@@ -200,10 +206,12 @@ impl Queue {
             Arc::clone(self).expire(id, recipients).await;
             let mut scheduler = self.lock();
             scheduler.landed(&items);
+            scheduler.give_back(taken);
             items.iter().for_each(|item| scheduler.drop_item(item));
             return Ok(false);
         }
         if let Err(failure) = self.sign(&message, started).await {
+            self.lock().give_back(taken);
             self.settle(&message, items, Attempted::none(started, failure), Some(site));
             return Ok(false);
         }

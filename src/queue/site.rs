@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 
 use super::ready::Ready;
 use super::wheel::TimerKey;
-use crate::mail::Failure;
+use crate::mail::{Class, Failure};
 use crate::routing::{PoolId, Route, SourceId};
-use crate::shaping::Pace;
+use crate::shaping::{BucketId, Pace};
 
 /// Everything the queue knows of a site, for one pool of sources.
 #[derive(Debug)]
@@ -54,6 +54,21 @@ pub(super) struct PathState {
     pub(super) idle: Vec<Arc<Notify>>,
     pub(super) health: Health,
     pub(super) pace: Pace,
+    /// For the next message.
+    pub(super) sending: Wait,
+    /// For the next connection.
+    pub(super) dialling: Wait,
+}
+
+/// Whether a path stands in line for tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wait {
+    #[default]
+    No,
+    /// In that line, among those of that class.
+    In(BucketId, Class),
+    /// It was let go from a line, and has not gone yet.
+    Senior,
 }
 
 impl PathState {
@@ -71,6 +86,8 @@ impl PathState {
             idle: Vec::new(),
             health: Health::Open { failures: 0 },
             pace: Pace::default(),
+            sending: Wait::No,
+            dialling: Wait::No,
         }
     }
 }
@@ -148,12 +165,18 @@ impl SiteState {
                 self.paths.push(PathState::new(*source, *weight, out(*source)));
             }
         }
-        self.drop_retired();
+        self.drop_retired(|_| {});
     }
 
     /// Forgets paths of sources that have left the pool.
-    pub(super) fn drop_retired(&mut self) {
-        self.paths.retain(|path| !path.retired || path.sessions > 0);
+    pub(super) fn drop_retired(&mut self, mut gone: impl FnMut(&Pace)) {
+        self.paths.retain(|path| {
+            let keep = !path.retired || path.sessions > 0;
+            if !keep {
+                gone(&path.pace);
+            }
+            keep
+        });
     }
 }
 

@@ -1,5 +1,7 @@
 //! The scheduler against a world made of dice (the one the fuzz target plays with), and its clock.
 
+mod pace;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +31,14 @@ fn every_recipient_comes_to_exactly_one_end() {
 fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
     let mut scheduler = Scheduler::default();
     let stream = Stream::default();
-    let newcomer =
-        Newcomer { id: MessageId(7), stream: &stream, accepted_at: Timestamp(0), recipients: 3, expires: EXPIRY };
+    let newcomer = Newcomer {
+        id: MessageId(7),
+        stream: &stream,
+        accepted_at: Timestamp(0),
+        recipients: 3,
+        size: 0,
+        expires: EXPIRY,
+    };
     let host = |name: &str| AddressHost::Domain(name.parse().unwrap());
     let group = |name, places: &[u32]| Group {
         host: host(name),
@@ -101,8 +109,14 @@ fn a_message_partly_asleep_is_given_up_at_once() {
         due,
     };
     let stream = Stream::default();
-    let newcomer =
-        Newcomer { id: MessageId(7), stream: &stream, accepted_at: Timestamp(0), recipients: 5001, expires: EXPIRY };
+    let newcomer = Newcomer {
+        id: MessageId(7),
+        stream: &stream,
+        accepted_at: Timestamp(0),
+        recipients: 5001,
+        size: 0,
+        expires: EXPIRY,
+    };
     let asleep = (1..5001).map(|recipient| group(recipient, EXPIRY));
     scheduler.add(0, newcomer, std::iter::once(group(0, 0)).chain(asleep), &mut actions);
     // More sleepers are due than wake in one go.
@@ -130,7 +144,12 @@ fn the_sleepers_of_what_is_taken_back_go_in_slices() {
         let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
         let host = AddressHost::Domain("a.example".parse().unwrap());
         let group = Group { host, attempts: 1, recipients: [0].into_iter().collect(), due: 50_000 };
-        scheduler.add(0, Newcomer { id, stream, accepted_at, recipients: 1, expires: EXPIRY }, [group], &mut actions);
+        scheduler.add(
+            0,
+            Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY },
+            [group],
+            &mut actions,
+        );
     }
     let even: Vec<MessageId> = (1..=50).map(|n| MessageId(2 * n)).collect();
     assert_eq!(scheduler.cancel(&even).len(), 50);
@@ -189,7 +208,7 @@ fn with_a_busy_session(now: u64) -> Scheduler {
 fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
     let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
     let group = Group { host: probe::a_route().0, attempts: 0, recipients: [0].into_iter().collect(), due: now };
-    scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, expires: EXPIRY }, [group], actions);
+    scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY }, [group], actions);
 }
 
 fn connects(actions: &[Action]) -> usize {

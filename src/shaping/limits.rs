@@ -4,6 +4,10 @@
 //! ([`Limits::mail`]). A bucket that is full again, that no path has and nobody waits for is forgotten: another like it
 //! would be made anew.
 
+mod table;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
@@ -14,9 +18,6 @@ use super::rows::{Allowed, Counted, Row, Rows, Sizes};
 use crate::config::Subject;
 use crate::mail::Class;
 
-/// So many buckets are kept without a look at which are of use.
-const BUCKETS_MIN: usize = 4096;
-
 /// The serial of no bucket.
 const FORGOTTEN: u32 = u32::MAX;
 
@@ -25,6 +26,11 @@ const FORGOTTEN: u32 = u32::MAX;
 pub struct BucketId {
     place: u32,
     serial: u32,
+}
+
+impl BucketId {
+    /// Names no bucket.
+    pub const NONE: BucketId = BucketId { place: u32::MAX, serial: FORGOTTEN };
 }
 
 /// Buckets, few.
@@ -106,6 +112,8 @@ struct Slot {
     paths: u32,
     state: State,
     line: Option<Box<Line>>,
+    /// Connections that are closing to make room for those in line.
+    yielding: u32,
 }
 
 #[derive(Debug)]
@@ -122,51 +130,19 @@ impl Limits {
         limits
     }
 
-    /// Puts other rows in force. Buckets of a row that is still there go on, with its new rate. Everybody who waited is
-    /// returned and waits no more; every path must ask for its limits anew.
-    pub fn set_rows(&mut self, now: u64, rows: Rows) -> Vec<Waiter> {
-        let before = std::mem::replace(&mut self.rows, rows);
-        let places = |of: fn(&Row) -> bool| -> Vec<u32> {
-            (0u32..).zip(&self.rows.rows).filter(|(_, row)| of(row)).map(|(place, _)| place).collect()
-        };
-        (self.of_paths, self.of_mail) = (places(Row::is_of_paths), places(|row| !row.is_of_paths()));
-        self.tells_domains = self.rows.rows.iter().any(Row::tells_domains);
-        let lines = self.slots.iter_mut().filter_map(|slot| slot.line.take());
-        let waiters = lines.flat_map(|line| line.into_waiters()).collect();
-        for (mut name, place) in std::mem::take(&mut self.names) {
-            let slot = &mut self.slots[place as usize];
-            let old = &before.rows[slot.row as usize];
-            let successor = (0u32..).zip(&self.rows.rows).find(|(_, row)| row.is_successor_of(old));
-            let Some((row, new)) = successor else {
-                slot.serial = FORGOTTEN;
-                self.free.push(place);
-                continue;
-            };
-            match (&mut slot.state, old.allowed, new.allowed) {
-                (State::Rate(bucket), Allowed::PerTime(old), Allowed::PerTime(new)) => bucket.change(now, old, new),
-                // Paths count theirs when they ask anew.
-                (State::Open(open), ..) => *open = 0,
-                (State::Rate(_), ..) => {}
-            }
-            (slot.row, slot.paths) = (row, 0);
-            name[..size_of::<u32>()].copy_from_slice(&row.to_le_bytes());
-            // Of two rows that are the same but for their rates, the first goes on.
-            if let Some(double) = self.names.insert(name, place) {
-                self.slots[double as usize].serial = FORGOTTEN;
-                self.free.push(double);
-            }
-        }
-        waiters
-    }
-
     /// The rows in force.
     pub fn rows(&self) -> &Rows {
         &self.rows
     }
 
     /// Whether no row is about mail.
-    pub fn no_rows_of_mail(&self) -> bool {
-        self.of_mail.is_empty()
+    pub fn is_blind_to_mail(&self) -> bool {
+        self.of_mail.is_empty() && self.rows.caps.iter().all(|cap| cap.scope.is_of_paths())
+    }
+
+    /// Whether mail to some domains must be told apart from other mail of its stream.
+    pub fn tells_domains(&self) -> bool {
+        self.tells_domains
     }
 
     /// Whether mail to this domain must be told apart from other mail of its stream.
@@ -244,27 +220,56 @@ impl Limits {
         }
     }
 
-    /// A connection of the path is over. Who waited for its place is returned.
-    pub fn disconnected(&mut self, path: &PathLimits) -> SmallVec<[Waiter; 1]> {
-        let mut freed = SmallVec::new();
+    /// A connection of the path is over. Lines in which somebody waits for its place are returned: see
+    /// [`next_place`](Limits::next_place).
+    pub fn disconnected(&mut self, path: &PathLimits) -> Buckets {
+        let mut lines = Buckets::new();
         for id in path.dial() {
             let Some(slot) = self.slot_mut(*id) else { continue };
             let State::Open(open) = &mut slot.state else { continue };
             *open = open.saturating_sub(1);
-            if let Some(line) = &mut slot.line {
-                freed.extend(line.pop().map(|(waiter, _)| waiter));
-                if line.is_empty() {
-                    slot.line = None;
-                }
+            slot.yielding = slot.yielding.saturating_sub(1);
+            if slot.line.is_some() {
+                lines.push(*id);
             }
         }
-        freed
+        lines
     }
 
-    /// Whether somebody waits for a place that a connection of this path takes.
+    /// If there is a place, who may have it, of those that still wait.
+    pub fn next_place(&mut self, id: BucketId, mut waits: impl FnMut(Waiter) -> bool) -> Option<Waiter> {
+        let row = self.slot(id)?.row;
+        let slot = self.slots.get_mut(id.place as usize)?;
+        match (&slot.state, self.rows.rows[row as usize].allowed) {
+            (State::Open(open), Allowed::AtOnce(most)) if *open < most => {}
+            (State::Open(_) | State::Rate(_), _) => return None,
+        }
+        let line = slot.line.as_mut()?;
+        let next = std::iter::from_fn(|| line.pop()).map(|(waiter, _)| waiter).find(|waiter| waits(*waiter));
+        if line.is_empty() {
+            slot.line = None;
+        }
+        next
+    }
+
+    /// Whether somebody waits for a place that a connection of this path takes: an idle one is of more use there.
     pub fn is_wanted(&self, path: &PathLimits) -> bool {
         let wanted = |slot: &Slot| slot.line.is_some() && matches!(slot.state, State::Open(_));
         path.dial().iter().any(|id| self.slot(*id).is_some_and(wanted))
+    }
+
+    /// Whether a connection of this path should close, though it has work, because somebody has none at all. As many are
+    /// told so as there are of those.
+    pub fn must_yield(&mut self, path: &PathLimits) -> bool {
+        for id in path.dial() {
+            let Some(slot) = self.slot_mut(*id) else { continue };
+            let urgent = slot.line.as_ref().map_or(0, |line| line.urgent());
+            if matches!(slot.state, State::Open(_)) && urgent > slot.yielding {
+                slot.yielding += 1;
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether mail may be picked.
@@ -348,12 +353,18 @@ impl Limits {
         next.filter(|next| before.is_none_or(|before| *next < before))
     }
 
-    /// Lets those go whose tokens have come. When to call it again, if somebody is left.
-    pub fn advance(&mut self, now: u64, id: BucketId, freed: &mut Vec<Waiter>) -> Option<u64> {
+    /// Lets those go whose tokens have come, if they still wait. When to call it again, if somebody is left.
+    pub fn advance(
+        &mut self,
+        now: u64,
+        id: BucketId,
+        waits: impl FnMut(Waiter) -> bool,
+        freed: &mut Vec<Waiter>,
+    ) -> Option<u64> {
         let (_, Some(rate)) = self.rate(id) else { return None };
         let slot = self.slot_mut(id)?;
         let (Some(line), State::Rate(bucket)) = (&mut slot.line, &slot.state) else { return None };
-        line.advance(now, rate, bucket, freed);
+        line.advance(now, rate, bucket, waits, freed);
         let next = line.next();
         if next.is_none() {
             slot.line = None;
@@ -361,51 +372,11 @@ impl Limits {
         next.map(|next| next.max(now + 1))
     }
 
-    /// How many stand in line for a bucket.
-    pub fn waiting(&self, id: BucketId) -> usize {
-        self.slot(id).and_then(|slot| slot.line.as_ref()).map_or(0, |line| line.len())
-    }
-
-    /// Forgets those in line that do not wait any more.
-    pub fn retain(&mut self, id: BucketId, waits: impl FnMut(Waiter) -> bool) {
+    /// Forgets those in line that do not wait any more, if there may be many.
+    pub fn tidy(&mut self, id: BucketId, waits: impl FnMut(Waiter) -> bool) {
         if let Some(line) = self.slot_mut(id).and_then(|slot| slot.line.as_mut()) {
-            line.retain(waits);
+            line.tidy(waits);
         }
-    }
-
-    /// Every limit that holds for a subject, with what is left of it.
-    pub fn in_force(&self, now: u64, subject: &Subject<'_>) -> Vec<InForce<'_>> {
-        let mut key = Vec::new();
-        let rows = (0u32..).zip(&self.rows.rows).filter(|(_, row)| row.scope.matches(subject));
-        let tell = |(place, row): (u32, &'_ Row)| {
-            row.key(place, subject, &mut key);
-            let slot = self.names.get(key.as_slice()).map(|place| &self.slots[*place as usize]);
-            let (left, next) = match (slot.map(|slot| &slot.state), row.allowed) {
-                (Some(State::Rate(bucket)), Allowed::PerTime(rate)) => {
-                    (bucket.level(rate, now), Some(bucket.ready_at(rate, now, 1.0)))
-                }
-                (Some(State::Open(open)), Allowed::AtOnce(most)) => {
-                    (f64::from(most) - f64::from(*open), (*open < most).then_some(now))
-                }
-                (_, Allowed::PerTime(rate)) => (rate.burst(), Some(now)),
-                (_, Allowed::AtOnce(most)) => (most.into(), Some(now)),
-            };
-            let waiting = slot.and_then(|slot| slot.line.as_ref()).map_or(0, |line| line.len());
-            (place, left, next, waiting)
-        };
-        let told: Vec<_> = rows.map(tell).collect();
-        let row = |place: u32| &self.rows.rows[place as usize];
-        told.into_iter().map(|(place, left, next, waiting)| InForce { row: row(place), left, next, waiting }).collect()
-    }
-
-    /// Buckets that are kept.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// No bucket is kept.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
     }
 
     fn slot(&self, id: BucketId) -> Option<&Slot> {
@@ -423,62 +394,6 @@ impl Limits {
             Allowed::PerTime(rate) => (Some(row.counted), Some(rate)),
             Allowed::AtOnce(_) => (Some(row.counted), None),
         }
-    }
-
-    /// The subject's bucket of a row, made if it is not there.
-    fn bucket(&mut self, now: u64, row: u32, subject: &Subject<'_>) -> BucketId {
-        let mut key = std::mem::take(&mut self.key);
-        self.rows.rows[row as usize].key(row, subject, &mut key);
-        let place = match self.names.get(key.as_slice()) {
-            Some(place) => *place,
-            None => self.new_bucket(now, row, &key),
-        };
-        self.key = key;
-        BucketId { place, serial: self.slots[place as usize].serial }
-    }
-
-    fn new_bucket(&mut self, now: u64, row: u32, key: &[u8]) -> u32 {
-        if self.names.len() >= self.names_max {
-            self.forget(now);
-            self.names_max = BUCKETS_MIN.max(2 * self.names.len());
-        }
-        let state = match self.rows.rows[row as usize].allowed {
-            Allowed::PerTime(_) => State::Rate(Bucket::default()),
-            Allowed::AtOnce(_) => State::Open(0),
-        };
-        self.serial = (self.serial + 1) % FORGOTTEN;
-        let slot = Slot { serial: self.serial, row, paths: 0, state, line: None };
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.slots[place as usize] = slot;
-                place
-            }
-            None => {
-                self.slots.push(slot);
-                self.slots.len() as u32 - 1
-            }
-        };
-        self.names.insert(key.into(), place);
-        place
-    }
-
-    /// Forgets buckets that would be made anew as they are. Called when there are twice as many as were of use before, so
-    /// it costs O(1) a new bucket.
-    fn forget(&mut self, now: u64) {
-        let (slots, free) = (&mut self.slots, &mut self.free);
-        self.names.retain(|_, place| {
-            let slot = &mut slots[*place as usize];
-            let idle = match &slot.state {
-                State::Rate(bucket) => bucket.is_full(now),
-                State::Open(open) => *open == 0,
-            };
-            let keep = slot.paths > 0 || slot.line.is_some() || !idle;
-            if !keep {
-                slot.serial = FORGOTTEN;
-                free.push(*place);
-            }
-            keep
-        });
     }
 }
 
@@ -516,6 +431,3 @@ impl PathLimits {
         self.0.as_ref().map_or_else(Sizes::default, |of_path| of_path.sizes)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -468,6 +468,7 @@ mod tests {
                     assert!(then > now);
                     now = then;
                 }
+                Gate::Behind(_) => panic!("nobody stands in line"),
             }
         }
         assert!((610 - 6..=610 + 6).contains(&sent), "{sent}");
@@ -478,7 +479,7 @@ mod tests {
         assert_eq!(orders.len(), 1);
         orders.take(now, &subject(&mail), 1);
         let Gate::Later(then) = gate(&orders, now, &subject(&mail), 1) else { panic!("it had a burst") };
-        assert_eq!(then, now + 10_000);
+        assert!(then.abs_diff(now + 10_000) <= 1, "{then}");
         orders.give_back(&subject(&mail), 1);
         assert_eq!(gate(&orders, now, &subject(&mail), 1), Gate::Go);
     }

@@ -17,6 +17,7 @@ use posthaste::log::sim::{Deed, Fault, SimFiles};
 use posthaste::log::{Drive, LogOptions, Position};
 use posthaste::queue::{Parts, Queue, RetryPolicy};
 use posthaste::routing::{Egress, Router};
+use posthaste::shaping::Rows;
 use posthaste::signing::{Signer, SigningPool};
 use posthaste::spool::{Outlets, Spool};
 use posthaste::telemetry::Metrics;
@@ -220,6 +221,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, None).unwrap()),
+        rows: Rows::new(&config.limit),
         spool: config.spool.clone(),
         hostname,
         // The simulation keeps its events in memory; nobody asks after finished messages.

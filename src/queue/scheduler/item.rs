@@ -5,6 +5,7 @@ use std::ops::Deref;
 use super::HostId;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, MessageId, Stream};
+use crate::shaping::Taken;
 
 /// Recipients of one message at one host that share their next attempt: what waits, is ready, or is in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub(in crate::queue) struct Newcomer<'a> {
     pub(in crate::queue) accepted_at: Timestamp,
     /// All it has, open or not.
     pub(in crate::queue) recipients: usize,
+    /// Octets of its content.
+    pub(in crate::queue) size: u64,
     /// On the queue's clock.
     pub(in crate::queue) expires: u64,
 }
@@ -111,6 +114,8 @@ pub(in crate::queue) struct Group {
 pub(in crate::queue) struct Batch {
     pub(in crate::queue) message: MessageId,
     pub(in crate::queue) items: Vec<Item>,
+    /// What limits count of it, if there are some; given back if it is not delivered.
+    pub(in crate::queue) taken: Option<Taken>,
 }
 
 #[cfg(test)]

@@ -34,7 +34,31 @@ pub(super) struct MessageState {
     pub(super) cancelled: bool,
     /// Its time is up: the same, but that they end as expired.
     pub(super) given_up: bool,
+    pub(super) size: Size,
     pub(super) open: Open,
+}
+
+/// Octets of a content, rounded up by less than a thousandth, in the two octets that the state has room for: 11 bits, and
+/// in the 5 above them how far they are shifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(u16);
+
+impl Size {
+    const BITS: u32 = 11;
+
+    pub(super) fn of(octets: u64) -> Size {
+        let octets = octets.min(1 << 40);
+        let mut shift = (u64::BITS - octets.leading_zeros()).saturating_sub(Size::BITS);
+        let mut rounded = (octets + (1 << shift) - 1) >> shift;
+        if rounded >> Size::BITS > 0 {
+            (rounded, shift) = (rounded.div_ceil(2), shift + 1);
+        }
+        Size((shift << Size::BITS) as u16 | rounded as u16)
+    }
+
+    pub(super) fn octets(self) -> u64 {
+        u64::from(self.0 & ((1 << Size::BITS) - 1)) << (self.0 >> Size::BITS)
+    }
 }
 
 impl Messages {
@@ -142,5 +166,16 @@ mod tests {
     fn a_state_is_small() {
         // The figures in docs/performance.md rest on this.
         assert!(size_of::<MessageState>() <= 56, "{}", size_of::<MessageState>());
+    }
+
+    #[test]
+    fn sizes_are_rounded_up() {
+        for (octets, rounded) in [(0, 0), (1, 1), (2047, 2047), (2049, 2050), (10_001, 10_008), (1 << 30, 1 << 30)] {
+            assert_eq!(Size::of(octets).octets(), rounded, "{octets}");
+        }
+        for octets in (0..1 << 30).step_by(99_991).chain([4095, (1 << 30) - 1]) {
+            let rounded = Size::of(octets).octets();
+            assert!(rounded >= octets && rounded <= octets + octets / 1000, "{octets} {rounded}");
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! carry out. `now` is milliseconds on the queue's monotonic clock. One mutex guards it; no method does more than the
 //! work of one message, but for draining a site that went dead.
 
+mod batches;
 mod cancel;
+mod held;
 mod hosts;
 mod item;
 mod messages;
@@ -18,6 +20,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::census::Census;
+use super::ready::LaneId;
 use super::site::SiteState;
 use super::wheel::Wheel;
 use crate::clock::Timestamp;
@@ -25,9 +28,10 @@ use crate::mail::{AddressHost, Failure, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
 pub(super) use cancel::TakenBack;
+use held::Held;
 use hosts::{HostRoute, Hosts};
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
-use messages::{MessageState, Messages, Open};
+use messages::{MessageState, Messages, Open, Size};
 use streams::Streams;
 
 /// Place of a stream in the table of streams.
@@ -105,7 +109,9 @@ pub(super) struct Scheduler {
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,
-    shaper: Shaper,
+    /// What wakes those who are held back.
+    held: Held,
+    pub(super) shaper: Shaper,
     egress: Arc<Egress>,
     /// When the timer task comes by itself.
     armed: Option<u64>,
@@ -146,7 +152,7 @@ impl Scheduler {
         groups: impl IntoIterator<Item = Group>,
         actions: &mut Vec<Action>,
     ) {
-        let Newcomer { id, stream, accepted_at, recipients, expires } = newcomer;
+        let Newcomer { id, stream, accepted_at, recipients, size, expires } = newcomer;
         let stream = self.streams.take(stream, |stream| self.egress.pool_of(stream));
         let mut open = Open::of(recipients);
         let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
@@ -167,6 +173,7 @@ impl Scheduler {
             unrecorded: 0,
             cancelled: false,
             given_up: false,
+            size: Size::of(size),
             open,
         });
         for (item, due) in items {
@@ -180,7 +187,8 @@ impl Scheduler {
 
     /// When [`tick`](Scheduler::tick) must be called next.
     fn next_wake(&self) -> Option<u64> {
-        let wakes = [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake()];
+        let wakes =
+            [self.sleepers.next_wake(), self.expiries.next_wake(), self.lines.next_wake(), self.held.next_wake()];
         wakes.into_iter().flatten().min()
     }
 
@@ -213,6 +221,7 @@ impl Scheduler {
         for site in lines {
             self.look_again(now, site, actions);
         }
+        self.wake_held(now, LIMIT, actions);
         let mut expired = Vec::new();
         self.expiries.advance(now, LIMIT, |id| expired.push(id));
         for id in expired {

@@ -3,14 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{Action, Batch, Item, Limits, PathId, Scheduler, SiteId, Verdict};
+use super::{Action, Item, Limits, PathId, Scheduler, SiteId, Verdict, held};
 use crate::mail::Failure;
 use crate::queue::share::Turn;
-use crate::queue::site::{Health, Line, PathState, SiteState};
-use crate::routing::{Egress, PoolId, Route};
-use crate::shaping::Gate;
+use crate::queue::site::{Health, Line, PathState, SiteState, Wait};
+use crate::routing::{Egress, PoolId, Route, SourceId};
+use crate::shaping::{BucketId, Gate, Shaper};
 
 /// How long mail waits for the busy sessions of its site before another one is opened for it, in milliseconds. Little
 /// beside what a transaction with a distant receiver takes, many transactions with a near one.
@@ -33,14 +34,19 @@ impl Scheduler {
     ) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
+        let lane = self.lane_of(&item, stream);
         let site = &mut self.sites[id as usize];
         if let Some(failure) = site.closed(now) {
             let verdict = Verdict::Later(failure.clone());
             return self.turn_away(vec![item], verdict, actions);
         }
+        if site.ready.is_held(lane) {
+            self.purge(id, lane);
+        }
+        let site = &mut self.sites[id as usize];
         match front {
-            false => site.ready.push(class, stream, item),
-            true => site.ready.push_front(class, stream, item),
+            false => site.ready.push(class, lane, item),
+            true => site.ready.push_front(class, lane, item),
         }
         self.staff(now, id, actions);
     }
@@ -85,7 +91,7 @@ impl Scheduler {
     /// another session is opened at once only for a long line; otherwise when mail has waited for [`PATIENCE`], which is
     /// what `overdue` says. (With one more for each item, 20,000 messages to 200 sites took 6,172 connections.)
     fn staff_site(&mut self, now: u64, id: SiteId, overdue: bool, actions: &mut Vec<Action>) {
-        if self.stopped || self.sites[id as usize].ready.is_empty() {
+        if self.stopped || self.sites[id as usize].ready.available() == 0 {
             return;
         }
         if let Some(session) = self.idle_session(now, id) {
@@ -93,7 +99,7 @@ impl Scheduler {
         }
         let Some(place) = self.path_to_grow(now, id) else { return };
         let site = &mut self.sites[id as usize];
-        let (sessions, waiting) = (site.sessions(), site.ready.len());
+        let (sessions, waiting) = (site.sessions(), site.ready.available());
         if sessions > 0 && waiting <= LONG_LINE * sessions && !overdue {
             return self.be_patient(now, id);
         }
@@ -109,60 +115,102 @@ impl Scheduler {
             }
             return;
         }
-        let connecting = self.connect(id, place, actions);
+        let connecting = self.connect(now, id, place, actions);
         if waiting > connecting {
             self.be_patient(now, id);
         }
     }
 
     /// Starts a session on a path of the site; returns how many of it are connecting.
-    fn connect(&mut self, id: SiteId, place: usize, actions: &mut Vec<Action>) -> usize {
+    fn connect(&mut self, now: u64, id: SiteId, place: usize, actions: &mut Vec<Action>) -> usize {
         self.connections += 1;
         let path = &mut self.sites[id as usize].paths[place];
         path.sessions += 1;
         path.connecting += 1;
+        path.dialling = Wait::No;
+        self.shaper.connecting(now, &mut path.pace);
         actions.push(Action::Connect(PathId { site: id, source: path.source }));
         path.connecting
     }
 
+    /// Whether it is a path's turn to take a message, which limits let it send. If it is not, `idle` is noted, and woken
+    /// when it is.
+    pub(super) fn is_its_turn(
+        &mut self,
+        now: u64,
+        path: PathId,
+        idle: &Arc<Notify>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let site = &mut self.sites[path.site as usize];
+        let place = site.place(path.source);
+        match site.turn(now, place, |path| is_open(&mut self.shaper, now, path)) {
+            Turn::Own => return true,
+            Turn::Absent(other) => {
+                self.open_first_session(now, path.site, other, actions);
+                return true;
+            }
+            Turn::Idle(other) => actions.extend(site.paths[other].idle.pop().map(Action::Wake)),
+            Turn::Busy(until) => self.look_at(path.site, until),
+        }
+        self.path(path).idle.push(Arc::clone(idle));
+        false
+    }
+
     /// Starts the first session on a path of the site if there is room and limits let it.
-    fn open_session(&mut self, now: u64, id: SiteId, place: usize, actions: &mut Vec<Action>) {
-        let pace = &mut self.sites[id as usize].paths[place].pace;
-        if self.connections < self.limits.connections_max && self.shaper.may_connect(now, pace) == Gate::Go {
-            self.connect(id, place, actions);
+    fn open_first_session(&mut self, now: u64, id: SiteId, place: usize, actions: &mut Vec<Action>) {
+        let path = &mut self.sites[id as usize].paths[place];
+        let room = self.connections < self.limits.connections_max;
+        if room && self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior) == Gate::Go {
+            self.connect(now, id, place, actions);
         }
     }
 
     /// An idle session of the site whose path may send now. If there are some whose path may not yet, the line is looked
     /// at again when the first of them may.
     fn idle_session(&mut self, now: u64, id: SiteId) -> Option<Arc<Notify>> {
-        let mut look = None;
+        let (mut look, mut lines) = (None, Lines::new());
         let site = &mut self.sites[id as usize];
         for place in site.by_turn() {
             let path = &mut site.paths[place];
             if path.idle.is_empty() {
                 continue;
             }
-            if let Gate::Later(until) = self.shaper.may_send(now, &mut path.pace) {
-                look = earlier(look, until);
-                continue;
+            match self.shaper.may_send(now, &mut path.pace, held::ANY, path.sending == Wait::Senior) {
+                Gate::Go => {}
+                Gate::Later(until) => {
+                    look = earlier(look, until);
+                    continue;
+                }
+                Gate::Behind(line) => {
+                    lines.push((path.source, line, false));
+                    continue;
+                }
             }
-            match site.turn(now, place, |path| self.shaper.may_send(now, &mut path.pace) == Gate::Go) {
+            match site.turn(now, place, |path| is_open(&mut self.shaper, now, path)) {
                 Turn::Own | Turn::Absent(_) => return site.paths[place].idle.pop(),
                 Turn::Idle(other) => return site.paths[other].idle.pop(),
                 Turn::Busy(until) => look = earlier(look, until),
             }
         }
-        look.into_iter().for_each(|until| self.look_at(id, until));
+        self.hold(now, id, look, lines);
         None
+    }
+
+    /// Looks at the site again at that time, if any, and has these of its paths stand in line.
+    fn hold(&mut self, now: u64, id: SiteId, look: Option<u64>, lines: Lines) {
+        look.into_iter().for_each(|until| self.look_at(id, until));
+        for (source, line, dial) in lines {
+            self.stand(now, PathId { site: id, source }, line, held::ANY, dial);
+        }
     }
 
     /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
     /// the first of them may.
     fn path_to_grow(&mut self, now: u64, id: SiteId) -> Option<usize> {
         let site = &mut self.sites[id as usize];
-        let waiting = site.ready.len();
-        let mut look = None;
+        let waiting = site.ready.available();
+        let (mut look, mut lines) = (None, Lines::new());
         for place in site.by_turn() {
             let path = &mut site.paths[place];
             if path.retired || path.out {
@@ -174,12 +222,17 @@ impl Scheduler {
             if path.sessions >= limit || path.connecting >= connected.max(1) || waiting <= path.connecting {
                 continue;
             }
-            match self.shaper.may_send(now, &mut path.pace).and(self.shaper.may_connect(now, &mut path.pace)) {
-                Gate::Go => return Some(place),
-                Gate::Later(until) => look = earlier(look, until),
+            // No connection is made for mail that may not go yet.
+            let send = self.shaper.may_send(now, &mut path.pace, held::ANY, path.sending == Wait::Senior);
+            let dial = self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior);
+            match (send.and(dial), send) {
+                (Gate::Go, _) => return Some(place),
+                (Gate::Later(until), _) => look = earlier(look, until),
+                (Gate::Behind(line), Gate::Behind(_)) => lines.push((path.source, line, false)),
+                (Gate::Behind(line), Gate::Go | Gate::Later(_)) => lines.push((path.source, line, true)),
             }
         }
-        look.into_iter().for_each(|until| self.look_at(id, until));
+        self.hold(now, id, look, lines);
         None
     }
 
@@ -187,7 +240,7 @@ impl Scheduler {
     fn be_patient(&mut self, now: u64, id: SiteId) {
         let site = &mut self.sites[id as usize];
         if site.patience.is_none() {
-            site.patience = Some((now + PATIENCE, site.taken + site.ready.len() as u64));
+            site.patience = Some((now + PATIENCE, site.taken + site.ready.available() as u64));
             self.look_at(id, now + PATIENCE);
         }
     }
@@ -228,14 +281,25 @@ impl Scheduler {
         must
     }
 
+    /// The same where a limit on connections leaves another site without one. Nobody need be told.
+    pub(in crate::queue) fn must_hand_on(&mut self, path: PathId) -> bool {
+        self.shaper.must_yield(&self.sites[path.site as usize].path(path.source).pace)
+    }
+
     /// A session that was to make room is gone; call before [`session_ended`](Scheduler::session_ended).
     pub(in crate::queue) fn yielded(&mut self) {
         self.yielding = self.yielding.saturating_sub(1);
     }
 
     /// Whether an idle connection is of more use elsewhere.
-    pub(in crate::queue) fn is_crowded(&self) -> bool {
-        !self.starving.is_empty() || !self.hungry.is_empty()
+    pub(in crate::queue) fn is_crowded(&mut self, path: PathId) -> bool {
+        let wanted = |state: &PathState| self.shaper.is_wanted(&state.pace);
+        !self.starving.is_empty() || !self.hungry.is_empty() || wanted(self.sites[path.site as usize].path(path.source))
+    }
+
+    /// Messages a connection on this path may carry.
+    pub(in crate::queue) fn messages_per_connection(&mut self, path: PathId) -> u32 {
+        self.shaper.messages_per_connection(&self.sites[path.site as usize].path(path.source).pace)
     }
 
     /// The next site to get a connection.
@@ -260,7 +324,7 @@ impl Scheduler {
             // A straggler from before it was shut: that it connected is no news.
             Health::Shut { .. } | Health::Open { .. } | Health::Crowded { .. } => {}
         }
-        for _ in 0..self.site(path.site).ready.len().saturating_sub(1).min(2) {
+        for _ in 0..self.site(path.site).ready.available().saturating_sub(1).min(2) {
             self.staff(now, path.site, actions);
         }
     }
@@ -327,93 +391,16 @@ impl Scheduler {
         let state = self.path(path);
         state.sessions -= 1;
         state.connecting -= usize::from(connecting);
-        self.sites[path.site as usize].drop_retired();
+        let site = &mut self.sites[path.site as usize];
+        let lines = self.shaper.disconnected(&mut site.path(path.source).pace);
+        site.drop_retired(|pace| self.shaper.leave(pace));
+        self.hand_on(now, &lines, actions);
         // Sites that wait for room go first, in order of coming.
         while self.connections < self.limits.connections_max {
             let Some(next) = self.next_in_line() else { break };
             self.staff(now, next, actions);
         }
         self.staff(now, path.site, actions);
-    }
-
-    /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
-    pub(in crate::queue) fn next_batch(
-        &mut self,
-        now: u64,
-        path: PathId,
-        idle: &Arc<Notify>,
-        actions: &mut Vec<Action>,
-    ) -> Option<Batch> {
-        loop {
-            if self.stopped {
-                return None;
-            }
-            let limit = self.limits.recipients_per_transaction;
-            let site = &mut self.sites[path.site as usize];
-            let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
-            let place = site.place(path.source);
-            let state = &mut site.paths[place];
-            if let Gate::Later(until) = self.shaper.may_send(now, &mut state.pace) {
-                state.idle.push(Arc::clone(idle));
-                self.look_at(path.site, until);
-                return None;
-            }
-            match site.turn(now, place, |path| self.shaper.may_send(now, &mut path.pace) == Gate::Go) {
-                _ if site.ready.is_empty() => {}
-                Turn::Own => {}
-                Turn::Absent(other) => self.open_session(now, path.site, other, actions),
-                Turn::Idle(other) => {
-                    actions.extend(site.paths[other].idle.pop().map(Action::Wake));
-                    site.paths[place].idle.push(Arc::clone(idle));
-                    return None;
-                }
-                Turn::Busy(until) => {
-                    site.paths[place].idle.push(Arc::clone(idle));
-                    self.look_at(path.site, until);
-                    return None;
-                }
-            }
-            let site = &mut self.sites[path.site as usize];
-            let same = |picked: &[Item], next: &Item| {
-                let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
-                picked[0].message == next.message && total + next.recipients.len() <= limit
-            };
-            let mut items = site.ready.pop(same);
-            if items.is_empty() {
-                site.paths[place].idle.push(Arc::clone(idle));
-                return None;
-            }
-            site.taken += items.len() as u64;
-            site.took(now, place, items.len());
-            let message = items[0].message;
-            self.drop_ended(&mut items);
-            let (Some(state), false) = (self.messages.get(message), items.is_empty()) else { continue };
-            let stream = state.stream;
-            if let Some(rest) = items[0].split(limit) {
-                let class = self.streams.class(stream);
-                self.share_host(&rest);
-                self.sites[path.site as usize].ready.push_front(class, stream, rest);
-            }
-            let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
-            self.in_flight.entry(message).or_default().extend(flying);
-            // Sessions that were held back together are woken one after the other.
-            if self.site(path.site).paths.iter().any(|path| !path.idle.is_empty()) {
-                self.staff(now, path.site, actions);
-            }
-            return Some(Batch { message, items });
-        }
-    }
-
-    /// Takes out recipients that came to their end while they waited here, or are about to because nobody wants them any more.
-    fn drop_ended(&mut self, items: &mut Vec<Item>) {
-        items.retain_mut(|item| {
-            let message = self.messages.get(item.message).filter(|message| !message.is_unwanted());
-            item.recipients.retain(|r| message.is_some_and(|message| message.open.has(r)));
-            if item.recipients.is_empty() {
-                self.hosts.release(item.host);
-            }
-            !item.recipients.is_empty()
-        });
     }
 
     /// A session stops waiting. False: work was handed to it in the meantime.
@@ -454,7 +441,7 @@ impl Scheduler {
         self.sites.iter().map(|(_, site)| site)
     }
 
-    fn path(&mut self, path: PathId) -> &mut PathState {
+    pub(super) fn path(&mut self, path: PathId) -> &mut PathState {
         self.sites[path.site as usize].path(path.source)
     }
 
@@ -473,6 +460,7 @@ impl Scheduler {
         let site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool), out);
         let id = self.sites.insert(site) as SiteId;
         self.site_ids.insert(name, id);
+        self.enter_paths(now, id);
         id
     }
 
@@ -481,12 +469,26 @@ impl Scheduler {
     fn forget_sites(&mut self, now: u64) {
         let in_line = self.starving.iter().chain(&self.hungry).copied();
         let named: HashSet<SiteId> = self.hosts.sites().chain(in_line).collect();
-        self.sites.retain(|id, site| site.is_busy(now) || named.contains(&(id as SiteId)));
+        self.sites.retain(|id, site| {
+            let keep = site.is_busy(now) || named.contains(&(id as SiteId));
+            if !keep {
+                site.paths.iter().for_each(|path| self.shaper.leave(&path.pace));
+            }
+            keep
+        });
         self.site_ids.retain(|_, id| self.sites.contains(*id as usize));
     }
 }
 
+/// Paths of a site that stand in line: the source, where, and whether for a connection.
+type Lines = SmallVec<[(SourceId, BucketId, bool); 1]>;
+
 /// The earlier of two instants.
 fn earlier(one: Option<u64>, other: u64) -> Option<u64> {
     Some(one.map_or(other, |one| one.min(other)))
+}
+
+/// Whether limits let a path send.
+fn is_open(shaper: &mut Shaper, now: u64, path: &mut PathState) -> bool {
+    shaper.may_send(now, &mut path.pace, held::ANY, path.sending == Wait::Senior) == Gate::Go
 }

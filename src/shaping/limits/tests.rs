@@ -1,3 +1,4 @@
+use super::table::BUCKETS_MIN;
 use super::*;
 use crate::config::LimitConfig;
 
@@ -105,10 +106,13 @@ fn places_of_connections_are_handed_on() {
     }
     let Some(Held::Behind(id)) = limits.may_connect(0, &one, false) else { panic!("both are taken") };
     assert!(!limits.is_wanted(&other));
-    let waiter = Waiter([7, 0, 0, 0]);
+    let waiter = Waiter { name: [7, 0, 0, 0], urgent: true };
     assert_eq!(limits.join(0, id, (waiter, Class::Bulk), ONE, false), None);
     assert!(limits.is_wanted(&other));
-    assert_eq!(limits.disconnected(&other)[..], [waiter]);
+    assert!(limits.must_yield(&other) && !limits.must_yield(&other));
+    assert_eq!(limits.next_place(id, |_| true), None);
+    assert_eq!(limits.disconnected(&other)[..], [id]);
+    assert_eq!(limits.next_place(id, |_| true), Some(waiter));
     assert_eq!(limits.may_connect(0, &one, true), None);
     limits.connecting(0, &one);
     assert_eq!(limits.disconnected(&other)[..], []);
@@ -120,18 +124,18 @@ fn who_comes_later_stands_behind() {
     let path = limits.path(0, &MAIL, 0);
     (0..5).for_each(|_| assert!(take(&mut limits, 0, &path, &MAIL).is_ok()));
     let Err(Held::Behind(id)) = take(&mut limits, 0, &path, &MAIL) else { panic!("empty") };
-    let waiter = |n| (Waiter([n, 0, 0, 0]), Class::Bulk);
+    let waiter = |n| (Waiter { name: [n, 0, 0, 0], urgent: false }, Class::Bulk);
     assert_eq!(limits.join(0, id, waiter(1), ONE, false), Some(99));
     assert_eq!(limits.join(0, id, waiter(2), ONE, false), None);
     let mut freed = Vec::new();
-    assert_eq!(limits.advance(99, id, &mut freed), Some(199));
+    assert_eq!(limits.advance(99, id, |_| true, &mut freed), Some(199));
     assert_eq!(freed, [waiter(1).0]);
     // There is a token, but it is not for whoever comes now.
     let (mail, _) = limits.mail(99, &MAIL);
     assert_eq!(limits.held(99, &mail, ONE, false), Some(Held::Behind(id)));
     assert_eq!(limits.held(99, &mail, ONE, true), None);
     limits.take(99, &path, &mail, ONE);
-    assert_eq!(limits.advance(199, id, &mut freed), None);
+    assert_eq!(limits.advance(199, id, |_| true, &mut freed), None);
     assert_eq!(limits.held(199, &mail, ONE, false), None);
 }
 
@@ -172,5 +176,5 @@ fn buckets_nobody_needs_are_forgotten() {
 fn what_is_about_one_domain_tells_it_apart() {
     let limits = limits(r#"limit = [{ match = { domain = "Example.com" }, messages = "1/s" }]"#);
     assert!(limits.tells_domain("example.com") && !limits.tells_domain("example.org"));
-    assert!(!limits.no_rows_of_mail());
+    assert!(!limits.is_blind_to_mail());
 }

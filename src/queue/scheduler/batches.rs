@@ -1,0 +1,144 @@
+//! Batches: what a session takes away next, by turn, within limits.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{Action, Batch, Item, LaneId, PathId, Scheduler, SiteId};
+use crate::queue::site::Wait;
+use crate::shaping::{BucketId, Buckets, Gate, Load, Taken};
+
+impl Scheduler {
+    /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
+    pub(in crate::queue) fn next_batch(
+        &mut self,
+        now: u64,
+        path: PathId,
+        idle: &Arc<Notify>,
+        actions: &mut Vec<Action>,
+    ) -> Option<Batch> {
+        while !self.stopped {
+            let site = &mut self.sites[path.site as usize];
+            let Some(lane) = site.ready.turn() else {
+                site.path(path.source).idle.push(Arc::clone(idle));
+                return None;
+            };
+            let Some(first) = site.ready.first(lane) else { continue };
+            let Some(message) = self.messages.get(first.message).filter(|message| !message.is_unwanted()) else {
+                self.drop_first(path.site, lane);
+                continue;
+            };
+            let (stream, size) = (message.stream, message.size.octets());
+            let load = Load { recipients: 1, octets: size };
+            let state = site.path(path.source);
+            let gate = self.shaper.may_send(now, &mut state.pace, load, state.sending == Wait::Senior);
+            if gate != Gate::Go {
+                state.idle.push(Arc::clone(idle));
+                match gate {
+                    Gate::Later(until) => self.look_at(path.site, until),
+                    Gate::Behind(line) => self.stand(now, path, line, load, false),
+                    Gate::Go => {}
+                }
+                return None;
+            }
+            if !self.is_its_turn(now, path, idle, actions) {
+                return None;
+            }
+            let mut limit = self.recipients_max(now, path);
+            let mut buckets = Buckets::new();
+            if !self.shaper.is_blind_to_mail() {
+                let pick = self.may_pick(now, path, lane, stream, load);
+                if pick.gate != Gate::Go {
+                    self.set_aside(now, path.site, lane, pick.gate, load);
+                    continue;
+                }
+                (limit, buckets) = (limit.min(pick.recipients_max as usize), pick.buckets);
+            }
+            if let Some(batch) = self.pick(now, path, lane, limit, (&buckets, size)) {
+                // Sessions that were held back together are woken one after the other.
+                if self.site(path.site).paths.iter().any(|path| !path.idle.is_empty()) {
+                    self.staff(now, path.site, actions);
+                }
+                return Some(batch);
+            }
+        }
+        None
+    }
+
+    /// Takes out the first item of the lane whose turn it is: its message is finished, or about to be.
+    fn drop_first(&mut self, id: SiteId, lane: LaneId) {
+        let items = self.sites[id as usize].ready.take(lane, |_, _| false);
+        items.iter().for_each(|item| self.drop_item(item));
+    }
+
+    /// Takes out what is first in a lane that is set aside and of a finished message: mail may be held for longer than it
+    /// lives, and its stream's place be another's by now.
+    pub(super) fn purge(&mut self, id: SiteId, lane: LaneId) {
+        let messages = &self.messages;
+        let gone = |item: &Item| messages.get(item.message).is_none();
+        while let Some(item) = self.sites[id as usize].ready.purge(lane, gone) {
+            self.hosts.release(item.host);
+        }
+    }
+
+    /// Recipients a transaction on this path may have.
+    fn recipients_max(&mut self, now: u64, path: PathId) -> usize {
+        let site = &mut self.sites[path.site as usize];
+        let limit = self.limits.recipients_per_transaction;
+        let limit = site.recipients_max.map_or(limit, |learned| learned.min(limit));
+        limit.min(self.shaper.recipients_max(now, &site.path(path.source).pace) as usize)
+    }
+
+    /// Takes a batch from the lane whose turn it is, and its tokens; none if its recipients have come to their end.
+    fn pick(
+        &mut self,
+        now: u64,
+        path: PathId,
+        lane: LaneId,
+        limit: usize,
+        (buckets, size): (&[BucketId], u64),
+    ) -> Option<Batch> {
+        let site = &mut self.sites[path.site as usize];
+        let same = |picked: &[Item], next: &Item| {
+            let total: usize = picked.iter().map(|item| item.recipients.len()).sum();
+            picked[0].message == next.message && total + next.recipients.len() <= limit
+        };
+        let mut items = site.ready.take(lane, same);
+        site.taken += items.len() as u64;
+        site.took(now, site.place(path.source), items.len());
+        let message = items.first()?.message;
+        self.drop_ended(&mut items);
+        let first = items.first_mut()?;
+        let stream = self.messages.get(message)?.stream;
+        if let Some(rest) = first.split(limit) {
+            let class = self.streams.class(stream);
+            self.share_host(&rest);
+            self.sites[path.site as usize].ready.push_front(class, lane, rest);
+        }
+        let flying = items.iter().flat_map(|item| item.recipients.iter().copied());
+        self.in_flight.entry(message).or_default().extend(flying);
+        let recipients: usize = items.iter().map(|item| item.recipients.len()).sum();
+        let state = self.sites[path.site as usize].path(path.source);
+        state.sending = Wait::No;
+        let load = Load { recipients: recipients as u32, octets: size };
+        let taken = self.shaper.take(now, &mut state.pace, buckets, load);
+        Some(Batch { message, items, taken })
+    }
+
+    /// A batch was not delivered: its tokens are there for others.
+    pub(in crate::queue) fn give_back(&mut self, taken: Option<Taken>) {
+        taken.iter().for_each(|taken| self.shaper.limits.give_back(taken));
+    }
+
+    /// Takes out recipients that came to their end while they waited here, or are about to because nobody wants them any more.
+    fn drop_ended(&mut self, items: &mut Vec<Item>) {
+        items.retain_mut(|item| {
+            let message = self.messages.get(item.message).filter(|message| !message.is_unwanted());
+            item.recipients.retain(|r| message.is_some_and(|message| message.open.has(r)));
+            if item.recipients.is_empty() {
+                self.hosts.release(item.host);
+            }
+            !item.recipients.is_empty()
+        });
+    }
+}
