@@ -37,5 +37,6 @@ pub fn envelope() -> Envelope {
         envid: None,
         tags: vec!["order".into()],
         key: None,
+        delay_report_at: None,
     }
 }

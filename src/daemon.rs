@@ -82,6 +82,7 @@ impl Daemon {
             clock,
             SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
         );
+        queue.follow_events(events.progress());
         let waiting_in = Arc::clone(&queue);
         access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
         let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
@@ -242,7 +243,7 @@ impl Certificates {
     fn load(config: &Config) -> anyhow::Result<Certificates> {
         let smtp = &config.submission.smtp;
         let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
+            (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
             _ => None,
         };
         Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)?, http: web::tls(&config.submission.http)? })
@@ -328,6 +329,7 @@ fn parts(config: &Config, hostname: &Domain, before: Option<&Egress>, metrics: &
         client,
         signer: Arc::new(signer),
         retry: RetryPolicy::new(&config.retry),
+        reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, before)?),

@@ -26,6 +26,8 @@ mod grpc;
 mod http;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
+#[path = "engine/reports.rs"]
+mod reports;
 #[path = "engine/restart.rs"]
 mod restart;
 #[path = "engine/routes.rs"]

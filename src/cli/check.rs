@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
     problems.iter().for_each(|problem| complain(format!("dkim: {problem}")));
     let smtp = &config.submission.smtp;
     if let (Some(cert), Some(key)) = (&smtp.tls_cert_file, &smtp.tls_key_file)
-        && let Err(error) = crate::submission::load_tls(cert, key)
+        && let Err(error) = crate::submission::load_tls(cert, key, smtp.tls_client_ca_file.as_deref())
     {
         complain(format!("submission.smtp: {error}"));
     }

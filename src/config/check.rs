@@ -194,6 +194,7 @@ impl Check<'_> {
             self.error(&key("listen_tls"), "TLS without a certificate", "set tls_cert_file and tls_key_file");
         }
         self.certificate(&key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
+        self.client_authorities(&key, smtp.tls_client_ca_file.as_deref(), smtp.tls_cert_file.is_some());
     }
 
     fn certificate(&mut self, key: &dyn Fn(&str) -> String, cert: Option<&Path>, private: Option<&Path>) {
@@ -212,6 +213,15 @@ impl Check<'_> {
         }
     }
 
+    fn client_authorities(&mut self, key: &dyn Fn(&str) -> String, file: Option<&Path>, tls: bool) {
+        let Some(file) = file else { return };
+        self.readable(&key("tls_client_ca_file"), file, false);
+        if !tls {
+            let why = "client certificates need TLS, and there is no certificate of our own";
+            self.error(&key("tls_client_ca_file"), why, "set tls_cert_file and tls_key_file too");
+        }
+    }
+
     fn api<A: Api>(&mut self, api: &ApiConfig<A>) {
         let key = |name: &str| format!("submission.{}.{name}", A::NAME);
         for (index, network) in api.trusted_networks.iter().enumerate() {
@@ -224,6 +234,7 @@ impl Check<'_> {
         self.not_zero(&key("recipients_max"), api.recipients_max as u64);
         self.not_zero(&key("connections_max"), api.connections_max as u64);
         self.not_zero(&key("connections_per_client_max"), api.connections_per_client_max as u64);
+        self.lasts(&key("unread_timeout"), api.unread_timeout);
         if api.max_message_size > ByteSize(1 << 30) {
             let why = format!("{} is more than the 1GiB a message may have", api.max_message_size);
             self.error(&key("max_message_size"), why, "lower it");
@@ -233,13 +244,7 @@ impl Check<'_> {
             self.error(&key("memory_max"), why, format!("raise it to at least {}", api.max_message_size));
         }
         self.certificate(&key, api.tls_cert_file.as_deref(), api.tls_key_file.as_deref());
-        if let Some(authorities) = &api.tls_client_ca_file {
-            self.readable(&key("tls_client_ca_file"), authorities, false);
-            if api.tls_cert_file.is_none() {
-                let why = "client certificates need TLS, and there is no certificate of our own";
-                self.error(&key("tls_client_ca_file"), why, "set tls_cert_file and tls_key_file too");
-            }
-        }
+        self.client_authorities(&key, api.tls_client_ca_file.as_deref(), api.tls_cert_file.is_some());
     }
 
     fn unix_sockets(&mut self, config: &Config) {

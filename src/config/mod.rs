@@ -64,6 +64,8 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// When to try again, when to give up.
     pub retry: RetryConfig,
+    /// What senders hear of their mail.
+    pub reports: ReportsConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
@@ -104,6 +106,7 @@ impl Default for Config {
             dns: DnsConfig::default(),
             delivery: DeliveryConfig::default(),
             retry: RetryConfig::default(),
+            reports: ReportsConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             brake: BrakeConfig::default(),
@@ -185,6 +188,9 @@ pub struct ApiConfig<A> {
     pub connections_per_client_max: usize,
     /// Memory that requests being received may take together.
     pub memory_max: ByteSize,
+    /// A client that for this long takes nothing of the answers it asked for is given up.
+    #[serde(with = "humantime_serde")]
+    pub unread_timeout: Duration,
     /// PEM chain; with it every TCP connection is TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert_file: Option<PathBuf>,
@@ -211,6 +217,7 @@ impl<A: Api> Default for ApiConfig<A> {
             connections_max: 1000,
             connections_per_client_max: 500,
             memory_max: ByteSize(256 << 20),
+            unread_timeout: Duration::from_secs(120),
             tls_cert_file: None,
             tls_key_file: None,
             tls_client_ca_file: None,
@@ -256,6 +263,9 @@ pub struct SmtpConfig {
     /// PEM key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key_file: Option<PathBuf>,
+    /// PEM certificates of authorities whose client certificates name tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca_file: Option<PathBuf>,
 }
 
 impl Default for SmtpConfig {
@@ -276,6 +286,7 @@ impl Default for SmtpConfig {
             memory_max: ByteSize(256 << 20),
             tls_cert_file: None,
             tls_key_file: None,
+            tls_client_ca_file: None,
         }
     }
 }
@@ -482,6 +493,21 @@ impl Default for RetryConfig {
             delay_max: Duration::from_secs(4 * 3600),
             expire_after: Duration::from_secs(4 * 86_400),
         }
+    }
+}
+
+/// `[reports]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportsConfig {
+    /// Who asked for it (NOTIFY=DELAY) hears of recipients that have waited so long; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub delay_after: Duration,
+}
+
+impl Default for ReportsConfig {
+    fn default() -> ReportsConfig {
+        ReportsConfig { delay_after: Duration::from_secs(4 * 3600) }
     }
 }
 

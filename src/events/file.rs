@@ -1,151 +1,40 @@
-//! The event log on disk: one thread, one file, set aside by size.
+//! The event log on disk: one file, set aside by size.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::watch::{Start, Tail, Watch, WatchError};
-use crate::clock::{Clock, Instant};
+use super::watch::Tail;
 use crate::config::EventsConfig;
 use crate::log::{Position, SegmentId};
-use crate::telemetry::Metrics;
 
-/// Lines written but not synced are synced after this long, so that the spool may give their records up.
-const SYNC_EVERY: Duration = Duration::from_millis(500);
-/// A write that failed is tried again after this long.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Octets written but not synced, beyond which no more are written before a sync has worked.
 const UNSYNCED_MAX: usize = 4 << 20;
 
-/// The event log could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("event log {path}")]
-pub struct EventLogError {
-    /// The file or folder.
-    pub path: PathBuf,
-    /// What the system said.
-    pub source: io::Error,
-}
-
-/// Called with the first segment whose events may not be on disk yet.
-pub type Synced = Box<dyn Fn(SegmentId) + Send + Sync>;
-
-/// Writes `events.jsonl`. Lines come in by [`write`](EventLog::write), which never blocks; what could not be written
-/// (disk full) is kept and tried again, and `posthaste_events_lag` shows how much that is.
-pub struct EventLog {
-    sender: Mutex<Option<Sender<(Position, Bytes)>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    synced: Arc<OnceLock<Synced>>,
-    closed: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
-    tail: Arc<Tail>,
-}
-
-impl EventLog {
-    /// Opens the file in `dir`, cuts off an unfinished group at its end, starts the writing thread, and returns the
-    /// position of the last whole group.
-    ///
-    /// # Errors
-    /// When folder or file cannot be opened.
-    pub fn open(
-        dir: &Path,
-        config: &EventsConfig,
-        metrics: Arc<Metrics>,
-    ) -> Result<(EventLog, Option<Position>), EventLogError> {
-        let path = dir.join("events.jsonl");
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| EventLogError { path, source }
-        };
-        fs::create_dir_all(dir).map_err(failed(dir))?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed(&path))?;
-        let mut file = OpenedFile::new(path, file, config);
-        let last = match file.recover().map_err(failed(&file.path))? {
-            None => file.last_position_set_aside().map_err(failed(&file.path))?,
-            some => some,
-        };
-        let tail = Arc::clone(&file.tail);
-        let (sender, inbox) = channel();
-        let synced = Arc::new(OnceLock::new());
-        let closed = Arc::new(AtomicBool::new(false));
-        let writer = Writer {
-            file,
-            inbox,
-            synced: Arc::clone(&synced),
-            metrics: Arc::clone(&metrics),
-            last: None,
-            synced_at: Clock.instant(),
-            closed: Arc::clone(&closed),
-        };
-        let thread =
-            std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
-        let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok((EventLog { sender, thread, synced, closed, metrics, tail }, last))
-    }
-
-    /// From now on `synced` is told how far the file is safely on disk. Only the first call counts.
-    pub fn on_synced(&self, synced: Synced) {
-        let _ = self.synced.set(synced);
-    }
-
-    /// Hands over one or more whole lines that stand at `position` in the spool's log. Positions rise.
-    pub fn write(&self, position: Position, lines: Bytes) {
-        if let Some(sender) = &*self.sender.lock().expect("no code panics under this lock") {
-            self.metrics.events_lag.inc();
-            // Fails only when the thread is gone, which close() alone brings about.
-            let _ = sender.send((position, lines));
-        }
-    }
-
-    /// Follows the log from `start`. Reads from disk.
-    ///
-    /// # Errors
-    /// See [`WatchError`].
-    pub fn watch(&self, start: Start) -> Result<Watch, WatchError> {
-        Watch::open(Arc::clone(&self.tail), start)
-    }
-
-    /// Writes and syncs what waits, if that can be done at all, then stops the thread.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        drop(self.sender.lock().expect("no code panics under this lock").take());
-        if let Some(thread) = self.thread.lock().expect("no code panics under this lock").take() {
-            let _ = thread.join();
-        }
-        self.tail.close();
-    }
-}
-
 /// The file, opened and cut to whole lines.
 #[derive(Debug)]
-struct OpenedFile {
-    path: PathBuf,
+pub(super) struct OpenedFile {
+    pub(super) path: PathBuf,
     file: File,
     /// Octets up to here are on disk, or were when it was opened.
     synced: u64,
     /// What was written behind them.
-    unsynced: Vec<u8>,
+    pub(super) unsynced: Vec<u8>,
     /// A write or sync failed: nobody knows what stands behind `synced`.
     broken: bool,
     config: EventsConfig,
-    tail: Arc<Tail>,
+    pub(super) tail: Arc<Tail>,
 }
 
 impl OpenedFile {
-    fn new(path: PathBuf, file: File, config: &EventsConfig) -> OpenedFile {
+    pub(super) fn new(path: PathBuf, file: File, config: &EventsConfig) -> OpenedFile {
         let tail = Arc::new(Tail::new(path.clone(), config.keep));
         OpenedFile { path, file, synced: 0, unsynced: Vec::new(), broken: false, config: config.clone(), tail }
     }
 
     /// Writes all of `lines`. After an error none of them counts as written.
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.mend()?;
         if self.synced + self.unsynced.len() as u64 >= self.config.rotate_size.0 {
             self.rotate()?;
@@ -161,7 +50,7 @@ impl OpenedFile {
 
     /// Syncs what was written. A sync that fails may have dropped it from the page cache, and the next one would succeed
     /// for lack of anything to do; so it is written anew before.
-    fn sync(&mut self) -> io::Result<()> {
+    pub(super) fn sync(&mut self) -> io::Result<()> {
         self.mend()?;
         self.file.sync_data().inspect_err(|_| self.broken = true)?;
         self.synced += self.unsynced.len() as u64;
@@ -180,7 +69,7 @@ impl OpenedFile {
     }
 
     /// Cuts off a line without end and a group without its last line; returns the position of the last whole group.
-    fn recover(&mut self) -> io::Result<Option<Position>> {
+    pub(super) fn recover(&mut self) -> io::Result<Option<Position>> {
         let len = self.file.metadata()?.len();
         let tail = read_tail(&mut self.file, len)?;
         let whole = whole_groups(&tail);
@@ -195,7 +84,7 @@ impl OpenedFile {
     }
 
     /// The last position of the newest file set aside: the present one is empty.
-    fn last_position_set_aside(&self) -> io::Result<Option<Position>> {
+    pub(super) fn last_position_set_aside(&self) -> io::Result<Option<Position>> {
         match File::open(self.set_aside(1)) {
             Ok(mut file) => {
                 let len = file.metadata()?.len();
@@ -266,113 +155,13 @@ fn last_position(lines: &[u8]) -> Option<Position> {
     Some(Position { segment: SegmentId(segment.parse().ok()?), offset: offset.parse().ok()? })
 }
 
-struct Writer {
-    file: OpenedFile,
-    inbox: Receiver<(Position, Bytes)>,
-    synced: Arc<OnceLock<Synced>>,
-    metrics: Arc<Metrics>,
-    last: Option<Position>,
-    /// When the last sync ended.
-    synced_at: Instant,
-    /// Nothing more will come.
-    closed: Arc<AtomicBool>,
-}
-
-impl Writer {
-    fn run(mut self) {
-        let mut buffer = Vec::with_capacity(64 << 10);
-        loop {
-            let open = match self.inbox.recv_timeout(SYNC_EVERY) {
-                Ok(first) => self.take(first, &mut buffer),
-                Err(RecvTimeoutError::Timeout) => true,
-                Err(RecvTimeoutError::Disconnected) => false,
-            };
-            if !self.write(&mut buffer) {
-                return;
-            }
-            if !open || Clock.instant() - self.synced_at >= SYNC_EVERY {
-                self.sync();
-            }
-            if !open {
-                return;
-            }
-        }
-    }
-
-    /// Collects what waits, up to the buffer's size.
-    fn take(&mut self, first: (Position, Bytes), buffer: &mut Vec<u8>) -> bool {
-        let mut next = Some(first);
-        while let Some((position, lines)) = next {
-            number_lines(position, &lines, buffer);
-            self.last = Some(position);
-            self.metrics.events_lag.dec();
-            next = if buffer.len() < 60 << 10 { self.inbox.try_recv().ok() } else { None };
-        }
-        true
-    }
-
-    /// False: the log is closed and the file cannot be written. The spool hands those events over again at the next start.
-    fn write(&mut self, buffer: &mut Vec<u8>) -> bool {
-        if buffer.is_empty() {
-            return true;
-        }
-        let lines = memchr::memchr_iter(b'\n', buffer).count() as u64;
-        let mut said = false;
-        while let Err(error) = self.file.append(buffer) {
-            if !said {
-                tracing::error!(file = %self.file.path.display(), error = %error,
-                    "the event log cannot be written; events are kept and tried again every second; free disk space");
-                said = true;
-            }
-            if self.closed.load(Ordering::Relaxed) {
-                return false;
-            }
-            std::thread::sleep(RETRY_AFTER);
-        }
-        self.metrics.events.inc_by(lines);
-        buffer.clear();
-        true
-    }
-
-    fn sync(&mut self) {
-        if self.file.unsynced.is_empty() {
-            return;
-        }
-        self.synced_at = Clock.instant();
-        match self.file.sync() {
-            Ok(()) => {
-                if let (Some(last), Some(synced)) = (self.last, self.synced.get()) {
-                    synced(last.segment);
-                }
-            }
-            Err(error) => {
-                tracing::error!(file = %self.file.path.display(), error = %error, "the event log cannot be synced")
-            }
-        }
-    }
-}
-
-/// Appends `lines` to `buffer`, each with its position as last field; a `+` says that more lines of the group follow.
-fn number_lines(position: Position, lines: &[u8], buffer: &mut Vec<u8>) {
-    let mut rest = lines;
-    while let Some(end) = memchr::memchr(b'\n', rest) {
-        let line = rest[..end].strip_suffix(b"}").unwrap_or(&rest[..end]);
-        rest = &rest[end + 1..];
-        let more = if rest.is_empty() { "" } else { "+" };
-        buffer.extend_from_slice(line);
-        let _ = writeln!(buffer, ",\"position\":\"{}-{}{more}\"}}", position.segment.0, position.offset);
-    }
-}
-
-impl std::fmt::Debug for EventLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventLog").finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::events::EventLog;
+    use crate::telemetry::Metrics;
 
     fn position(segment: u32, offset: u32) -> Position {
         Position { segment: SegmentId(segment), offset }

@@ -8,11 +8,14 @@
 mod archive;
 mod event;
 mod file;
+mod log;
 mod notice;
+mod progress;
 mod watch;
 
-pub use archive::{Archive, Told};
+pub use archive::{Archive, ArchiveError, Told};
 pub use event::{Event, Kind, Timings};
-pub use file::{EventLog, EventLogError};
+pub use log::{EventLog, EventLogError};
 pub use notice::{About, Notice, NoticeKind};
+pub use progress::Progress;
 pub use watch::{Batch, Cursor, CursorError, Start, Watch, WatchError};

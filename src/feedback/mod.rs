@@ -1,7 +1,8 @@
 //! Learn: what outcomes mean for the sender.
 //!
 //! Two ways. Inwards: [`classify`] says what a refusal means, and [`bounce`] reads what comes back as mail; neither is
-//! asked by the queue yet. Outwards: when recipients have failed or expired, or were handed to where reports end, [`delivery_report`]
+//! asked by the queue yet. Outwards: when recipients have failed or expired, or were handed to where reports end, or, for
+//! who asked to hear that, still wait when [`delay_report_due`] says so, [`delivery_report`]
 //! makes the message that says so (RFC 3464), and the queue sends it like any other. Pure: no clock, no network, no disk. The steps:
 //!
 //! 1. Nobody is told of a failed report (a null reverse path), nor of what a recipient's NOTIFY excludes.
@@ -14,6 +15,7 @@
 
 pub mod bounce;
 pub mod classify;
+mod delay;
 mod field;
 #[doc(hidden)]
 pub mod probe;
@@ -21,4 +23,5 @@ mod report;
 mod status;
 mod words;
 
+pub use delay::delay_report_due;
 pub use report::{Fate, ReportedRecipient, delivery_report};

@@ -50,6 +50,7 @@ pub fn report(octets: &[u8]) {
         envid: (!envid.is_empty()).then(|| envid.clone().into()),
         tags: Vec::new(),
         key: None,
+        delay_report_at: None,
     };
     let failed: Vec<_> = original
         .recipients

@@ -6,7 +6,7 @@ use mail_builder::headers::content_type::ContentType;
 use mail_builder::mime::MimePart;
 use memchr::memmem;
 
-use super::{field, status, words};
+use super::{delay, field, status, words};
 use crate::clock::Timestamp;
 use crate::mail::{Class, Domain, Envelope, Failure, MessageId, Notify, Recipient, Ret, ReversePath, Stream, header};
 
@@ -30,11 +30,11 @@ pub struct ReportedRecipient<'a> {
     pub mx: Option<&'a str>,
     /// When; `Timestamp(0)` if it was never attempted.
     pub last_attempt: Timestamp,
-    /// Why there will be no further attempt. The same for all recipients of a report, or all of them not reached.
+    /// What there is to tell. The same for all recipients of a report, or all of them not reached.
     pub fate: Fate,
 }
 
-/// How a recipient came to its end.
+/// How a recipient came to its end, or that it has not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Refused for good.
@@ -43,20 +43,23 @@ pub enum Fate {
     Expired,
     /// Handed to a receiver that sends no reports itself (RFC 3461 §5.2.2).
     Relayed,
+    /// It still waits, and is tried on.
+    Delayed,
 }
 
 impl ReportedRecipient<'_> {
     /// Whether the sender asked to hear of this (RFC 3461 §4.1).
-    fn is_wanted(&self) -> bool {
+    fn is_wanted(&self, original: &Envelope) -> bool {
         match self.fate {
             Fate::Failed | Fate::Expired => self.recipient.notify_failure(),
             Fate::Relayed => self.recipient.notify.is_some_and(|notify| notify.success),
+            Fate::Delayed => delay::is_wanted(original, self.recipient),
         }
     }
 }
 
-/// The report about recipients of one message that were not reached, or were relayed to where reports end (RFC 3464),
-/// ready to be queued under `report_id`; to the envelope sender, from nobody.
+/// The report about recipients of one message that were not reached, were relayed to where reports end, or still wait
+/// (RFC 3464), ready to be queued under `report_id`; to the envelope sender, from nobody.
 ///
 /// `None` if nobody wants it: the message was a report itself (a null reverse path, RFC 5321 §6.1), or NOTIFY excludes
 /// this for every recipient in `reported` (RFC 3461 §4.1). `content` is the message as accepted; what of it goes back
@@ -71,13 +74,15 @@ pub fn delivery_report(
     now: Timestamp,
 ) -> Option<(Envelope, Vec<u8>)> {
     let sender = original.reverse_path.address()?;
-    let reported: Vec<&ReportedRecipient<'_>> = reported.iter().filter(|one| one.is_wanted()).collect();
+    let reported: Vec<&ReportedRecipient<'_>> = reported.iter().filter(|one| one.is_wanted(original)).collect();
     let subject = match reported.first()?.fate {
         Fate::Failed | Fate::Expired => "Your message could not be delivered",
         Fate::Relayed => "Your message was handed on",
+        Fate::Delayed => "Your message is delayed",
     };
     // RFC 3461 §4.3: RET is about reports of failure.
-    let whole = original.ret == Some(Ret::Full) && reported.iter().any(|one| one.fate != Fate::Relayed);
+    let failed = |one: &&ReportedRecipient<'_>| matches!(one.fate, Fate::Failed | Fate::Expired);
+    let whole = original.ret == Some(Ret::Full) && reported.iter().any(failed);
     let returned = Returned::of(whole, content);
     let mut out = String::with_capacity(4096);
     field::push(&mut out, "Date", &now.rfc5322());
@@ -116,6 +121,7 @@ pub fn delivery_report(
         accepted_at: now,
         not_before: now,
         expires_at: now.after(LIFETIME),
+        delay_report_at: None,
         smtputf8,
         eight_bit,
         ret: None,
@@ -200,4 +206,4 @@ fn boundary(report_id: MessageId, parts: &[&[u8]]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

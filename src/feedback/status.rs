@@ -22,14 +22,18 @@ pub(super) fn delivery_status(
         field::push(&mut out, "Original-Envelope-Id", &field::from_xtext(envid));
     }
     field::push(&mut out, "Arrival-Date", &original.accepted_at.rfc5322());
+    // RFC 2852 §5.
+    if let Some(by) = original.delay_report_at {
+        field::push(&mut out, "Deliver-By-Date", &by.rfc5322());
+    }
     for recipient in failed {
         out.push_str("\r\n");
-        push_recipient(&mut out, id, recipient);
+        push_recipient(&mut out, original, id, recipient);
     }
     out
 }
 
-fn push_recipient(out: &mut String, id: MessageId, reported: &ReportedRecipient<'_>) {
+fn push_recipient(out: &mut String, original: &Envelope, id: MessageId, reported: &ReportedRecipient<'_>) {
     if let Some(orcpt) = &reported.recipient.orcpt {
         field::push(out, "Original-Recipient", &original_recipient(orcpt));
     }
@@ -42,9 +46,10 @@ fn push_recipient(out: &mut String, id: MessageId, reported: &ReportedRecipient<
     let action = match reported.fate {
         Fate::Failed | Fate::Expired => "failed",
         Fate::Relayed => "relayed",
+        Fate::Delayed => "delayed",
     };
     field::push(out, "Action", action);
-    field::push(out, "Status", &status(reported).to_string());
+    field::push(out, "Status", &status(original, reported).to_string());
     let reply = &reported.failure.reply;
     match reported.failure.origin {
         Origin::Remote { .. } => {
@@ -60,6 +65,10 @@ fn push_recipient(out: &mut String, id: MessageId, reported: &ReportedRecipient<
         field::push(out, "Last-Attempt-Date", &reported.last_attempt.rfc5322());
     }
     field::push(out, "Final-Log-ID", &id.to_string());
+    // RFC 3464 §2.3.9: for what is delayed only.
+    if reported.fate == Fate::Delayed {
+        field::push(out, "Will-Retry-Until", &original.expires_at.rfc5322());
+    }
 }
 
 /// ORCPT is `type;xtext`; the field has it decoded (RFC 3464 §2.3.1). The type `utf-8` has an encoding of its own, which
@@ -73,10 +82,12 @@ fn original_recipient(orcpt: &str) -> String {
     }
 }
 
-/// The receiver's word, except that giving up is ours: 4.4.7, delivery time expired (RFC 3463 §3.5).
-fn status(reported: &ReportedRecipient<'_>) -> EnhancedCode {
+/// The receiver's word, except that giving up is ours, and that a time the client set has passed (RFC 2852 §4): 4.4.7,
+/// delivery time expired (RFC 3463 §3.5).
+fn status(original: &Envelope, reported: &ReportedRecipient<'_>) -> EnhancedCode {
     match reported.fate {
         Fate::Failed | Fate::Relayed => reported.failure.reply.enhanced_or_general(),
-        Fate::Expired => EnhancedCode(4, 4, 7),
+        Fate::Delayed if original.delay_report_at.is_none() => reported.failure.reply.enhanced_or_general(),
+        Fate::Expired | Fate::Delayed => EnhancedCode(4, 4, 7),
     }
 }

@@ -23,6 +23,13 @@ pub(super) fn for_people(
     let date = original.accepted_at.rfc5322();
     let news = match failed.first().map(|reported| reported.fate) {
         Some(Fate::Relayed) => format!("Your message of {date} was handed on for {whom}:"),
+        Some(Fate::Delayed) => {
+            let until = original.expires_at.rfc5322();
+            format!(
+                "Your message of {date} could not be delivered to {whom} yet. It is not lost: it will be tried until \
+                 {until}, and if that is in vain, you will hear of it."
+            )
+        }
         _ => format!("Your message of {date} could not be delivered to {whom}, and no more attempts will be made:"),
     };
     paragraph(&mut out, "", &news);
@@ -54,6 +61,8 @@ fn reason(original: &Envelope, reported: &ReportedRecipient<'_>) -> String {
         (Fate::Failed, Origin::Remote { .. }) => format!("{who} refused it for good. It said:"),
         (Fate::Relayed, _) => format!("{who} took it. It sends no reports itself, so this is the last word. It said:"),
         (Fate::Failed, Origin::Local) => "It cannot be sent there:".to_owned(),
+        (Fate::Delayed, Origin::Remote { .. }) => format!("{who} refused it for the moment. It said:"),
+        (Fate::Delayed, Origin::Local) => "The last attempt failed:".to_owned(),
         (Fate::Expired, origin) => {
             let waited = words_for(original.lifetime().as_secs());
             let last = match reported.last_attempt {
@@ -83,8 +92,10 @@ fn words_for(seconds: u64) -> String {
 
 /// What the sender can do, from the status code (RFC 3463 §3).
 fn advice(reported: &ReportedRecipient<'_>) -> &'static str {
-    if reported.fate == Fate::Relayed {
-        return "There is nothing for you to do.";
+    match reported.fate {
+        Fate::Relayed => return "There is nothing for you to do.",
+        Fate::Delayed => return "There is nothing for you to do; do not send it again.",
+        Fate::Failed | Fate::Expired => {}
     }
     let EnhancedCode(_, subject, detail) = reported.failure.reply.enhanced_or_general();
     match (subject, detail) {

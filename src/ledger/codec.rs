@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Table;
 use crate::clock::Timestamp;
 use crate::log::{Position, SegmentId};
-use crate::mail::{MessageId, Receipt};
+use crate::mail::{Fingerprint, MessageId, Receipt};
 
 /// The record cannot be read: damaged, or written by a newer version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +14,11 @@ pub struct CodecError(pub &'static str);
 
 type Result<T> = std::result::Result<T, CodecError>;
 
+/// Of facts.
 const VERSION: u8 = 1;
+
+/// Of batches and runs. In version 1 the first octet of a fingerprint did not say what made it, so that those are of no use.
+const RECEIPTS_VERSION: u8 = 2;
 
 /// Octets of a receipt on disk.
 pub(super) const KEPT_LEN: usize = 44;
@@ -69,7 +73,8 @@ impl Kept {
         out.extend_from_slice(&self.until.min(U24_MAX).to_le_bytes()[..3]);
     }
 
-    pub(super) fn read(octets: &[u8; KEPT_LEN]) -> Kept {
+    /// `printed`: its fingerprint says what made it.
+    pub(super) fn read(octets: &[u8; KEPT_LEN], printed: bool) -> Kept {
         let mut r = Reader(octets);
         let mut read = || -> Result<Kept> {
             Ok(Kept {
@@ -81,7 +86,8 @@ impl Kept {
                 until: r.short::<3>("until")? as u32,
             })
         };
-        read().expect("the lengths add up to KEPT_LEN")
+        let kept = read().expect("the lengths add up to KEPT_LEN");
+        if printed { kept } else { Kept { fingerprint: Fingerprint::UNKNOWN.short(), ..kept } }
     }
 }
 
@@ -118,8 +124,9 @@ impl<'a> Reader<'a> {
         Ok(Position { segment: SegmentId(self.u32(field)?), offset: self.u32(field)? })
     }
 
-    fn version(&mut self) -> Result<()> {
-        if self.array("version")? == [VERSION] { Ok(()) } else { Err(CodecError("version")) }
+    fn version(&mut self, newest: u8) -> Result<u8> {
+        let [version] = self.array("version")?;
+        if (1..=newest).contains(&version) { Ok(version) } else { Err(CodecError("version")) }
     }
 
     fn end(&self) -> Result<()> {
@@ -143,7 +150,7 @@ pub(super) struct BatchHead {
 impl BatchHead {
     pub(super) fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(9 + self.kept.len() * KEPT_LEN);
-        out.push(VERSION);
+        out.push(RECEIPTS_VERSION);
         write_position(&mut out, self.through);
         self.kept.iter().for_each(|kept| kept.write(&mut out));
         out
@@ -151,13 +158,13 @@ impl BatchHead {
 
     pub(super) fn read(head: &[u8]) -> Result<BatchHead> {
         let mut r = Reader(head);
-        r.version()?;
+        let printed = r.version(RECEIPTS_VERSION)? > 1;
         let through = r.position("position")?;
         let (kept, rest) = r.0.as_chunks();
         if !rest.is_empty() {
             return Err(CodecError("length"));
         }
-        Ok(BatchHead { through, kept: kept.iter().map(Kept::read).collect() })
+        Ok(BatchHead { through, kept: kept.iter().map(|kept| Kept::read(kept, printed)).collect() })
     }
 }
 
@@ -174,6 +181,8 @@ pub(super) struct RunHead {
     pub until_max: u32,
     /// It holds those that are kept longer than others.
     pub long: bool,
+    /// The fingerprints say what made them.
+    pub printed: bool,
     /// The runs that it takes the place of.
     pub replaces: Vec<Position>,
     /// First 32 bits of the first name of each page.
@@ -185,7 +194,7 @@ pub(super) struct RunHead {
 impl RunHead {
     pub(super) fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.fences.len() * 4 + self.filter.len() * 8);
-        out.push(VERSION);
+        out.push(if self.printed { RECEIPTS_VERSION } else { 1 });
         write_position(&mut out, self.through);
         write_position(&mut out, self.covers);
         let lengths = [self.replaces.len(), self.fences.len(), self.filter.len()].map(|len| len as u32);
@@ -200,7 +209,7 @@ impl RunHead {
 
     pub(super) fn read(head: &[u8]) -> Result<RunHead> {
         let mut r = Reader(head);
-        r.version()?;
+        let printed = r.version(RECEIPTS_VERSION)? > 1;
         let (through, covers) = (r.position("position")?, r.position("position")?);
         let (count, until_max) = (r.u32("count")?, r.u32("until")?);
         let long = match r.u32("flags")? {
@@ -216,7 +225,7 @@ impl RunHead {
         let (filter, _) = r.bytes(lengths[2].saturating_mul(8), "filter")?.as_chunks();
         let filter = filter.iter().map(|word| u64::from_le_bytes(*word)).collect();
         r.end()?;
-        Ok(RunHead { through, covers, count, until_max, long, replaces, fences, filter })
+        Ok(RunHead { through, covers, count, until_max, long, printed, replaces, fences, filter })
     }
 }
 
@@ -244,7 +253,7 @@ pub(super) fn write_facts<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Vec<
 
 pub(super) fn read_facts(head: &[u8]) -> Result<Vec<Fact>> {
     let mut r = Reader(head);
-    r.version()?;
+    r.version(VERSION)?;
     let mut facts = Vec::new();
     while !r.0.is_empty() {
         let [table] = r.array("table")?;
@@ -278,7 +287,10 @@ mod tests {
         let batch = BatchHead { through: position(3), kept: vec![kept(1), kept(70_000)] };
         let head = batch.write();
         assert_eq!(head.len(), 9 + 2 * KEPT_LEN);
-        assert_eq!(BatchHead::read(&head), Ok(batch));
+        assert_eq!(BatchHead::read(&head), Ok(batch.clone()));
+        let unprinted = batch.kept.iter().map(|kept| Kept { fingerprint: 0, ..*kept }).collect();
+        let first_version = [&[1], &head[1..]].concat();
+        assert_eq!(BatchHead::read(&first_version), Ok(BatchHead { kept: unprinted, ..batch }));
         assert_eq!(BatchHead::read(&head[..head.len() - 1]), Err(CodecError("length")));
         let run = RunHead {
             through: position(9),
@@ -286,12 +298,14 @@ mod tests {
             count: 5,
             until_max: 77,
             long: true,
+            printed: true,
             replaces: vec![position(1), position(2)],
             fences: vec![0, 9],
             filter: vec![u64::MAX; 8],
         };
         let head = run.write();
-        assert_eq!(RunHead::read(&head), Ok(run));
+        assert_eq!(RunHead::read(&head), Ok(run.clone()));
+        assert_eq!(RunHead::read(&[&[1], &head[1..]].concat()), Ok(RunHead { printed: false, ..run }));
         assert!((0..head.len()).all(|len| RunHead::read(&head[..len]).is_err()));
         let facts = vec![
             Fact { table: Table::Tenants, key: b"shop".to_vec(), value: Some(Bytes::from_static(b"{}")) },

@@ -71,6 +71,7 @@ pub mod probe;
 mod record;
 mod replay;
 mod segment;
+mod shared;
 mod survey;
 mod table;
 #[cfg(test)]

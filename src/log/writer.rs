@@ -10,11 +10,11 @@ use rand::rngs::SmallRng;
 
 use super::batch::{Batch, batch_len, first_group_len};
 use super::files::LogFile;
-use super::handle::Shared;
 use super::pending::{Entry, Work};
 use super::record::Stamp;
 use super::replay::Replay;
 use super::segment::{PAGE, page_up};
+use super::shared::Shared;
 use super::zero::Filler;
 use super::{Done, Health, Location, LogError, Position, SegmentId};
 use crate::clock::{Clock, Instant};

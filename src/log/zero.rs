@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use super::batch::write_all;
 use super::files::{Files, LogFile};
-use super::handle::Shared;
 use super::segment::{FileName, PAGE};
+use super::shared::Shared;
 use super::{Health, LogError};
 
 /// Octets written and synced at once beside the writer, while there is time.

@@ -26,6 +26,8 @@ pub struct Envelope {
     pub expires_at: Timestamp,
     /// The client said SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// The sender is told when recipients still wait at this time (RFC 2852 §4, mode N); `None`: no such wish.
+    pub delay_report_at: Option<Timestamp>,
     /// The content holds octets above 127.
     pub eight_bit: bool,
     /// How much of the message a failure report returns (RFC 3461 §4.3); `None`: not said.
@@ -48,6 +50,7 @@ impl Envelope {
             accepted_at,
             not_before: accepted_at,
             expires_at: accepted_at,
+            delay_report_at: None,
             smtputf8: false,
             eight_bit: false,
             ret: None,

@@ -56,9 +56,32 @@ impl fmt::Display for IdempotencyKey {
     }
 }
 
-/// What a submission said, in 128 bits: two with one key and different fingerprints contradict each other.
+/// What a submission said, in 128 bits. The first octet names the function that made the others: what different functions
+/// made cannot be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 16]);
+
+impl Fingerprint {
+    /// Made by a function that nobody knows any more.
+    pub const UNKNOWN: Fingerprint = Fingerprint([0; 16]);
+
+    /// What `function`, which is not 0, made of a submission; of `hash` 120 bits are kept.
+    pub fn new(function: u8, hash: u128) -> Fingerprint {
+        let mut octets = hash.to_le_bytes();
+        octets[0] = function;
+        Fingerprint(octets)
+    }
+
+    /// Half of it, the function included: enough to be compared with one other.
+    pub fn short(self) -> u64 {
+        u64::from_le_bytes(*self.0.first_chunk().expect("it has 16 octets"))
+    }
+
+    /// Whether what these are [short](Fingerprint::short) for surely said different things.
+    pub fn contradict(one: u64, other: u64) -> bool {
+        one as u8 == other as u8 && one != other
+    }
+}
 
 /// How a submission with an idempotency key is known. Stands in the envelope of its first message, so that key and
 /// message are durable in one commit.

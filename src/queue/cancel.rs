@@ -31,9 +31,17 @@ pub struct Cancelled {
     pub in_flight: u64,
 }
 
+/// Messages of which nothing is given to a session any more.
+struct Marked {
+    taken: Vec<TakenBack>,
+    /// Told when it is on disk that those in flight are not to be attempted again.
+    noted: Vec<oneshot::Receiver<()>>,
+}
+
 impl Queue {
     /// Takes messages back. Their recipients that are not in flight end as cancelled; nothing of it is sent from this call
-    /// on, and when it resolves the ends are on disk. Unknown and finished messages are left out.
+    /// on, and when it resolves that is on disk: the ends, and for recipients in flight that they are not to be attempted again, so
+    /// that if their outcome is lost in a crash they end as cancelled too. Unknown and finished messages are left out.
     ///
     /// # Errors
     /// An end could not be written or a message not be read; others may have ended.
@@ -41,31 +49,53 @@ impl Queue {
     /// # Cancel safety
     /// What was begun goes on.
     pub async fn cancel(self: &Arc<Queue>, ids: Vec<MessageId>) -> Result<Cancelled, QueryError> {
-        let (mut taken, mut repeated) = (Vec::with_capacity(ids.len()), ids.is_empty());
-        // In slices, so that others get the lock in between.
-        for slice in ids.chunks(SLICE) {
-            let mut scheduler = self.lock();
-            repeated |= slice.iter().any(|id| scheduler.is_cancelled(*id));
-            taken.extend(scheduler.cancel(slice));
-        }
-        repeated |= taken.len() < ids.len();
-        if taken.len() > SWEEP_FROM {
-            self.sweep();
-        }
+        let marked = self.mark(&ids);
+        // Others may be on their way to disk by an earlier call; our answer means that they are there, too.
+        let repeated = marked.taken.len() < ids.len() || ids.is_empty() || marked.taken.iter().any(|taken| taken.again);
         let queue = Arc::clone(self);
         let (answer, answered) = oneshot::channel();
         self.spawn(async move {
             let ended = {
                 let _under_way = queue.cancels.read().await;
-                Arc::clone(&queue).end_all(taken).await
+                Arc::clone(&queue).end_all(marked).await
             };
             if repeated {
-                // Others may be on their way to disk by an earlier call; our answer means that they are there, too.
                 drop(queue.cancels.write().await);
             }
             let _ = answer.send(ended);
         });
         answered.await.unwrap_or(Err(QueryError::Closing))
+    }
+
+    /// Messages found taken back at the start come to their ends. Called before the timers run, so that none is attempted.
+    pub(super) fn cancel_restored(self: &Arc<Queue>) {
+        let ids = std::mem::take(&mut *self.taken_back.lock().expect("no code panics under this lock"));
+        let (queue, marked) = (Arc::clone(self), self.mark(&ids));
+        self.spawn(async move {
+            if let Err(error) = queue.end_all(marked).await {
+                tracing::error!(%error, "messages taken back before the last stop wait for the next start to end");
+            }
+        });
+    }
+
+    fn mark(self: &Arc<Queue>, ids: &[MessageId]) -> Marked {
+        let mut marked = Marked { taken: Vec::with_capacity(ids.len()), noted: Vec::new() };
+        // In slices, so that others get the lock in between.
+        for slice in ids.chunks(SLICE) {
+            let mut scheduler = self.lock();
+            let taken = scheduler.cancel(slice);
+            // Under the lock, so that it does not come behind a message's tombstone.
+            for TakenBack { id, .. } in taken.iter().filter(|taken| taken.in_flight > 0 && !taken.again) {
+                let (synced, noted) = oneshot::channel();
+                self.spool.take_back(*id, synced);
+                marked.noted.push(noted);
+            }
+            marked.taken.extend(taken);
+        }
+        if marked.taken.len() > SWEEP_FROM {
+            self.sweep();
+        }
+        marked
     }
 
     /// Gives back the memory of what sleeps and is taken back.
@@ -77,7 +107,8 @@ impl Queue {
         }
     }
 
-    async fn end_all(self: Arc<Queue>, taken: Vec<TakenBack>) -> Result<Cancelled, QueryError> {
+    async fn end_all(self: Arc<Queue>, marked: Marked) -> Result<Cancelled, QueryError> {
+        let Marked { taken, noted } = marked;
         let mut total = Cancelled { in_flight: taken.iter().map(|t| t.in_flight as u64).sum(), ..Cancelled::default() };
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
@@ -104,6 +135,9 @@ impl Queue {
         }
         while let Some(ended) = tasks.join_next().await {
             count(ended.unwrap_or(Err(QueryError::Closing)));
+        }
+        for noted in noted {
+            noted.await.map_err(|_| QueryError::Closing)?;
         }
         failed.map_or(Ok(total), Err)
     }

@@ -43,7 +43,7 @@ mod tests;
 mod view;
 mod wheel;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -59,10 +59,10 @@ pub use status::{MessageStatus, QueryError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
 
 use crate::clock::{Clock, Instant, Timestamp};
-use crate::config::{DeliveryConfig, SpoolConfig};
+use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
-use crate::events::Archive;
-use crate::mail::{AddressHost, Domain};
+use crate::events::{Archive, Progress};
+use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
 use crate::shaping::Rows;
 use crate::signing::{Signer, SigningPool};
@@ -82,6 +82,8 @@ pub struct Parts {
     pub signer: Arc<Signer>,
     /// Says when to try again.
     pub retry: RetryPolicy,
+    /// When the sender hears of delay.
+    pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.
     pub expire_after: Duration,
     /// Session limits.
@@ -116,6 +118,10 @@ pub struct Queue {
     tasks: TaskTracker,
     /// Held for reading while messages that were taken back come to their ends.
     cancels: tokio::sync::RwLock<()>,
+    /// Found taken back at the start, until the timers run.
+    taken_back: Mutex<Vec<MessageId>>,
+    /// How far the event log is; unset where nobody asks after finished messages.
+    events: OnceLock<Progress>,
     /// Cancelled by `close`: what waits for others without a message in its hands is given up.
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -150,14 +156,23 @@ impl Queue {
             reloaded: Notify::new(),
             tasks: TaskTracker::new(),
             cancels: tokio::sync::RwLock::default(),
+            taken_back: Mutex::default(),
+            events: OnceLock::new(),
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
             chance: Mutex::new(chance),
         })
     }
 
+    /// The event log that takes what the spool exports: who asks after a message that just ended waits for it. Only the
+    /// first call counts.
+    pub fn follow_events(&self, progress: Progress) {
+        let _ = self.events.set(progress);
+    }
+
     /// Starts the timer task, and the one that looks after the sources.
     pub fn start(self: &Arc<Queue>) {
+        self.cancel_restored();
         self.tasks.spawn_on(Arc::clone(self).run_timers(), &self.runtime);
         self.tasks.spawn_on(Arc::clone(self).watch_sources(), &self.runtime);
     }
@@ -213,8 +228,13 @@ impl Queue {
             size: message.content.len() as u64,
             expires,
         };
-        let groups =
-            groups.into_iter().map(|(host, recipients)| Group { host: host.clone(), attempts: 0, recipients, due });
+        let groups = groups.into_iter().map(|(host, recipients)| Group {
+            host: host.clone(),
+            attempts: 0,
+            late: false,
+            recipients,
+            due,
+        });
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
 

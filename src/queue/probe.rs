@@ -238,7 +238,8 @@ impl<'a> World<'a> {
             groups.entry(host.clone()).or_default().push(recipient as u32);
         }
         let due = self.now + delay;
-        let groups = groups.into_iter().map(|(host, recipients)| Group { host, attempts: 0, recipients, due });
+        let groups =
+            groups.into_iter().map(|(host, recipients)| Group { host, attempts: 0, late: false, recipients, due });
         let stream = Stream { class: Class::ALL[seed % 3], ..Stream::default() };
         let (stream, accepted_at, expires) = (&stream, Timestamp(0), self.now + EXPIRY);
         self.messages.insert(id, (vec![false; recipients], expires));

@@ -328,7 +328,7 @@ mod tests {
     use crate::queue::scheduler::Recipients;
 
     fn item(id: u64) -> Item {
-        Item { message: MessageId(id), host: 0, attempts: 0, spoilt: 0, recipients: Recipients::One(0) }
+        Item { message: MessageId(id), host: 0, attempts: 0, spoilt: 0, late: false, recipients: Recipients::One(0) }
     }
 
     fn lane(stream: StreamId) -> LaneId {

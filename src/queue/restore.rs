@@ -13,25 +13,24 @@ use crate::spool::{ENDED, Restored, RestoredRecipient, Update};
 impl Queue {
     /// An unfinished message found at start-up joins the queue with the states it had.
     pub fn restore(self: &Arc<Queue>, restored: Restored) {
-        let Restored { id, envelope, recipients } = restored;
+        let Restored { id, envelope, recipients, taken_back } = restored;
         let timestamp = self.clock.timestamp();
         let now = self.now();
         let expires = at(now, timestamp, envelope.expires_at);
         let known: HashMap<u32, RestoredRecipient> = recipients.into_iter().map(|r| (r.recipient, r)).collect();
         let mut groups: Vec<Group> = Vec::new();
-        let mut places: HashMap<(&AddressHost, u16, u64), usize> = HashMap::new();
+        let mut places: HashMap<(&AddressHost, u16, bool, u64), usize> = HashMap::new();
         for (place, recipient) in envelope.recipients.iter().enumerate() {
-            let (attempts, due) = match known.get(&(place as u32)) {
-                None => (0, envelope.not_before),
+            let (attempts, late, due) = match known.get(&(place as u32)) {
+                None => (0, false, envelope.not_before),
                 Some(RestoredRecipient { attempts: ENDED, .. }) => continue,
-                Some(RestoredRecipient { attempts, next_attempt, .. }) => (*attempts, *next_attempt),
+                Some(RestoredRecipient { attempts, late, next_attempt, .. }) => (*attempts, *late, *next_attempt),
             };
             // Not now, so that nothing is attempted before the timers run.
-            let (attempts, due) =
-                (attempts.min(u16::MAX.into()) as u16, at(now, timestamp, due).min(expires).max(now + 1));
+            let due = at(now, timestamp, due).min(expires).max(now + 1);
             let host = recipient.address.host();
-            let group = *places.entry((host, attempts, due)).or_insert_with(|| {
-                groups.push(Group { host: host.clone(), attempts, recipients: Recipients::None, due });
+            let group = *places.entry((host, attempts, late, due)).or_insert_with(|| {
+                groups.push(Group { host: host.clone(), attempts, late, recipients: Recipients::None, due });
                 groups.len() - 1
             });
             groups[group].recipients.push(place as u32);
@@ -58,5 +57,8 @@ impl Queue {
             expires,
         };
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
+        if taken_back {
+            self.taken_back.lock().expect("no code panics under this lock").push(id);
+        }
     }
 }

@@ -12,11 +12,15 @@ use super::settlement::{Attempted, Next, Settlement};
 use super::{Parts, Queue, at};
 use crate::clock::Timestamp;
 use crate::events::{Event, Kind};
+use crate::feedback;
 use crate::mail::{Blame, EnhancedCode, Envelope, Failure, MessageId, Outcome};
 use crate::spool::{Change, End, Message, RecipientState, SpoolError, Update};
 
 /// A message that cannot be read for the moment is asked for again after this long.
 pub(super) const READ_AGAIN: Duration = Duration::from_secs(30);
+
+/// An attempt for the sake of a report of delay comes this long after the one before, at least.
+const PAUSE_MIN: Duration = Duration::from_secs(60);
 
 /// An item and what it falls into; either part may be empty.
 struct Move {
@@ -38,11 +42,18 @@ impl Queue {
         let parts = self.parts.load_full();
         let now = self.clock.timestamp();
         let mut settlement = Settlement::new(message, now);
+        let late_at = feedback::delay_report_due(&message.envelope, parts.reports.delay_after);
+        settlement.late = late_at.is_some_and(|late_at| now >= late_at);
         let mut outcomes = attempted.outcomes.iter();
         let mut moves = Vec::with_capacity(items.len());
         for item in items {
-            let due = now.after(self.delay(&parts, item.attempts)).min(message.envelope.expires_at);
+            let mut due = now.after(self.delay(&parts, item.attempts)).min(message.envelope.expires_at);
+            // A report of delay comes of an attempt: there is one when it is due.
+            if let Some(late_at) = late_at.filter(|late_at| *late_at > now) {
+                due = due.min(late_at.max(now.after(PAUSE_MIN)));
+            }
             let mut waits = item.with_none(item.attempts.saturating_add(1), 0);
+            waits.late |= settlement.late;
             let mut again = item.with_none(item.attempts, item.spoilt + u8::from(attempted.instead.is_some()));
             for recipient in item.recipients.iter() {
                 let outcome = outcomes.next().cloned().flatten();
@@ -71,7 +82,7 @@ impl Queue {
                 Verdict::Never(failure) => (failure.clone(), Outcome::Failed),
             };
             let outcomes = vec![Some(outcome(failure.clone())); item.recipients.len()];
-            match self.load_to_settle(item.message, &verdict, started).await {
+            match self.load_to_settle(&item, &verdict, started).await {
                 Ok(message) => {
                     let mut attempted = Attempted::none(started, failure);
                     attempted.outcomes = outcomes;
@@ -92,10 +103,14 @@ impl Queue {
 
     /// The message, with its content only if a report may have to return it: when a site goes dead, all that waits for
     /// it is settled, and need not be read for that.
-    async fn load_to_settle(&self, id: MessageId, verdict: &Verdict, now: Timestamp) -> Result<Loaded, SpoolError> {
-        match (verdict, self.spool.load_envelope(id).await?) {
-            (Verdict::Later(_), message) if now < message.envelope.expires_at => Ok(Loaded::envelope(message)),
-            (Verdict::Later(_) | Verdict::Never(_), _) => self.load_or_envelope(id).await,
+    async fn load_to_settle(&self, item: &Item, verdict: &Verdict, now: Timestamp) -> Result<Loaded, SpoolError> {
+        let message = self.spool.load_envelope(item.message).await?;
+        let delay_after = self.parts.load().reports.delay_after;
+        let becomes_late =
+            !item.late && feedback::delay_report_due(&message.envelope, delay_after).is_some_and(|at| now >= at);
+        match verdict {
+            Verdict::Later(_) if now < message.envelope.expires_at && !becomes_late => Ok(Loaded::envelope(message)),
+            Verdict::Later(_) | Verdict::Never(_) => self.load_or_envelope(item.message).await,
         }
     }
 
@@ -123,7 +138,8 @@ impl Queue {
             let waits = Item { attempts: item.attempts.saturating_add(1), spoilt: 0, ..item.clone() };
             for recipient in item.recipients.iter() {
                 let attempts = u32::from(waits.attempts);
-                let state = RecipientState::Waiting { attempts, next_attempt, failure: failure.clone() };
+                let state =
+                    RecipientState::Waiting { attempts, next_attempt, failure: failure.clone(), late: item.late };
                 changes.push(Change { recipient: *recipient, state });
             }
             moves.push((waits, next_attempt));

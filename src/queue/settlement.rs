@@ -85,6 +85,8 @@ pub(super) struct Settlement<'a> {
     /// What happened, at which provider.
     counted: Vec<(Kind, &'static str)>,
     pub(super) first_deferral: bool,
+    /// Who wants to hear of delay hears now of recipients that wait, unless they are known to be late.
+    pub(super) late: bool,
     /// Ends that are this settlement's to record.
     pub(super) claimed: u32,
 }
@@ -99,6 +101,7 @@ impl<'a> Settlement<'a> {
             reportable: Vec::new(),
             counted: Vec::new(),
             first_deferral: false,
+            late: false,
             claimed: 0,
         }
     }
@@ -159,7 +162,11 @@ impl<'a> Settlement<'a> {
                 let told = Told { next_attempt: Some(due), ..Told::failure(&failure) };
                 self.first_deferral |= item.attempts == 0;
                 self.tell(Kind::Deferred, recipient, attempts, &told, attempted);
-                let state = RecipientState::Waiting { attempts, next_attempt: due, failure };
+                if self.late && !item.late {
+                    self.fail(recipient, failure.clone(), attempted, Fate::Delayed);
+                }
+                let late = self.late || item.late;
+                let state = RecipientState::Waiting { attempts, next_attempt: due, failure, late };
                 self.changes.push(Change { recipient, state });
                 Next::Waits
             }
@@ -271,19 +278,20 @@ impl<'a> Settlement<'a> {
         }
     }
 
-    /// The reports to the sender, as messages of their own: on what failed, and on what was handed on.
+    /// The reports to the sender, as messages of their own: on what failed, what was handed on, and what still waits.
     pub(super) fn reports(&self, parts: &Parts, next_id: impl Fn() -> MessageId) -> Vec<Arc<Message>> {
         if self.reportable.is_empty() {
             return Vec::new();
         }
-        let (good, bad): (Vec<_>, Vec<_>) = self.reported().partition(|reported| reported.fate == Fate::Relayed);
         let report = |reported: Vec<ReportedRecipient<'_>>| {
             let (id, of) = (next_id(), self.message);
             let made =
                 feedback::delivery_report(&of.envelope, of.id, &of.content, &reported, &parts.hostname, id, self.now);
             made.map(|(envelope, content)| Arc::new(Message::new(id, envelope, content.into())))
         };
-        [bad, good].into_iter().filter_map(report).collect()
+        let told = [&[Fate::Failed, Fate::Expired][..], &[Fate::Relayed], &[Fate::Delayed]];
+        let of = |fates: &[Fate]| self.reported().filter(|reported| fates.contains(&reported.fate)).collect();
+        told.into_iter().map(of).filter_map(report).collect()
     }
 
     fn reported(&self) -> impl Iterator<Item = ReportedRecipient<'_>> {

@@ -8,16 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Queue;
 use super::view::{MessageView, RecipientView};
-use crate::events::Told;
+use crate::events::{ArchiveError, Told};
 use crate::mail::{Class, MessageId};
 use crate::spool::SpoolError;
 
 /// Messages looked at in one go: some tens of microseconds.
 pub(super) const SLICE: usize = 4096;
 
-/// An end is in the event log this long after it left the spool's index, if the disk is well.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-const LOOKS: u32 = 20;
+/// How long the event log may take to write the end of a message. It is a matter of milliseconds if its disk is well.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// Messages older than this do not end any more, or hardly ever.
 const LIVED_AT_MOST: Duration = Duration::from_secs(7 * 86_400);
 
@@ -30,6 +29,9 @@ pub enum QueryError {
     /// The event log cannot be read.
     #[error("the event log: {0}")]
     Events(String),
+    /// Too many ask after messages that are finished.
+    #[error("too many look for finished messages at once; ask again later")]
+    Busy,
     /// The daemon is shutting down.
     #[error("shutting down")]
     Closing,
@@ -68,23 +70,34 @@ impl Queue {
         match self.view(id).await {
             Ok(view) => Ok(Some(view.into())),
             Err(SpoolError::Unknown(_)) => {
+                let told = tokio::time::timeout(TOLD_WITHIN, self.until_told(id)).await.is_ok();
                 let archive = self.parts.load().archive.clone();
-                let mut looks = 0;
-                loop {
-                    let lines = archive.find(id).await.map_err(|error| QueryError::Events(error.to_string()))?;
-                    looks += 1;
-                    if !lines.is_empty() || looks > LOOKS || !self.may_have_ended_now(id) {
-                        return Ok(from_events(id, &lines));
-                    }
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                let lines = archive.find(id).await.map_err(|error| match error {
+                    ArchiveError::Busy => QueryError::Busy,
+                    ArchiveError::Read(error) => QueryError::Events(error.to_string()),
+                })?;
+                let status = from_events(id, &lines);
+                if !told && self.may_have_ended_now(id) && status.as_ref().is_none_or(|status| status.waiting) {
+                    return Err(QueryError::Events(
+                        "it is behind with what became of messages; ask again later".into(),
+                    ));
                 }
+                Ok(status)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether the last event of a message that is not waiting may still be on its way to the event log: its time is
-    /// one in which messages may have been accepted that end now.
+    /// Until the last event of a message that is not waiting any more is in the event log.
+    async fn until_told(&self, id: MessageId) {
+        self.spool.until_told(id).await;
+        if let Some(events) = self.events.get() {
+            events.caught_up().await;
+        }
+    }
+
+    /// Whether the last event of a message that is not waiting may still be on its way to an event log that is behind: its
+    /// time is one in which messages may have been accepted that end now.
     fn may_have_ended_now(&self, id: MessageId) -> bool {
         let now = self.clock.timestamp();
         id.time() <= now && now.since(id.time()) < LIVED_AT_MOST

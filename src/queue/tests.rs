@@ -1,6 +1,7 @@
 //! The scheduler against a world made of dice (the one the fuzz target plays with), and its clock.
 
 mod pace;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
     let group = |name, places: &[u32]| Group {
         host: host(name),
         attempts: 0,
+        late: false,
         recipients: places.iter().copied().collect(),
         due: 0,
     };
@@ -105,6 +107,7 @@ fn a_message_partly_asleep_is_given_up_at_once() {
     let group = |recipient, due| Group {
         host: AddressHost::Domain("a.example".parse().unwrap()),
         attempts: 1,
+        late: false,
         recipients: [recipient].into_iter().collect(),
         due,
     };
@@ -143,7 +146,7 @@ fn the_sleepers_of_what_is_taken_back_go_in_slices() {
     for id in 1..=100 {
         let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
         let host = AddressHost::Domain("a.example".parse().unwrap());
-        let group = Group { host, attempts: 1, recipients: [0].into_iter().collect(), due: 50_000 };
+        let group = Group { host, attempts: 1, late: false, recipients: [0].into_iter().collect(), due: 50_000 };
         scheduler.add(
             0,
             Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY },
@@ -207,7 +210,8 @@ fn with_a_busy_session(now: u64) -> Scheduler {
 /// One more message for that site.
 fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
     let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
-    let group = Group { host: probe::a_route().0, attempts: 0, recipients: [0].into_iter().collect(), due: now };
+    let group =
+        Group { host: probe::a_route().0, attempts: 0, late: false, recipients: [0].into_iter().collect(), due: now };
     scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY }, [group], actions);
 }
 

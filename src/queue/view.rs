@@ -238,7 +238,7 @@ fn recipients(envelope: &Envelope, open: &[u32], states: &[Change], now: Timesta
     for change in states {
         let Some(view) = views.get_mut(change.recipient as usize) else { continue };
         match &change.state {
-            RecipientState::Waiting { attempts, next_attempt, failure } if *attempts >= view.attempts => {
+            RecipientState::Waiting { attempts, next_attempt, failure, .. } if *attempts >= view.attempts => {
                 view.attempts = *attempts;
                 view.reply = Some(failure.reply.to_string());
                 if view.state == "waiting" {
@@ -280,6 +280,7 @@ mod tests {
                 attempts,
                 next_attempt: Timestamp(next),
                 failure: Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), "no answer"),
+                late: false,
             },
         };
         // Copied forward, an older state may stand behind a newer one.

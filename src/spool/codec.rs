@@ -95,8 +95,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Raised when a field is added. Version 2: the idempotency key, behind the recipients.
-const VERSION: u8 = 2;
+/// Raised when a field is added or means something else. Version 2: the idempotency key, behind the recipients. Version 3:
+/// the first octet of its fingerprint says what made it. Version 4: when delay is reported, behind the key.
+const VERSION: u8 = 4;
 
 const SMTPUTF8: u8 = 1;
 const EIGHT_BIT: u8 = 2;
@@ -104,6 +105,7 @@ const RET_FULL: u8 = 4;
 const RET_HDRS: u8 = 8;
 const ENVID: u8 = 16;
 const KEY: u8 = 32;
+const DELAY_REPORT: u8 = 64;
 
 pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     w.u8(VERSION);
@@ -117,6 +119,7 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     };
     flags |= if envelope.envid.is_some() { ENVID } else { 0 };
     flags |= if envelope.key.is_some() { KEY } else { 0 };
+    flags |= if envelope.delay_report_at.is_some() { DELAY_REPORT } else { 0 };
     w.u8(flags);
     w.number(envelope.accepted_at.0);
     w.number(envelope.not_before.0);
@@ -137,6 +140,9 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
         w.0.extend_from_slice(&keyed.fingerprint.0);
         w.number(keyed.messages.into());
     }
+    if let Some(at) = envelope.delay_report_at {
+        w.number(at.0);
+    }
 }
 
 /// Whether an envelope has a key, without reading it.
@@ -145,8 +151,9 @@ pub(super) fn has_key(head: &[u8]) -> bool {
 }
 
 pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
-    // Version 1 had no keys, and so not their flag.
-    if !(1..=VERSION).contains(&r.u8("version")?) {
+    // Version 1 had no keys, versions before 4 no reports of delay, and so not their flags.
+    let version = r.u8("version")?;
+    if !(1..=VERSION).contains(&version) {
         return Err(CodecError("version"));
     }
     let flags = r.u8("flags")?;
@@ -162,7 +169,8 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     let envid = if flags & ENVID != 0 { Some(r.text("envid")?.into()) } else { None };
     let tags = (0..r.number("tags")?).map(|_| Ok(r.text("tag")?.into())).collect::<Result<_>>()?;
     let recipients = (0..r.number("recipients")?).map(|_| read_recipient(r)).collect::<Result<_>>()?;
-    let key = if flags & KEY != 0 { Some(Box::new(read_key(r)?)) } else { None };
+    let key = if flags & KEY != 0 { Some(Box::new(read_key(r, version)?)) } else { None };
+    let delay_report_at = if flags & DELAY_REPORT != 0 { Some(r.time("delay report")?) } else { None };
     Ok(Envelope {
         reverse_path,
         recipients,
@@ -170,6 +178,7 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
         accepted_at,
         not_before,
         expires_at,
+        delay_report_at,
         smtputf8: flags & SMTPUTF8 != 0,
         eight_bit: flags & EIGHT_BIT != 0,
         ret,
@@ -179,12 +188,13 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     })
 }
 
-fn read_key(r: &mut Reader<'_>) -> Result<Keyed> {
+fn read_key(r: &mut Reader<'_>, version: u8) -> Result<Keyed> {
     let key = r.parsed("key")?;
     let (fingerprint, rest) = r.0.split_first_chunk().ok_or(CodecError("fingerprint"))?;
     r.0 = rest;
     let messages = u32::try_from(r.number("messages")?).map_err(|_| CodecError("messages"))?;
-    Ok(Keyed { key, fingerprint: Fingerprint(*fingerprint), messages })
+    let fingerprint = if version < 3 { Fingerprint::UNKNOWN } else { Fingerprint(*fingerprint) };
+    Ok(Keyed { key, fingerprint, messages })
 }
 
 const NOTIFY: u8 = 1;
@@ -265,6 +275,7 @@ mod tests {
             accepted_at: Timestamp(1_700_000_000_000),
             not_before: Timestamp(1_700_000_000_000),
             expires_at: Timestamp(1_700_345_600_000),
+            delay_report_at: Some(Timestamp(1_700_003_600_000)),
             smtputf8: true,
             eight_bit: false,
             ret: Some(Ret::Hdrs),
@@ -280,8 +291,15 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let null =
-            Envelope { reverse_path: ReversePath::Null, ret: None, envid: None, tags: vec![], key: None, ..sample() };
+        let null = Envelope {
+            reverse_path: ReversePath::Null,
+            ret: None,
+            envid: None,
+            tags: vec![],
+            key: None,
+            delay_report_at: None,
+            ..sample()
+        };
         for envelope in [sample(), null] {
             let mut w = Writer::default();
             write_envelope(&mut w, &envelope);
@@ -300,12 +318,19 @@ mod tests {
     }
 
     #[test]
-    fn version_one_reads() {
-        let envelope = Envelope { key: None, ..sample() };
-        let mut w = Writer::default();
-        write_envelope(&mut w, &envelope);
-        w.0[0] = 1;
-        assert_eq!(read_envelope(&mut Reader(&w.0)), Ok(envelope));
+    fn earlier_versions_read() {
+        let undelayed = Envelope { delay_report_at: None, ..sample() };
+        let unkeyed = Envelope { key: None, ..undelayed.clone() };
+        let unknown = Keyed { fingerprint: Fingerprint::UNKNOWN, ..*sample().key.unwrap() };
+        let unprinted = Envelope { key: Some(Box::new(unknown)), ..undelayed.clone() };
+        let written =
+            [(1, unkeyed.clone(), unkeyed), (2, undelayed.clone(), unprinted), (3, undelayed.clone(), undelayed)];
+        for (version, written, read) in written {
+            let mut w = Writer::default();
+            write_envelope(&mut w, &written);
+            w.0[0] = version;
+            assert_eq!(read_envelope(&mut Reader(&w.0)), Ok(read), "version {version}");
+        }
     }
 
     #[test]

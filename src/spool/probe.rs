@@ -17,7 +17,7 @@ pub fn envelope(octets: &[u8]) {
 /// The head of a `STATE` record, and a failure by itself: as above.
 pub fn state(octets: &[u8]) {
     if let Ok(record) = state::read(octets) {
-        let written = state::write(&record.changes, record.grave, record.events);
+        let written = state::write(&record.changes, record.grave, record.taken_back, record.events);
         assert_eq!(state::read(&written), Ok(record));
         let copied = state::without_events(octets);
         let copy = state::read(&copied).expect("the copy reads");

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use bytes::Bytes;
 
 use super::state::{self, Grave};
-use super::{MESSAGE, STATE, Spool, SpoolError, State, append};
+use super::write::append;
+use super::{MESSAGE, STATE, Spool, SpoolError, State};
 use crate::log::{Health, Location, LogError, Replayed, SegmentId};
 use crate::mail::MessageId;
 
@@ -57,7 +58,7 @@ impl Spool {
                 let done = move |result: Result<Location, LogError>| {
                     let _ = sender.send(result.ok().map(|location| location.position.segment));
                 };
-                let head = state::write(&[], Some(Grave { oldest, newest: Some(newest) }), b"");
+                let head = state::write(&[], Some(Grave { oldest, newest: Some(newest) }), false, b"");
                 self.log.append([append(STATE, MessageId(record.id), head, Bytes::new(), done)]);
             })
             .map_err(Arc::new)?;

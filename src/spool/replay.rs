@@ -4,7 +4,7 @@
 //! of each unfinished message stand and what its recipients wait for; the second reads each envelope once, and hands it
 //! on at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::index::Index;
 use super::state::{self, RecipientState, StateRecord};
-use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec, receipt};
+use super::write::receipt;
+use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec};
 use crate::clock::Timestamp;
 use crate::ledger::Ledger;
 use crate::log::{Log, Position, ReplayReport, Replayed, SegmentId};
@@ -27,6 +28,8 @@ pub struct Restored {
     pub envelope: Envelope,
     /// The recipients that have had an attempt; each once.
     pub recipients: SmallVec<[RestoredRecipient; 1]>,
+    /// It was taken back: who is not at his end is to end as cancelled.
+    pub taken_back: bool,
 }
 
 /// Where a recipient stands that has had an attempt.
@@ -35,13 +38,15 @@ pub struct RestoredRecipient {
     /// Place in the envelope.
     pub recipient: u32,
     /// Attempts so far; [`ENDED`] if it came to its end.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// The time for a report of delay has come.
+    pub late: bool,
     /// When it is due.
     pub next_attempt: Timestamp,
 }
 
 /// In place of a number of attempts: there will be no more.
-pub const ENDED: u32 = u32::MAX;
+pub const ENDED: u16 = u16::MAX;
 
 /// What opening found.
 #[derive(Debug)]
@@ -52,6 +57,7 @@ pub struct Opened {
     pub log: ReplayReport,
     /// What their recipients wait for, until [`Spool::restore`] has handed it on.
     pub(super) attempted: Attempted,
+    pub(super) taken_back: HashSet<MessageId>,
 }
 
 type Attempted = HashMap<MessageId, SmallVec<[RestoredRecipient; 1]>>;
@@ -60,6 +66,7 @@ type Attempted = HashMap<MessageId, SmallVec<[RestoredRecipient; 1]>>;
 pub(super) struct Replay {
     index: Index,
     attempted: Attempted,
+    taken_back: HashSet<MessageId>,
     depends: Vec<(SegmentId, SegmentId)>,
     last: MessageId,
     exported: Option<Position>,
@@ -75,7 +82,18 @@ impl Replay {
     pub(super) fn new(exported: Option<Position>, export: Export, ledger: Arc<Ledger>) -> Replay {
         let (index, attempted, depends) = (Index::default(), HashMap::new(), Vec::new());
         let recorded = ledger.recorded();
-        Replay { index, attempted, depends, last: MessageId(0), exported, export, ledger, recorded, end: None }
+        Replay {
+            index,
+            attempted,
+            taken_back: HashSet::new(),
+            depends,
+            last: MessageId(0),
+            exported,
+            export,
+            ledger,
+            recorded,
+            end: None,
+        }
     }
 
     pub(super) fn visit(&mut self, record: Replayed<'_>) {
@@ -107,11 +125,15 @@ impl Replay {
         }
         if state.grave.is_some() {
             self.attempted.remove(&id);
+            self.taken_back.remove(&id);
             let message = self.index.remove(id).and_then(|entry| entry.message);
             self.depends.extend(message.map(|message| (position.segment, message.position.segment)));
             return;
         }
         self.index.entry(id).note_state(record.location);
+        if state.taken_back {
+            self.taken_back.insert(id);
+        }
         let known = self.attempted.entry(id).or_default();
         for change in &state.changes {
             let new = RestoredRecipient::from_state(change.recipient, &change.state);
@@ -124,11 +146,11 @@ impl Replay {
         }
     }
 
-    /// The index, what the recipients wait for, and the highest id seen.
+    /// The index, what was found of unfinished messages, and the highest id seen.
     ///
     /// # Errors
     /// A segment cannot be read a second time.
-    pub(super) fn finish(mut self, log: &Log) -> Result<(Index, Attempted, MessageId), SpoolError> {
+    pub(super) fn finish(mut self, log: &Log, report: ReplayReport) -> Result<(Index, Opened, MessageId), SpoolError> {
         if self.recorded > self.end {
             // The ledger has seen a longer log than this one, which somebody has replaced or begun anew: what it knows of
             // positions says nothing about these.
@@ -140,18 +162,22 @@ impl Replay {
         self.index.retain(|entry| entry.message.is_some());
         let index = &self.index;
         self.attempted.retain(|id, _| index.get(*id).is_some());
+        self.taken_back.retain(|id| index.get(*id).is_some());
         self.depends.into_iter().for_each(|(segment, on)| log.depend(segment, on));
-        Ok((self.index, self.attempted, self.last))
+        let (messages, attempted, taken_back) = (index.len(), self.attempted, self.taken_back);
+        Ok((self.index, Opened { messages, log: report, attempted, taken_back }, self.last))
     }
 }
 
 impl RestoredRecipient {
     fn from_state(recipient: u32, state: &RecipientState) -> RestoredRecipient {
-        let (attempts, next_attempt) = match state {
-            RecipientState::Waiting { attempts, next_attempt, .. } => ((*attempts).min(ENDED - 1), *next_attempt),
-            RecipientState::Ended(_) => (ENDED, Timestamp(0)),
+        let (attempts, next_attempt, late) = match state {
+            RecipientState::Waiting { attempts, next_attempt, late, .. } => {
+                ((*attempts).min(u32::from(ENDED) - 1) as u16, *next_attempt, *late)
+            }
+            RecipientState::Ended(_) => (ENDED, Timestamp(0), false),
         };
-        RestoredRecipient { recipient, attempts, next_attempt }
+        RestoredRecipient { recipient, attempts, late, next_attempt }
     }
 }
 
@@ -163,6 +189,7 @@ impl Spool {
     /// When a segment cannot be read. A single record that cannot be read is logged, and left where it is.
     pub fn restore(&self, opened: &mut Opened, visit: &mut dyn FnMut(Restored)) -> Result<(), SpoolError> {
         let mut attempted = std::mem::take(&mut opened.attempted);
+        let mut back = std::mem::take(&mut opened.taken_back);
         for segment in self.log.segments() {
             let mut each = |record: Replayed<'_>| {
                 let id = MessageId(record.id);
@@ -171,8 +198,10 @@ impl Spool {
                 }
                 match codec::read_envelope(&mut Reader(record.head)) {
                     Ok(envelope) => {
-                        self.settle_in(id, envelope.recipients.len() > 1);
-                        visit(Restored { id, envelope, recipients: attempted.remove(&id).unwrap_or_default() });
+                        let taken_back = back.remove(&id);
+                        self.settle_in(id, envelope.recipients.len() > 1 || taken_back);
+                        let recipients = attempted.remove(&id).unwrap_or_default();
+                        visit(Restored { id, envelope, recipients, taken_back });
                     }
                     Err(error) => {
                         // Retained all the same: what a later version or a person can read must not be reclaimed.

@@ -18,6 +18,8 @@ pub enum RecipientState {
         next_attempt: Timestamp,
         /// Why the last attempt did not deliver.
         failure: Failure,
+        /// The time for a report of delay has come: who wanted one has it.
+        late: bool,
     },
     /// Reached its end.
     Ended(End),
@@ -63,8 +65,13 @@ pub struct Change {
     pub state: RecipientState,
 }
 
-const VERSION: u8 = 1;
+/// Version 1 had no way to say that a message was taken back.
+const VERSION: u8 = 2;
 const WAITING: u8 = 0xff;
+const WAITING_LATE: u8 = 0xfe;
+
+const GRAVE: u8 = 1;
+const TAKEN_BACK: u8 = 2;
 
 /// Where the `MESSAGE` records of a finished message stand: its tombstone is needed for as long as one of those segments
 /// is there.
@@ -80,15 +87,17 @@ pub(super) struct Grave {
 pub(super) struct StateRecord<'a> {
     /// It is the message's tombstone.
     pub(super) grave: Option<Grave>,
+    /// The message was taken back: none of its recipients is to be attempted any more, whatever is known of them.
+    pub(super) taken_back: bool,
     pub(super) changes: Vec<Change>,
     /// The event lines that tell of the changes.
     pub(super) events: &'a [u8],
 }
 
-pub(super) fn write(changes: &[Change], grave: Option<Grave>, events: &[u8]) -> Vec<u8> {
+pub(super) fn write(changes: &[Change], grave: Option<Grave>, taken_back: bool, events: &[u8]) -> Vec<u8> {
     let mut w = Writer(Vec::with_capacity(16 + events.len()));
     w.u8(VERSION);
-    w.u8(grave.is_some().into());
+    w.u8(if grave.is_some() { GRAVE } else { 0 } | if taken_back { TAKEN_BACK } else { 0 });
     if let Some(grave) = grave {
         w.number(grave.oldest.0.into());
         w.number(grave.newest.map_or(0, |newest| newest.0).into());
@@ -98,8 +107,8 @@ pub(super) fn write(changes: &[Change], grave: Option<Grave>, events: &[u8]) -> 
         w.number(change.recipient.into());
         match &change.state {
             RecipientState::Ended(end) => w.u8(*end as u8),
-            RecipientState::Waiting { attempts, next_attempt, failure } => {
-                w.u8(WAITING);
+            RecipientState::Waiting { attempts, next_attempt, failure, late } => {
+                w.u8(if *late { WAITING_LATE } else { WAITING });
                 w.number((*attempts).into());
                 w.number(next_attempt.0);
                 write_failure(&mut w, failure);
@@ -112,14 +121,18 @@ pub(super) fn write(changes: &[Change], grave: Option<Grave>, events: &[u8]) -> 
 
 pub(super) fn read(head: &[u8]) -> Result<StateRecord<'_>, CodecError> {
     let mut r = Reader(head);
-    if r.u8("version")? != VERSION {
+    if !(1..=VERSION).contains(&r.u8("version")?) {
         return Err(CodecError("version"));
     }
     let segment = |r: &mut Reader<'_>| {
         let number = r.number("grave")?;
         u32::try_from(number).map(SegmentId).map_err(|_| CodecError("grave"))
     };
-    let grave = match r.u8("flags")? {
+    let flags = r.u8("flags")?;
+    if flags & !(GRAVE | TAKEN_BACK) != 0 {
+        return Err(CodecError("flags"));
+    }
+    let grave = match flags & GRAVE {
         0 => None,
         _ => {
             let (oldest, newest) = (segment(&mut r)?, segment(&mut r)?);
@@ -127,12 +140,12 @@ pub(super) fn read(head: &[u8]) -> Result<StateRecord<'_>, CodecError> {
         }
     };
     let changes = (0..r.number("changes")?).map(|_| read_change(&mut r)).collect::<Result<_, _>>()?;
-    Ok(StateRecord { grave, changes, events: r.bytes("events")? })
+    Ok(StateRecord { grave, taken_back: flags & TAKEN_BACK != 0, changes, events: r.bytes("events")? })
 }
 
 /// The record for copying: the same changes, no events. What cannot be read is copied as it is.
 pub(super) fn without_events(head: &[u8]) -> Vec<u8> {
-    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.grave, b""))
+    read(head).map_or_else(|_| head.to_vec(), |record| write(&record.changes, record.grave, record.taken_back, b""))
 }
 
 fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
@@ -140,10 +153,11 @@ fn read_change(r: &mut Reader<'_>) -> Result<Change, CodecError> {
         |r: &mut Reader<'_>, field| r.number(field).and_then(|n| u32::try_from(n).map_err(|_| CodecError(field)));
     let recipient = number(r, "recipient")?;
     let state = match r.u8("state")? {
-        WAITING => RecipientState::Waiting {
+        waiting @ (WAITING | WAITING_LATE) => RecipientState::Waiting {
             attempts: number(r, "attempts")?,
             next_attempt: Timestamp(r.number("next attempt")?),
             failure: read_failure(r)?,
+            late: waiting == WAITING_LATE,
         },
         end => RecipientState::Ended(*End::ALL.get(end as usize).ok_or(CodecError("state"))?),
     };
@@ -158,14 +172,22 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let failure = Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), "no answer");
-        let waiting = RecipientState::Waiting { attempts: 3, next_attempt: Timestamp(99), failure };
-        let mut changes = vec![Change { recipient: 7, state: waiting }];
+        let waiting = |late| {
+            let state =
+                RecipientState::Waiting { attempts: 3, next_attempt: Timestamp(99), failure: failure.clone(), late };
+            Change { recipient: 7, state }
+        };
+        let mut changes = vec![waiting(false), waiting(true)];
         changes.extend(End::ALL.iter().map(|end| Change { recipient: 1, state: RecipientState::Ended(*end) }));
         let grave = Some(Grave { oldest: SegmentId(3), newest: None });
-        let head = write(&changes, grave, b"{}\n");
-        assert_eq!(read(&head), Ok(StateRecord { grave, changes, events: b"{}\n" }));
-        for len in 0..head.len() {
-            assert!(read(&head[..len]).is_err());
+        for (grave, taken_back) in [(grave, false), (None, true), (None, false), (grave, true)] {
+            let head = write(&changes, grave, taken_back, b"{}\n");
+            assert_eq!(read(&head), Ok(StateRecord { grave, taken_back, changes: changes.clone(), events: b"{}\n" }));
+            for len in 0..head.len() {
+                assert!(read(&head[..len]).is_err());
+            }
+            let copy = without_events(&head);
+            assert_eq!(read(&copy), Ok(StateRecord { grave, taken_back, changes: changes.clone(), events: b"" }));
         }
     }
 }

@@ -54,6 +54,7 @@ fn envelope(recipients: u32) -> Envelope {
         envid: None,
         tags: Vec::new(),
         key: None,
+        delay_report_at: None,
     }
 }
 
@@ -80,9 +81,9 @@ impl Life {
             let mut recipients: BTreeMap<u32, u32> =
                 (0..restored.envelope.recipients.len() as u32).map(|r| (r, 0)).collect();
             for RestoredRecipient { recipient, attempts, .. } in restored.recipients {
-                recipients.insert(recipient, attempts);
+                recipients.insert(recipient, attempts.into());
             }
-            recipients.retain(|_, attempts| *attempts != ENDED);
+            recipients.retain(|_, attempts| *attempts != u32::from(ENDED));
             open.insert(restored.id, recipients);
         };
         let metrics = Arc::new(Metrics::new());
@@ -144,7 +145,12 @@ impl Life {
             } else {
                 let attempts = recipients.get_mut(&recipient).unwrap();
                 *attempts += 1;
-                RecipientState::Waiting { attempts: *attempts, next_attempt: Timestamp(9), failure: failure() }
+                RecipientState::Waiting {
+                    attempts: *attempts,
+                    next_attempt: Timestamp(9),
+                    failure: failure(),
+                    late: false,
+                }
             };
             changes.push(Change { recipient, state });
         }

@@ -1,7 +1,6 @@
 //! The daemon's door: may this client do that, has it been done before, is there room, and then the queue.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +42,7 @@ impl Gate {
     }
 
     /// Checks what the client may, then hands to the queue unless the submission is known.
-    fn take(&self, mut handover: Handover) -> Taken {
+    fn take(&self, mut handover: Handover) -> Taken<impl Future<Output = Result<(), Reply>> + Send + use<>> {
         for message in &mut handover.messages {
             let NewMessage { envelope, content, .. } = message;
             if let Err(error) = self.access.authorise(&handover.principal, envelope, content) {
@@ -83,16 +82,16 @@ impl Gate {
         let messages = messages.map(|m| Arc::new(Message::new(m.id, m.envelope, m.content))).collect();
         // From here on the spool tells the ledger what became of the key.
         ticket.into_iter().for_each(Ticket::hand_over);
-        Taken::Accepting { receipt, charge, accepting: Box::pin(self.queue.accept(messages)) }
+        Taken::Accepting { receipt, charge, accepting: self.queue.accept(messages) }
     }
 }
 
 /// How far a submission got at once.
-enum Taken {
+enum Taken<Accepting> {
     Refused(Rejection),
     Known(Receipt),
     UnderWay(Waiter),
-    Accepting { receipt: Receipt, charge: Charge, accepting: Pin<Box<dyn Future<Output = Result<(), Reply>> + Send>> },
+    Accepting { receipt: Receipt, charge: Charge, accepting: Accepting },
 }
 
 impl Door for Gate {

@@ -11,7 +11,8 @@
 //! Foreign octets end here: what passes has parsed addresses, lines that end in CRLF and nothing else (SMTP smuggling),
 //! no NUL, and a header section made of fields.
 
-pub mod door;
+pub mod certificate;
+mod door;
 pub mod fingerprint;
 mod gate;
 pub mod grpc;

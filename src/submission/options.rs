@@ -28,6 +28,8 @@ pub struct Asked {
     pub not_before: Option<(&'static str, Timestamp)>,
     /// To be given up then.
     pub expires_at: Option<(&'static str, Timestamp)>,
+    /// The sender is told if it still waits then.
+    pub delay_report_at: Option<Timestamp>,
     /// The class, unless a field says otherwise.
     pub class: Option<Class>,
     /// `not_before` had passed when it was asked, which its protocol does not allow.
@@ -71,7 +73,7 @@ impl Options {
     /// The name is unknown or was there before, or the value is not what it must be. A misspelt name is refused, too:
     /// a password reset whose `-Expires` was ignored would come a day late.
     pub fn set(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), OptionError> {
-        let Asked { not_before, expires_at, class: _, too_late: _ } = self.asked;
+        let Asked { not_before, expires_at, .. } = self.asked;
         let known =
             match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
                 "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
@@ -319,7 +321,7 @@ mod tests {
             not_before: Some(("HOLDFOR", NOW.after(hour))),
             expires_at: Some(("BY", NOW.after(2 * hour))),
             class: Some(Class::Bulk),
-            too_late: false,
+            ..Asked::default()
         };
         let mut options = Options::new(asked);
         assert_eq!(options.times(NOW, hour), Ok((NOW.after(hour), NOW.after(2 * hour))));

@@ -96,6 +96,13 @@ impl Rejection {
         Rejection { kind, reply, violations: Vec::new(), retry_after: None }
     }
 
+    /// About what it takes in memory.
+    pub fn octets(&self) -> usize {
+        let violations = self.violations.iter();
+        let violations = violations.map(|one| size_of::<Violation>() + one.field.len() + one.why.len());
+        size_of::<Rejection>() + self.reply.text.len() + violations.sum::<usize>()
+    }
+
     /// A field is wrong.
     pub fn invalid(field: impl Into<Cow<'static, str>>, why: impl Into<Cow<'static, str>>) -> Rejection {
         Rejection::violations(vec![Violation { field: field.into(), why: why.into() }])

@@ -55,8 +55,8 @@ impl Gate {
     }
 
     /// Takes back what has not been sent. When this resolves, the ends are durable: no restart will send it after all.
-    /// Recipients in flight have no end yet; what becomes of them is told by events (and a crash before that forgets that
-    /// they were to be taken back). Of a finished message that is nothing; so a client that missed the answer may ask again.
+    /// Recipients in flight have no end yet; what becomes of them is told by events, and after a crash they end as cancelled
+    /// rather than being mailed again. Of a finished message that is nothing; so a client that missed the answer may ask again.
     ///
     /// # Errors
     /// `NotFound` for a message or key that is unknown or another tenant's; a campaign without waiting messages is no
@@ -106,5 +106,8 @@ fn unknown(id: MessageId) -> Rejection {
 }
 
 fn rejection(error: QueryError) -> Rejection {
-    Rejection::trouble(error.to_string())
+    match error {
+        QueryError::Busy => Rejection::full(error.to_string()),
+        QueryError::Spool(_) | QueryError::Events(_) | QueryError::Closing => Rejection::trouble(error.to_string()),
+    }
 }

@@ -49,12 +49,13 @@ pub enum TlsError {
     },
 }
 
-/// Reads a PEM certificate chain (ours first) and its PEM key (PKCS#8, PKCS#1 or SEC1).
+/// Reads a PEM certificate chain (ours first) and its PEM key (PKCS#8, PKCS#1 or SEC1). With `client_ca`, clients may show
+/// a certificate of these authorities.
 ///
 /// # Errors
 /// See [`TlsError`]. Blocks on the file system; meant for start and reload.
-pub fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    load(&ServerTls { cert, key, client_ca: None, protocols: &[] })
+pub fn load_tls(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+    load(&ServerTls { cert, key, client_ca, protocols: &[] })
 }
 
 /// What a TLS server needs to know.
@@ -133,9 +134,9 @@ mod tests {
         let empty = file("empty.pem", "");
         let missing = folder.path().join("missing.pem");
 
-        assert!(load_tls(&cert, &key).is_ok());
+        assert!(load_tls(&cert, &key, None).is_ok());
         let check = |cert: &Path, key: &Path, expected: &str| {
-            let error = load_tls(cert, key).expect_err(expected).to_string();
+            let error = load_tls(cert, key, None).expect_err(expected).to_string();
             assert!(error.contains(expected), "{error}");
         };
         check(&missing, &key, "missing.pem");
@@ -143,5 +144,7 @@ mod tests {
         check(&empty, &key, "empty.pem: no certificate in it");
         check(&cert, &empty, "empty.pem: no private key in it");
         check(&cert, &other_key, "cert.pem with key ");
+        let error = load_tls(&cert, &key, Some(&empty)).expect_err("no authority").to_string();
+        assert!(error.contains("empty.pem: no certificate in it"), "{error}");
     }
 }

@@ -59,6 +59,26 @@ async fn what_is_in_flight_ends_as_its_receiver_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_back_in_flight_is_not_sent_again_after_a_crash() {
+    let mut hosts = listeners(1).await.into_iter();
+    let them = Peer::start(hosts.next().unwrap(), |ask| if ask.at == At::End { Do::Hold } else { Do::Take });
+    let mut world = World::start(zone(&["them"]), them.address().port(), |_| {}).await;
+    let id = world.send(&["one@them.test", "two@them.test"]).await;
+    world.see("the transaction", || (them.asked().len() == 2).then_some(())).await;
+    let (_, answer) = world.http("POST", "/v1/queue/cancel", &format!("{{\"message_id\":\"{id}\"}}")).await;
+    assert_eq!(answer, r#"{"messages":0,"recipients":0,"in_flight":2}"#);
+    // Its outcome is lost.
+    assert!(!world.stop(std::time::Duration::from_millis(300)).await);
+    them.behave(|_| Do::Take);
+    world.start_again().await;
+    world.until("cancelled", "them.test", 2).await;
+    world.until_empty().await;
+    assert_eq!((world.events().len(), them.asked().len()), (2, 2));
+    let status = world.daemon().queue().status(id.parse().unwrap()).await.unwrap().unwrap();
+    assert!(!status.waiting && status.recipients.len() == 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_finished_message_is_still_known() {
     let mut hosts = listeners(1).await.into_iter();
     let them = Peer::start(hosts.next().unwrap(), |ask| match ask.at {

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mail_parser::{MessageParser, MimeHeaders};
 use posthaste::config::{ByteSize, Config};
 use serde_json::{Value, json};
@@ -418,4 +418,37 @@ async fn one_batch_with_answers_between(world: &World, headers: &[(&str, &str)])
     assert_eq!(next().await.unwrap()["status"], 409);
     drop(push);
     assert_eq!(next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_answers_nobody_takes_is_given_up() {
+    let (world, _them) = world(|config| config.submission.http.unread_timeout = Duration::from_millis(500)).await;
+    // Over HTTP/2, where a client may keep its window shut and its connection well.
+    let stream = TcpStream::connect(world.daemon().http_addresses()[0]).await.unwrap();
+    let (mut client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let (sender, body) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let body = StreamBody::new(ReceiverStream::new(body)).boxed_unsync();
+    let uri = format!("http://{}/v1/messages:batch", world.daemon().http_addresses()[0]);
+    let request = Request::post(uri).header(NDJSON.0, NDJSON.1).body(body).unwrap();
+    let writing = tokio::spawn(async move {
+        let line = Bytes::from(format!("{}\n", hello("r@them.test")));
+        while sender.send(Ok(Frame::data(line.clone()))).await.is_ok() {}
+    });
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let told = ["http", "unread"];
+    while world.metric("posthaste_submissions_refused_total", &told).await == 0.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Who reads at last hears that answers are missing.
+    let read = tokio::time::timeout(Duration::from_secs(20), response.into_body().collect()).await.expect("an end");
+    assert!(read.is_err());
+    tokio::time::timeout(Duration::from_secs(20), writing).await.expect("nobody takes what it writes").unwrap();
+    let mut client = Client::new(&world).await;
+    assert_eq!(client.submit(&hello("r@them.test")).await.status, 201);
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::peer::Peer;
+use crate::submission::{guarded, tenant};
 use crate::world::{World, listeners, zone};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_posthaste");
@@ -144,4 +145,45 @@ async fn exit_codes_are_those_of_sysexits() {
     assert!(world.stop(std::time::Duration::from_secs(5)).await);
     let (code, why) = send(&["-fa@us.test", "b@them.test"], TEXT).await;
     assert!(code == 75 && why.contains("no daemon answers at 127.0.0.1:"), "{code} {why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_over_tls_with_a_token_and_to_the_right_server_only() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let world = guarded(host.address().port()).await;
+    let token = world.path("token");
+    std::fs::write(&token, format!("{}\n", tenant(&world, "shop").await)).unwrap();
+    let (token, cert) = (token.display().to_string(), world.path("cert.pem").display().to_string());
+    let doors = world.daemon().smtp_addresses();
+    let (clear, tls, plain) = (doors[0].to_string(), doors[1].to_string(), host.address().to_string());
+    let (name, believed) = (["--tls-name", "mta.us.test"], ["--ca-file", &cert]);
+    for (server, begin, trust, code, why) in [
+        (&clear, "starttls", [&name[..], &believed].concat(), 0, ""),
+        (&tls, "implicit", [&name[..], &believed].concat(), 0, ""),
+        // Somebody else, or one whom nobody vouches for.
+        (&clear, "starttls", believed.to_vec(), 75, "TLS failed: invalid peer certificate"),
+        (&tls, "implicit", name.to_vec(), 75, "TLS failed: invalid peer certificate"),
+        (&plain, "starttls", [&name[..], &believed].concat(), 75, "the server does not offer STARTTLS"),
+        (&clear, "starttls", vec!["--ca-file", &token], 78, "no certificate of an authority in it"),
+        (&clear, "off", Vec::new(), 77, "AUTH: 538 5.7.11 encryption required"),
+    ] {
+        let mut words = vec!["send", "--server", server, "--tls", begin, "--user", "shop", "--password-file", &token];
+        words.extend(trust);
+        words.extend(["-f", "a@us.test", "b@them.test"]);
+        let output = run(Path::new(PROGRAM), &words, "From: a@us.test\nSubject: x\n\ntext\n").await;
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+        assert!(said.contains(why), "{words:?}: {said}");
+    }
+    world.until("delivered", "b@them.test", 2).await;
+    assert!(host.taken().iter().all(|taken| taken.content.contains(" with ESMTPSA\r\n")));
+    assert_eq!(host.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_is_no_mistake() {
+    for words in [&["send", "--help"][..], &["send", "-k", "--help"], &["send", "--help", "--colour"]] {
+        let output = run(Path::new(PROGRAM), words, "").await;
+        assert_eq!(output.status.code(), Some(if words[1] == "-k" { 64 } else { 0 }), "{words:?}");
+    }
 }

@@ -17,7 +17,7 @@ use crate::peer::{At, Do, Peer};
 use crate::world::{Door, World, listeners, time, zone};
 
 /// A world whose door has a certificate and trusts nobody.
-async fn guarded(port: u16) -> World {
+pub async fn guarded(port: u16) -> World {
     let key = rcgen::generate_simple_self_signed(vec!["mta.us.test".to_owned()]).unwrap();
     World::start(zone(&["them"]), port, |config| {
         let file = |name: &str, text: String| {
@@ -42,7 +42,7 @@ async fn ask(world: &World, path: &str, body: &Value) -> Value {
 }
 
 /// A tenant that may write from `us.test`; its token.
-async fn tenant(world: &World, name: &str) -> String {
+pub async fn tenant(world: &World, name: &str) -> String {
     ask(world, "/v1/tenants", &json!({ "name": name, "from_domains": ["us.test"] })).await;
     let issued = ask(world, &format!("/v1/tenants/{name}/credentials"), &json!({ "label": "test" })).await;
     issued["token"].as_str().unwrap().to_owned()

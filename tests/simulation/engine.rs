@@ -218,6 +218,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
             .simulated(Arc::new(Net(Arc::clone(world)))),
         signer: Arc::new(Signer::load(&config.dkim).0),
         retry: RetryPolicy::new(&config.retry),
+        reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, None).unwrap()),

@@ -200,6 +200,7 @@ impl Arrival {
             envid: None,
             tags: Vec::new(),
             key: None,
+            delay_report_at: None,
         };
         world.books().submit(
             Submitted {

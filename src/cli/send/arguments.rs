@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::tls::Begin;
 use super::{EX_USAGE, Failure};
 
 /// What was asked for.
@@ -34,6 +35,12 @@ pub(super) struct Arguments {
     pub(super) config: Option<PathBuf>,
     /// `--server`: `HOST:PORT` instead of the configured address.
     pub(super) server: Option<String>,
+    /// `--tls`: when TLS begins.
+    pub(super) tls: Begin,
+    /// `--tls-name`: the server's name in its certificate, instead of that in `--server`.
+    pub(super) tls_name: Option<String>,
+    /// `--ca-file`: the authorities to believe, instead of the public ones.
+    pub(super) ca_file: Option<PathBuf>,
     /// `--user`.
     pub(super) user: Option<String>,
     /// `--password-file`.
@@ -70,7 +77,10 @@ impl Arguments {
         let mut found = Arguments::default();
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
-            if word == "--" {
+            if word == "--help" {
+                // Whatever else is there.
+                return Ok(Arguments { deed: Deed::Help, ..Arguments::default() });
+            } else if word == "--" {
                 found.recipients.extend(words.by_ref().map(str::to_owned));
             } else if let Some(long) = word.strip_prefix("--") {
                 found.long(long, &mut words)?;
@@ -83,6 +93,12 @@ impl Arguments {
         if found.user.is_some() != found.password_file.is_some() {
             return Err(usage("--user and --password-file belong together"));
         }
+        if found.tls == Begin::Off && (found.tls_name.is_some() || found.ca_file.is_some()) {
+            return Err(usage("--tls-name and --ca-file mean nothing without --tls"));
+        }
+        if found.tls != Begin::Off && found.deed == Deed::Relay {
+            return Err(usage("-bs speaks to the server in the clear only; leave --tls out"));
+        }
         Ok(found)
     }
 
@@ -91,14 +107,16 @@ impl Arguments {
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        if name == "help" {
-            self.deed = Deed::Help;
-            return Ok(());
-        }
         let mut value = || attached.or_else(|| words.next()).ok_or_else(|| usage(format!("--{name} wants a value")));
         match name {
             "config" => self.config = Some(value()?.into()),
             "server" => self.server = Some(value()?.to_owned()),
+            "tls" => {
+                let begin = Begin::parse(value()?);
+                self.tls = begin.ok_or_else(|| usage("--tls must be starttls, implicit or off"))?;
+            }
+            "tls-name" => self.tls_name = Some(value()?.to_owned()),
+            "ca-file" => self.ca_file = Some(value()?.into()),
             "user" => self.user = Some(value()?.to_owned()),
             "password-file" => self.password_file = Some(value()?.into()),
             _ => return Err(usage(format!("unknown option --{name}"))),
@@ -239,6 +257,16 @@ mod tests {
                 ..Arguments::default()
             },
         );
+        check(
+            &["--tls", "starttls", "--tls-name=mta.example", "--ca-file", "/ca", "a"],
+            Arguments {
+                tls: Begin::StartTls,
+                tls_name: Some("mta.example".into()),
+                ca_file: Some("/ca".into()),
+                recipients: to(&["a"]),
+                ..Arguments::default()
+            },
+        );
         for (line, deed) in
             [("-bp", Deed::PrintQueue), ("-I", Deed::NewAliases), ("-q", Deed::Retry), ("-bm", Deed::Send)]
         {
@@ -257,6 +285,9 @@ mod tests {
             (&["-R", "all"], "-R must be full or hdrs"),
             (&["--colour"], "unknown option --colour"),
             (&["--config"], "--config wants a value"),
+            (&["--tls", "maybe"], "--tls must be starttls, implicit or off"),
+            (&["--ca-file=/c"], "--tls-name and --ca-file mean nothing without --tls"),
+            (&["--tls=implicit", "-bs"], "-bs speaks to the server in the clear only; leave --tls out"),
             (&["--user", "u"], "--user and --password-file belong together"),
         ] {
             assert_eq!(read(line), Err(why.to_owned()), "{line:?}");

@@ -3,7 +3,7 @@
 //!
 //! 1. [`arguments`] reads a command line as sendmail has it;
 //! 2. [`letter`] reads the message, finds its recipients, and gives addresses a domain ([`addresses`]);
-//! 3. [`session`] hands it to the daemon by SMTP: to all recipients or to none.
+//! 3. [`session`] hands it to the daemon by SMTP, over TLS if that is asked for ([`tls`]): to all recipients or to none.
 //!
 //! Nothing is kept here: when the daemon is not there, or cannot take it now, the exit code says that the caller should
 //! try again. Exit codes are those of sysexits(3), which callers of sendmail know; they are not those of the other
@@ -13,8 +13,9 @@ mod addresses;
 mod arguments;
 mod letter;
 mod session;
+mod tls;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use self::arguments::{Arguments, Deed};
 use self::letter::{Letter, Making};
 use self::session::{Parameters, Session};
+use self::tls::{Begin, Trust};
 use super::{ConfigArgument, DEFAULT_CONFIG, queue};
 use crate::config::Config;
 use crate::mail::Domain;
@@ -63,7 +65,10 @@ Usage: posthaste send [OPTIONS] [RECIPIENT]...   (or `sendmail`, if called so)
   -q                    try again now whatever waits
   --config FILE         the daemon's configuration, for its address [default: /etc/posthaste/posthaste.toml]
   --server HOST:PORT    the daemon's address
-  --user NAME, --password-file FILE   authenticate; only to a server on this host
+  --tls starttls|implicit|off   when TLS begins [default: off]
+  --tls-name NAME       the name in the server's certificate [default: HOST]
+  --ca-file FILE        PEM certificates of the authorities to believe [default: the public ones]
+  --user NAME, --password-file FILE   authenticate, with a token; to a server elsewhere over TLS only
 
 Other options of sendmail are ignored. Exit codes are those of sysexits: 0 accepted, 64 usage, 65 bad message, 67 bad
 address, 69 refused, 75 try again later, 77 not allowed, 78 configuration.
@@ -98,7 +103,8 @@ fn act(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let config_file = ConfigArgument { config: arguments.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into()) };
     let failed = |error: anyhow::Error| Failure { code: EX_UNAVAILABLE, why: format!("{error:#}") };
     match arguments.deed {
-        Deed::Help => print!("{HELP}"),
+        // Who reads no more of it has read enough.
+        Deed::Help => _ = io::stdout().write_all(HELP.as_bytes()),
         // Addresses are all there is.
         Deed::NewAliases => {}
         Deed::PrintQueue => return queue::print(&configuration(arguments)?, &config_file).map_err(failed),
@@ -140,12 +146,22 @@ fn send(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
 }
 
 fn open(arguments: &Arguments, config: &Config, hello: &Domain) -> Result<Session, Failure> {
-    let stream = session::connect(&server(arguments, config)?)?;
+    let server = server(arguments, config)?;
+    let host = server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host);
+    let trust = || Trust::new(arguments.tls_name.as_deref().unwrap_or(host), arguments.ca_file.as_deref());
+    let stream = session::connect(&server)?;
     let is_here = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
-    let mut session = Session::open(stream, hello.as_str())?;
+    let mut session = match arguments.tls {
+        Begin::Off => Session::open(stream, hello.as_str(), None)?,
+        Begin::Implicit => Session::open(stream, hello.as_str(), Some(&trust()?))?,
+        Begin::StartTls => {
+            let trust = trust()?;
+            Session::open(stream, hello.as_str(), None)?.start_tls(hello.as_str(), &trust)?
+        }
+    };
     if let (Some(user), Some(file)) = (&arguments.user, &arguments.password_file) {
-        if !is_here {
-            let why = "--user needs a server on this host: the password would go over the network in the clear";
+        if !is_here && arguments.tls == Begin::Off {
+            let why = "--user needs --tls, or a server on this host: the password would be read on the way";
             return Err(Failure { code: EX_USAGE, why: why.into() });
         }
         session.authenticate(user, &password(file)?)?;

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::letter::Letter;
+use super::tls::{Stream, Trust};
 use super::{EX_DATAERR, EX_NOPERM, EX_NOUSER, EX_PROTOCOL, EX_TEMPFAIL, EX_UNAVAILABLE, Failure};
 
 /// How long the daemon may take to answer: its own limit and what the disk may take.
@@ -32,7 +33,7 @@ pub(super) struct Parameters<'a> {
 
 /// A session with a server.
 pub(super) struct Session {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     offers: Vec<String>,
 }
 
@@ -92,14 +93,39 @@ pub(super) fn relay(server: TcpStream) -> Result<(), Failure> {
 }
 
 impl Session {
-    /// Greets the server as `hello`.
-    pub(super) fn open(stream: TcpStream, hello: &str) -> Result<Session, Failure> {
+    /// Greets the server as `hello`. With `trust`, TLS begins before anything else.
+    pub(super) fn open(stream: TcpStream, hello: &str, trust: Option<&Trust>) -> Result<Session, Failure> {
         stream.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(lost)?;
+        let stream = match trust {
+            None => Stream::Plain(stream),
+            Some(trust) => trust.secure(stream)?,
+        };
         let mut session = Session { stream: BufReader::new(stream), offers: Vec::new() };
         session.read()?.expect(220, "greeting")?;
-        let reply = session.ask(&format!("EHLO {hello}"), "EHLO")?.expect(250, "EHLO")?;
-        session.offers = reply.text.split('\n').skip(1).map(str::to_ascii_uppercase).collect();
+        session.greet(hello)?;
+        Ok(session)
+    }
+
+    fn greet(&mut self, hello: &str) -> Result<(), Failure> {
+        let reply = self.ask(&format!("EHLO {hello}"), "EHLO")?.expect(250, "EHLO")?;
+        self.offers = reply.text.split('\n').skip(1).map(str::to_ascii_uppercase).collect();
+        Ok(())
+    }
+
+    /// STARTTLS (RFC 3207), and the greeting again: what was offered in the clear counts no more.
+    pub(super) fn start_tls(mut self, hello: &str, trust: &Trust) -> Result<Session, Failure> {
+        let failed = |why: &str| Failure { code: EX_TEMPFAIL, why: format!("the server {why}") };
+        if !self.has("STARTTLS") {
+            return Err(failed("does not offer STARTTLS"));
+        }
+        self.ask("STARTTLS", "STARTTLS")?.expect(220, "STARTTLS")?;
+        if !self.stream.buffer().is_empty() {
+            return Err(failed("said something behind its answer to STARTTLS, where somebody else may have put it"));
+        }
+        let Stream::Plain(stream) = self.stream.into_inner() else { return Err(failed("speaks TLS already")) };
+        let mut session = Session { stream: BufReader::new(trust.secure(stream)?), offers: Vec::new() };
+        session.greet(hello)?;
         Ok(session)
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{ByteSize, EventsConfig};
 use crate::events::EventLog;
+use crate::log::SegmentId;
 use crate::telemetry::Metrics;
 
 fn open(dir: &Path, rotate: u64, keep: usize) -> EventLog {

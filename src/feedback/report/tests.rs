@@ -3,11 +3,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::mail::{Blame, EnhancedCode, Origin, Reply};
 
-const ACCEPTED: Timestamp = Timestamp(1_795_348_800_000);
+pub(in crate::feedback) const ACCEPTED: Timestamp = Timestamp(1_795_348_800_000);
 const NOW: Timestamp = Timestamp(ACCEPTED.0 + 4 * 86_400_000);
 const CONTENT: &str = "From: Ann <ann@us.example>\r\nTo: bob@them.example\r\nSubject: Hi\r\nMessage-ID: <1@us.example>\r\n\r\nHello Bob\r\n";
 
-fn envelope(sender: &str, recipients: Vec<Recipient>) -> Envelope {
+pub(in crate::feedback) fn envelope(sender: &str, recipients: Vec<Recipient>) -> Envelope {
     Envelope {
         reverse_path: sender.parse().expect("a sender"),
         recipients,
@@ -15,6 +15,7 @@ fn envelope(sender: &str, recipients: Vec<Recipient>) -> Envelope {
         accepted_at: ACCEPTED,
         not_before: ACCEPTED,
         expires_at: ACCEPTED.after(Duration::from_secs(4 * 86_400)),
+        delay_report_at: None,
         smtputf8: true,
         eight_bit: false,
         ret: None,
@@ -24,7 +25,7 @@ fn envelope(sender: &str, recipients: Vec<Recipient>) -> Envelope {
     }
 }
 
-fn recipient(address: &str) -> Recipient {
+pub(in crate::feedback) fn recipient(address: &str) -> Recipient {
     Recipient::new(address.parse().expect("an address"))
 }
 
@@ -128,6 +129,37 @@ fn tells_people_and_machines() {
     assert_eq!(envelope.stream, Stream { tenant: "acme".into(), class: Class::System, campaign: "spring".into() });
     assert_eq!((envelope.accepted_at, envelope.expires_at), (NOW, NOW.after(LIFETIME)));
     assert!(!envelope.smtputf8 && !envelope.eight_bit);
+}
+
+#[test]
+fn tells_that_a_message_still_waits() {
+    let mut original = envelope("ann@us.example", vec![recipient("bob@them.example"), recipient("eve@them.example")]);
+    original.recipients[0].notify = Some(Notify { delay: true, ..Notify::default() });
+    original.ret = Some(Ret::Full);
+    let busy = refusal(451, EnhancedCode(4, 2, 0), "busy");
+    let (_, text) = report(&original, &busy, Fate::Delayed, CONTENT.as_bytes()).expect("a report");
+    let parts = parts(&text);
+    assert!(parts[0].contains("Subject: Your message is delayed\r\n"), "{text}");
+    let words = parts[1].split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains(
+            "could not be delivered to this recipient yet. It is not lost: it will be tried until \
+             Thu, 26 Nov 2026 12:00:00 +0000, and if that is in vain, you will hear of it. <bob@them.example> \
+             The receiving server mx1.them.example refused it for the moment. It said: 451 4.2.0 busy \
+             There is nothing for you to do; do not send it again."
+        ),
+        "{words}"
+    );
+    let fields = "Final-Recipient: rfc822; bob@them.example\r\nAction: delayed\r\nStatus: 4.2.0\r\n";
+    assert!(parts[2].contains(fields) && !parts[2].contains("Deliver-By-Date"), "{}", parts[2]);
+    assert!(parts[2].contains("\r\nWill-Retry-Until: Thu, 26 Nov 2026 12:00:00 +0000\r\n"), "{}", parts[2]);
+    assert!(parts[3].starts_with("Content-Type: text/rfc822-headers"), "RET is about failure: {}", parts[3]);
+    // With a time of the client's own, who said nothing hears, too, and the status is that the time is over.
+    original.delay_report_at = Some(ACCEPTED.after(Duration::from_secs(60)));
+    let (_, text) = report(&original, &busy, Fate::Delayed, CONTENT.as_bytes()).expect("a report");
+    for line in ["Deliver-By-Date: Sun, 22 Nov 2026 12:01:00 +0000\r\n", "eve@them.example", "Status: 4.4.7\r\n"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
 }
 
 #[test]

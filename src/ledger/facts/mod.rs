@@ -8,31 +8,33 @@
 //! | the index fails, panics, will not open or knows more than the log | moved aside, and made anew from the log; in memory if the disk is full |
 //! | compaction | from the oldest segment on: facts that still count are written again, then the segment goes |
 //!
+//! The first is done here, the last in `compact.rs`, the others in `upkeep.rs`.
+//!
 //! Removals need no care: they are dropped with their segment, and by then all older ones are gone.
 
+mod compact;
 #[cfg(test)]
 mod faulty;
 mod index;
 mod memory;
 mod sled;
+mod upkeep;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::codec::{CodecError, Fact, read_facts, write_facts};
 use super::{LedgerError, LogGauges, Table, log_options};
-use crate::log::{Append, Durability, Files, Health, Location, Log, LogError, Position, Replayed, SegmentId};
+use crate::log::{Append, Durability, Files, Location, Log, LogError, Position, Replayed, SegmentId};
 use crate::telemetry::Metrics;
 #[cfg(test)]
 pub(super) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
-use index::{Applied, Entry, Index, IndexError};
+use index::{Applied, Entry, Index};
 use memory::MemoryIndex;
 pub(super) use sled::SledIndexes;
 
@@ -43,16 +45,8 @@ pub(super) const VALUE_MAX: usize = 1 << 20;
 /// Longest key, in octets.
 pub(super) const KEY_MAX: usize = 512;
 
-/// Facts handed to the index at once.
-const CHUNK: usize = 4096;
-/// How often a broken index is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-/// The index is not made anew with less than this free; the log has the better use for it.
-const FREE_MIN: u64 = 16 << 20;
 /// A value is looked for in the log so many times before its index is called wrong.
 const READS: usize = 100;
-/// Segments that are never worth compacting.
-const SEGMENTS_MIN: usize = 4;
 
 type Key = (Table, Vec<u8>);
 
@@ -279,32 +273,6 @@ impl Facts {
         self.wake.notify_one();
     }
 
-    /// Keeps the index up to date until [`stop`](Facts::stop) is called.
-    pub(super) fn run(self: &Arc<Self>) {
-        let Some(disk) = &self.disk else { return };
-        loop {
-            let (closing, broken) = {
-                let state = self.lock();
-                let idle = |state: &mut State| state.queue.is_empty() && !state.closing;
-                let state = self.wake.wait_timeout_while(state, RETRY, idle).expect("no code panics under this lock").0;
-                (state.closing, state.index.is_none())
-            };
-            if broken {
-                self.mend(disk);
-            }
-            let whole = self.apply(disk);
-            self.publish();
-            if closing {
-                return;
-            }
-            if !whole {
-                self.pause();
-            } else if let Err(error) = self.compact(disk) {
-                tracing::warn!(%error, "the ledger's log could not be compacted");
-            }
-        }
-    }
-
     pub(super) fn stop(&self) {
         self.lock().closing = true;
         self.wake.notify_all();
@@ -316,151 +284,6 @@ impl Facts {
             disk.log.close();
             drop(self.lock().index.take());
         }
-    }
-
-    /// Hands what waits to the index. False if it cannot take it.
-    fn apply(&self, disk: &Disk) -> bool {
-        loop {
-            let (index, facts): (_, Vec<(Position, Fact)>) = {
-                let state = self.lock();
-                let Some(index) = state.index.clone() else { return false };
-                (index, state.queue.iter().take(CHUNK).cloned().collect())
-            };
-            let Some((last, _)) = facts.last() else { return true };
-            match index.apply(&facts, *last) {
-                Ok(applied) => self.lock().applied(applied, facts.len()),
-                Err(error) => {
-                    tracing::error!(%error, dir = %disk.dir.display(), "the ledger's index failed and is opened anew");
-                    self.lock().index = None;
-                    return false;
-                }
-            }
-        }
-    }
-
-    /// Opens the index anew.
-    fn mend(&self, disk: &Disk) {
-        if disk.files.free_space(&disk.dir).is_ok_and(|free| free < FREE_MIN) {
-            return;
-        }
-        let last = self.lock().records.values().flatten().map(|location| location.position).max();
-        match disk.open_index(last) {
-            Ok((index, applied)) => {
-                let mut state = self.lock();
-                (state.index, state.applied, state.in_memory) = (Some(index), applied, false);
-                // They were found in the log just now.
-                let through = applied.map(|applied| applied.through);
-                while state.queue.front().is_some_and(|(at, _)| through.is_some_and(|through| *at <= through)) {
-                    state.applied(applied.expect("it is not new"), 1);
-                }
-            }
-            Err(error) => tracing::error!(%error, "the ledger's index cannot be made anew yet"),
-        }
-    }
-
-    fn pause(&self) {
-        let state = self.lock();
-        drop(self.wake.wait_timeout_while(state, RETRY, |state| !state.closing));
-    }
-
-    /// If the log has grown to twice what the last time left, writes what counts anew, oldest first.
-    fn compact(self: &Arc<Self>, disk: &Disk) -> Result<(), LedgerError> {
-        let segments = disk.log.segments();
-        if segments.len() < SEGMENTS_MIN + 2 * self.lock().compacted || disk.log.health() != Health::Ok {
-            return Ok(());
-        }
-        for (place, segment) in segments.iter().enumerate().take(segments.len() - 1) {
-            if !self.copy_forward(disk, *segment)? {
-                return Ok(());
-            }
-            // A removal must not go before what it removes, not even when a file cannot be deleted.
-            segments[..place].iter().for_each(|older| disk.log.depend(*segment, *older));
-            let records = self.lock().records.remove(segment).unwrap_or_default();
-            records.into_iter().for_each(|location| disk.log.release(location));
-            disk.log.reclaim();
-        }
-        self.lock().compacted = disk.log.segments().len();
-        Ok(())
-    }
-
-    /// Writes all facts of a segment again that still count, and waits for that. False: not now.
-    fn copy_forward(self: &Arc<Self>, disk: &Disk, segment: SegmentId) -> Result<bool, LedgerError> {
-        let mut records = Vec::new();
-        let scanned = disk.log.scan(segment, &mut |record| {
-            records.push((record.location.position, read_facts(record.head)));
-        });
-        scanned.map_err(|error| LedgerError::new(&error))?;
-        let (sender, copied) = channel();
-        let mut missing = 0;
-        for (at, facts) in records {
-            // What cannot be read is not to be thrown away: a later version may know better.
-            let facts = facts.map_err(|error| LedgerError::new(&error))?;
-            let appended = loop {
-                match self.copy(at, &facts, &sender)? {
-                    Some(appended) => break appended,
-                    None if !self.wait_for_puts() => return Ok(false),
-                    None => {}
-                }
-            };
-            missing += usize::from(appended);
-        }
-        while missing > 0 {
-            match copied.recv_timeout(RETRY) {
-                Ok(true) => missing -= 1,
-                Ok(false) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
-                Err(RecvTimeoutError::Timeout) if self.lock().closing => return Ok(false),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-        Ok(true)
-    }
-
-    /// Appends those of a record's facts that count; whether there are any. `None`: one of them is being replaced.
-    fn copy(
-        self: &Arc<Self>,
-        at: Position,
-        facts: &[Fact],
-        sender: &Sender<bool>,
-    ) -> Result<Option<bool>, LedgerError> {
-        let state = self.lock();
-        let Some(index) = self.index(&state)? else { return Ok(None) };
-        let mut live = Vec::new();
-        for fact in facts {
-            let key = (fact.table, fact.key.clone());
-            if state.pending.contains_key(&key) {
-                return Ok(None);
-            }
-            let now = match state.fresh.get(&key) {
-                Some(fresh) => Some(fresh.at).filter(|_| fresh.value.is_some()),
-                None => index.get(fact.table, &fact.key).map_err(|error| LedgerError::new(&error))?.map(|e| e.at),
-            };
-            // A key that stands twice in one record counts as the record's last.
-            if now == Some(at) {
-                live.push(fact.clone());
-            }
-        }
-        if live.is_empty() {
-            return Ok(Some(false));
-        }
-        let sender = sender.clone();
-        self.append(live, Durability::Relaxed, move |result| _ = sender.send(result.is_ok()));
-        Ok(Some(true))
-    }
-
-    /// Until a put is on disk. False: the log does not get on, or is being closed.
-    fn wait_for_puts(&self) -> bool {
-        let (state, waited) = self.wake.wait_timeout(self.lock(), RETRY).expect("no code panics under this lock");
-        !waited.timed_out() && !state.closing
-    }
-
-    fn publish(&self) {
-        let Some(disk) = &self.disk else { return };
-        let state = self.lock();
-        let all = &disk.gauges.all;
-        disk.gauges.publish(&disk.log);
-        all.ledger_index_ok.set((state.index.is_some() && !state.in_memory).into());
-        all.ledger_behind.set(state.queue.len() as i64);
-        all.ledger_facts.set(state.applied.map_or(0, |applied| applied.facts) as i64);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -480,78 +303,6 @@ impl State {
                 }
             }
         }
-    }
-
-    /// The first so many of the queue are in the index.
-    fn applied(&mut self, applied: Applied, count: usize) {
-        self.applied = Some(applied);
-        for (at, fact) in self.queue.drain(..count) {
-            let key = (fact.table, fact.key);
-            if self.fresh.get(&key).is_some_and(|fresh| fresh.at == at) {
-                self.fresh.remove(&key);
-            }
-        }
-    }
-}
-
-impl Disk {
-    /// The index that is there, brought up to `last`, where the log ends; or a new one.
-    fn open_index(&self, last: Option<Position>) -> Result<(Arc<dyn Index>, Option<Applied>), IndexError> {
-        let there = self.indexes.open().and_then(|index| {
-            let applied = index.applied()?;
-            match applied.map(|applied| applied.through) {
-                through if through > last => Err(IndexError("it knows more than the log".into())),
-                None if last.is_some() => Err(IndexError("it is empty".into())),
-                through => self.catch_up(index, applied, through),
-            }
-        });
-        let error = match there {
-            Ok(good) => return Ok(good),
-            Err(error) => error,
-        };
-        tracing::warn!(%error, dir = %self.dir.display(), "the ledger's index is moved aside and made anew from the log");
-        self.gauges.all.ledger_rebuilt.inc();
-        self.indexes.set_aside()?;
-        self.catch_up(self.indexes.open()?, None, None)
-    }
-
-    /// Applies what the log has behind `from`.
-    fn catch_up(
-        &self,
-        index: Arc<dyn Index>,
-        mut applied: Option<Applied>,
-        from: Option<Position>,
-    ) -> Result<(Arc<dyn Index>, Option<Applied>), IndexError> {
-        let mut chunk: Vec<(Position, Fact)> = Vec::new();
-        for segment in self.log.segments() {
-            if from.is_some_and(|from| segment < from.segment) {
-                continue;
-            }
-            let mut outcome = Ok(());
-            let scanned = self.log.scan(segment, &mut |record| {
-                let at = record.location.position;
-                if from.is_some_and(|from| at <= from) || outcome.is_err() {
-                    return;
-                }
-                match read_facts(record.head) {
-                    Ok(facts) => chunk.extend(facts.into_iter().map(|fact| (at, fact))),
-                    Err(error) => {
-                        self.gauges.counts.spool_damaged.inc();
-                        tracing::error!(?at, %error, "a record in the ledger is passed over");
-                    }
-                }
-                if chunk.len() >= CHUNK {
-                    outcome = index.apply(&chunk, at).map(|done| applied = Some(done));
-                    chunk.clear();
-                }
-            });
-            scanned.map_err(|error| IndexError(error.to_string()))?;
-            outcome?;
-        }
-        if let Some((at, _)) = chunk.last() {
-            applied = Some(index.apply(&chunk, *at)?);
-        }
-        Ok((index, applied))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Facts on a simulated disk and on sled, against a map.
 
 use std::fs;
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -34,7 +35,7 @@ impl Open {
     }
 
     fn put(&self, facts: Vec<Fact>) -> bool {
-        let (sender, answer) = channel();
+        let (sender, answer) = std::sync::mpsc::channel();
         self.facts.put(facts, move |result| sender.send(result.is_ok()).unwrap());
         answer.recv().unwrap()
     }

@@ -32,7 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use super::codec::{Kept, hour_after};
 use crate::clock::{Clock, Instant, Timestamp};
@@ -126,8 +126,8 @@ pub(super) struct Receipts {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Being accepted: the fingerprint, and who waits for the end.
-    claims: Names<(u64, watch::Sender<Option<Option<Receipt>>>)>,
+    /// Being accepted.
+    claims: Names<Claim>,
     /// Not in a run yet.
     recent: Names<Kept>,
     /// On their way into a run, with the number of the last batch that has one of them.
@@ -153,6 +153,22 @@ struct State {
     closing: bool,
 }
 
+/// A submission that is being accepted.
+#[derive(Debug)]
+struct Claim {
+    fingerprint: u64,
+    /// Who wait for its end. Mostly nobody.
+    waiting: Vec<oneshot::Sender<Receipt>>,
+}
+
+impl Claim {
+    /// It ended well. Dropped instead, it failed.
+    fn accepted(self, receipt: Receipt) {
+        // One that does not listen any more does not mind.
+        self.waiting.into_iter().for_each(|one| _ = one.send(Receipt { replayed: true, ..receipt }));
+    }
+}
+
 #[derive(Debug)]
 struct Batch {
     number: u64,
@@ -162,7 +178,7 @@ struct Batch {
 
 impl Receipts {
     pub(super) fn begin(self: &Arc<Self>, tenant: &str, keyed: &Keyed) -> Begun {
-        let (name, fingerprint) = (name(tenant, keyed.key.as_str()), short(keyed.fingerprint));
+        let (name, fingerprint) = (name(tenant, keyed.key.as_str()), keyed.fingerprint.short());
         let now = self.now();
         loop {
             let runs = {
@@ -196,7 +212,7 @@ impl Receipts {
         if self.log.is_some() && state.recent.len() >= RECENT_FULL * self.pace.recent_max {
             return Begun::Crowded;
         }
-        state.claims.insert(name, (fingerprint, watch::Sender::new(None)));
+        state.claims.insert(name, Claim { fingerprint, waiting: Vec::new() });
         Begun::New(Ticket { receipts: Arc::clone(self), name: Some(name) })
     }
 
@@ -207,8 +223,8 @@ impl Receipts {
         let claim = state.claims.remove(&kept.name);
         self.keep(&mut state, kept, at);
         drop(state);
-        if let Some((_, end)) = claim {
-            end.send_replace(Some(Some(receipt)));
+        if let Some(claim) = claim {
+            claim.accepted(receipt);
         }
     }
 
@@ -233,7 +249,7 @@ impl Receipts {
         let keep = Duration::from_millis(self.keep_ms.load(Ordering::Relaxed));
         Kept {
             name: name(tenant, keyed.key.as_str()),
-            fingerprint: short(keyed.fingerprint),
+            fingerprint: keyed.fingerprint.short(),
             id: receipt.id,
             accepted_at: receipt.accepted_at,
             messages: receipt.messages,
@@ -259,10 +275,9 @@ impl Receipts {
     }
 
     fn let_go(&self, name: u128) {
+        // Who waits is woken when the lock is free again.
         let claim = self.lock().claims.remove(&name);
-        if let Some((_, end)) = claim {
-            end.send_replace(Some(None));
-        }
+        drop(claim);
     }
 
     pub(super) fn get(&self, tenant: &str, key: &str) -> Result<Option<Receipt>, String> {
@@ -336,24 +351,25 @@ impl State {
     }
 
     /// What memory knows of the name.
-    fn stands(&self, name: u128, fingerprint: u64, now: Timestamp) -> Option<Begun> {
+    fn stands(&mut self, name: u128, fingerprint: u64, now: Timestamp) -> Option<Begun> {
         if let Some(kept) = self.in_memory(name, now) {
             return Some(known(&kept, fingerprint));
         }
-        let (claimed, end) = self.claims.get(&name)?;
-        if *claimed != fingerprint {
+        let claim = self.claims.get_mut(&name)?;
+        if Fingerprint::contradict(claim.fingerprint, fingerprint) {
             return Some(Begun::Contradicts);
         }
-        let mut end = end.subscribe();
-        Some(Begun::UnderWay(Box::pin(async move {
-            let ended = *end.wait_for(Option::is_some).await.ok()?;
-            ended.flatten().map(|receipt| Receipt { replayed: true, ..receipt })
-        })))
+        let (waiting, ended) = oneshot::channel();
+        if claim.waiting.len() == claim.waiting.capacity() {
+            claim.waiting.retain(|one| !one.is_closed());
+        }
+        claim.waiting.push(waiting);
+        Some(Begun::UnderWay(Box::pin(async move { ended.await.ok() })))
     }
 }
 
 fn known(kept: &Kept, fingerprint: u64) -> Begun {
-    if kept.fingerprint != fingerprint {
+    if Fingerprint::contradict(kept.fingerprint, fingerprint) {
         return Begun::Contradicts;
     }
     Begun::Known(Receipt { replayed: true, ..kept.receipt() })
@@ -368,10 +384,6 @@ fn name(tenant: &str, key: &str) -> u128 {
     let digest = hash.finish();
     let first = digest.as_ref().first_chunk().expect("SHA-256 has 32 octets");
     u128::from_be_bytes(*first)
-}
-
-fn short(Fingerprint(octets): Fingerprint) -> u64 {
-    u64::from_le_bytes(*octets.first_chunk().expect("it has 16 octets"))
 }
 
 #[cfg(test)]

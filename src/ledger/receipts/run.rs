@@ -33,6 +33,7 @@ pub(super) struct Run {
     pub count: u32,
     pub until_max: u32,
     pub long: bool,
+    printed: bool,
     fences: Vec<u32>,
     filter: Filter,
     damaged: AtomicBool,
@@ -40,9 +41,20 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(location: Location, head: RunHead) -> Run {
-        let RunHead { through, covers, count, until_max, long, fences, filter, .. } = head;
+        let RunHead { through, covers, count, until_max, long, printed, fences, filter, .. } = head;
         let filter = Filter::from_words(filter);
-        Run { location, through, covers, count, until_max, long, fences, filter, damaged: AtomicBool::new(false) }
+        Run {
+            location,
+            through,
+            covers,
+            count,
+            until_max,
+            long,
+            printed,
+            fences,
+            filter,
+            damaged: AtomicBool::new(false),
+        }
     }
 
     /// Part of it could not be read.
@@ -82,7 +94,7 @@ impl Run {
         }
         let (kept, _) = content.as_chunks::<KEPT_LEN>();
         let count = PER_PAGE.min((self.count as usize).saturating_sub(page * PER_PAGE));
-        Ok(kept[..count].iter().map(Kept::read).collect())
+        Ok(kept[..count].iter().map(|kept| Kept::read(kept, self.printed)).collect())
     }
 }
 
@@ -141,7 +153,7 @@ impl Builder {
         self.end_page();
         let Builder { pages, fences, filter, count, until_max, .. } = self;
         let filter = filter.words().to_vec();
-        let head = RunHead { through, covers, count, until_max, long, replaces, fences, filter };
+        let head = RunHead { through, covers, count, until_max, long, printed: true, replaces, fences, filter };
         Some((head, pages.into()))
     }
 }

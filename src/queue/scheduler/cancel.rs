@@ -10,6 +10,8 @@ pub(in crate::queue) struct TakenBack {
     pub(in crate::queue) recipients: Vec<u32>,
     /// Their outcome is under way; without a final verdict they end as cancelled.
     pub(in crate::queue) in_flight: usize,
+    /// It was taken back before.
+    pub(in crate::queue) again: bool,
 }
 
 impl Scheduler {
@@ -19,8 +21,8 @@ impl Scheduler {
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
             let Some(message) = self.messages.get_mut(*id) else { continue };
-            message.cancelled = true;
-            taken.extend(self.wake_all(*id));
+            let again = std::mem::replace(&mut message.cancelled, true);
+            taken.extend(self.wake_all(*id).map(|taken| TakenBack { again, ..taken }));
         }
         taken
     }
@@ -57,7 +59,7 @@ impl Scheduler {
         let flying = self.in_flight.get(&id).map_or(&[][..], Vec::as_slice);
         let recipients: Vec<u32> = open.iter().copied().filter(|r| !flying.contains(r)).collect();
         let in_flight = open.len() - recipients.len();
-        Some(TakenBack { id, recipients, in_flight })
+        Some(TakenBack { id, recipients, in_flight, again: false })
     }
 
     /// They were in flight when their message was taken back or its time ran out, and landed without a final verdict.
@@ -73,6 +75,15 @@ impl Scheduler {
     /// Whether nothing of a message is to be attempted any more.
     pub(super) fn is_unwanted(&self, id: MessageId) -> bool {
         self.messages.get(id).is_some_and(|message| message.is_unwanted())
+    }
+
+    /// These recipients that sleep are in flight now, by no session.
+    #[cfg(test)]
+    pub(in crate::queue) fn take_off(&mut self, id: MessageId, recipients: &[u32]) {
+        let message = self.messages.get_mut(id).expect("it waits");
+        message.awake += recipients.len() as u32;
+        self.counts.ready[self.streams.class(message.stream) as usize] += recipients.len() as i64;
+        self.in_flight.entry(id).or_default().extend_from_slice(recipients);
     }
 
     /// Whether a message was taken back.

@@ -16,6 +16,8 @@ pub(in crate::queue) struct Item {
     pub(in crate::queue) attempts: u16,
     /// Times a connection broke under it before a verdict came.
     pub(in crate::queue) spoilt: u8,
+    /// The time for a report of delay has come: who wanted one has it.
+    pub(in crate::queue) late: bool,
     /// Places in the envelope.
     pub(in crate::queue) recipients: Recipients,
 }
@@ -23,7 +25,8 @@ pub(in crate::queue) struct Item {
 impl Item {
     /// The same message and host, no recipients.
     pub(in crate::queue) fn with_none(&self, attempts: u16, spoilt: u8) -> Item {
-        Item { message: self.message, host: self.host, attempts, spoilt, recipients: Recipients::None }
+        let Item { message, host, late, .. } = *self;
+        Item { message, host, attempts, spoilt, late, recipients: Recipients::None }
     }
 
     /// Cuts the item to `limit` recipients; the rest is returned as an item of its own.
@@ -105,6 +108,8 @@ pub(in crate::queue) struct Newcomer<'a> {
 pub(in crate::queue) struct Group {
     pub(in crate::queue) host: AddressHost,
     pub(in crate::queue) attempts: u16,
+    /// See [`Item::late`].
+    pub(in crate::queue) late: bool,
     pub(in crate::queue) recipients: Recipients,
     pub(in crate::queue) due: u64,
 }
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn splits_at_the_limit() {
         let recipients = (0..5).collect();
-        let mut item = Item { message: MessageId(1), host: 0, attempts: 2, spoilt: 1, recipients };
+        let mut item = Item { message: MessageId(1), host: 0, attempts: 2, spoilt: 1, late: false, recipients };
         let rest = item.split(3).expect("there is a rest");
         assert_eq!((&item.recipients[..], &rest.recipients[..]), (&[0, 1, 2][..], &[3, 4][..]));
         assert_eq!((rest.attempts, rest.spoilt), (2, 1));

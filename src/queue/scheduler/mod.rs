@@ -156,10 +156,10 @@ impl Scheduler {
         let stream = self.streams.take(stream, |stream| self.egress.pool_of(stream));
         let mut open = Open::of(recipients);
         let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
-        for Group { host, attempts, recipients, due } in groups {
+        for Group { host, attempts, late, recipients, due } in groups {
             recipients.iter().for_each(|r| open.set(*r));
             let host = self.hosts.take(host);
-            items.push((Item { message: id, host, attempts, spoilt: 0, recipients }, due));
+            items.push((Item { message: id, host, attempts, spoilt: 0, late, recipients }, due));
         }
         self.counts.open[self.streams.class(stream) as usize] += open.len() as i64;
         self.streams.count(stream, open.len() as i64);

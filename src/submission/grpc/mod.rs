@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::IntCounter;
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -42,7 +41,7 @@ use super::door::Door;
 use super::gate::Gate;
 use super::rejection::Rejection;
 use super::steer::{Cancel, CancelReceipt};
-use super::web::{Api, Budget};
+use super::web::{Api, Budget, Counts};
 use crate::access::{Access, Principal};
 use crate::clock::Clock;
 use crate::config::GrpcConfig;
@@ -114,14 +113,13 @@ struct Shared<D> {
     /// No new work: streams end when what they have read is answered.
     closing: CancellationToken,
     clock: Clock,
-    accepted: IntCounter,
-    metrics: Arc<Metrics>,
+    counts: Counts,
 }
 
 impl<D> Shared<D> {
     /// Counts a refusal.
     fn refused(&self, rejection: &Rejection) {
-        self.metrics.submissions_refused.with_label_values(&[LISTENER, rejection.kind.label()]).inc();
+        self.counts.refused(rejection);
     }
 }
 
@@ -152,7 +150,6 @@ impl Grpc {
     ) -> Result<Grpc, SubmissionError> {
         let policy = Arc::new(ArcSwap::from_pointee(config.clone()));
         let closing = CancellationToken::new();
-        let accepted = metrics.messages_accepted.with_label_values(&[LISTENER]);
         let shared = Arc::new(Shared {
             desk,
             hostname,
@@ -161,8 +158,7 @@ impl Grpc {
             watchers: Arc::new(Semaphore::new(events::WATCHERS_MAX)),
             closing: closing.clone(),
             clock,
-            accepted,
-            metrics: Arc::clone(&metrics),
+            counts: Counts::new(LISTENER, &metrics),
         });
         let front = Arc::new(Front::new(&shared, Budget::new(config.memory_max.bytes())));
         let api = Api::start(LISTENER, config, Front::router(&front), metrics)?;

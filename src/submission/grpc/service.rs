@@ -1,6 +1,5 @@
 //! The calls of `posthaste.v1.Submission`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use tonic::codegen::http::HeaderValue;
@@ -12,10 +11,10 @@ use super::stream::Submitting;
 use super::v1::{self, submission_server::Submission};
 use super::{Desk, Shared, status, translate};
 use crate::access::Principal;
-use crate::mail::Receipt;
+use crate::submission::door::Handover;
 use crate::submission::rejection::Rejection;
-use crate::submission::request::{ApiCircumstances, ContentNames, prepare};
-use crate::submission::web::{Peer, principal, stands};
+use crate::submission::request::{ApiCircumstances, ContentNames, prepare_within};
+use crate::submission::web::{Committing, Peer, Share, Standing, principal};
 
 /// The Submission service.
 pub(super) struct Calls<D> {
@@ -41,9 +40,6 @@ pub(super) fn seen(parts: &Parts) -> Seen {
     Seen { peer, authorization: parts.headers.get("authorization").cloned() }
 }
 
-/// A message on its way to the disk.
-pub(super) type Committing = Pin<Box<dyn Future<Output = Result<Receipt, Rejection>> + Send>>;
-
 impl<D: Desk> Calls<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Calls<D> {
         Calls { shared }
@@ -60,19 +56,15 @@ impl<D: Desk> Calls<D> {
 impl<D: Desk> Submission for Calls<D> {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::Receipt>, Status> {
         let caller = self.shared.caller(&request)?;
-        // Holds the memory of what was read until the message is stored.
-        let _reading = request.extensions().get::<Arc<Reading>>().cloned();
-        let taken = match self.shared.take(&caller, request.into_inner()) {
+        // Holds the memory of what was read, and of copies, until the message is stored.
+        let reading = request.extensions().get::<Arc<Reading>>().cloned();
+        let share = reading.as_ref().map(|reading| &**reading.share());
+        let taken = match self.shared.take(&caller, request.into_inner(), share) {
             Ok(taking) => taking.await,
             Err(rejection) => Err(rejection),
         };
-        match taken {
-            Ok(receipt) => {
-                self.shared.count(&receipt);
-                Ok(Response::new(translate::receipt(receipt)))
-            }
-            Err(rejection) => Err(self.refuse(&rejection)),
-        }
+        // Counted already.
+        taken.map(|receipt| Response::new(translate::receipt(receipt))).map_err(|no| status::status(&no))
     }
 
     type SubmitStreamStream = Submitting<D>;
@@ -110,6 +102,12 @@ impl<D: Desk> Shared<D> {
         known.ok_or_else(|| self.refuse(&Rejection::unauthenticated("nobody asked who you are")))
     }
 
+    /// Whether who makes a call, and goes on with it, may still do so.
+    pub(super) fn stands(&self, standing: &mut Standing, caller: &Caller) -> Result<(), Rejection> {
+        let standing = standing.check(self.desk.access(), &self.policy.load(), &caller.peer, &caller.principal);
+        standing.inspect_err(|rejection| self.refused(rejection))
+    }
+
     /// Who makes a call.
     pub(super) async fn authenticate(&self, seen: Seen) -> Result<Caller, Status> {
         let Seen { peer, authorization } = seen;
@@ -127,11 +125,27 @@ impl<D: Desk> Shared<D> {
         status::status(rejection)
     }
 
-    /// Checks a request and hands it over; what is returned resolves when it is durable. The work has begun by then.
-    pub(super) fn take(&self, caller: &Caller, asked: v1::SubmitRequest) -> Result<Committing, Rejection> {
+    /// Checks a request and hands it over; what is returned resolves when it is durable. The work has begun by then. The
+    /// memory of personal copies is taken into `share`. What becomes of the request is counted here.
+    ///
+    /// # Errors
+    /// It is refused, and counted as that.
+    pub(super) fn take(
+        &self,
+        caller: &Caller,
+        asked: v1::SubmitRequest,
+        share: Option<&Share>,
+    ) -> Result<Committing, Rejection> {
+        let handover = self.prepare(caller, asked, share).inspect_err(|rejection| self.refused(rejection))?;
+        let (accepting, counts) = (self.desk.accept(handover), self.counts.clone());
+        Ok(Box::pin(async move {
+            accepting.await.inspect(|receipt| counts.accepted(receipt)).inspect_err(|no| counts.refused(no))
+        }))
+    }
+
+    fn prepare(&self, caller: &Caller, asked: v1::SubmitRequest, share: Option<&Share>) -> Result<Handover, Rejection> {
         self.desk.ready()?;
         let config = self.policy.load();
-        stands(self.desk.access(), &config, &caller.peer, &caller.principal)?;
         let circumstances = ApiCircumstances {
             principal: Arc::clone(&caller.principal),
             client: caller.peer.address,
@@ -144,8 +158,9 @@ impl<D: Desk> Shared<D> {
             names: ContentNames { raw: "raw", parts: "parts." },
         };
         let (request, mut violations) = translate::request(asked);
-        match prepare(&*self.desk, request, &circumstances) {
-            Ok(handover) if violations.is_empty() => Ok(Box::pin(self.desk.accept(handover))),
+        let room = |octets| share.is_none_or(|share| share.try_take(octets));
+        match prepare_within(&*self.desk, request, &circumstances, room) {
+            Ok(handover) if violations.is_empty() => Ok(handover),
             Ok(_) => Err(Rejection::violations(violations)),
             Err(rejection) if violations.is_empty() => Err(rejection),
             Err(mut rejection) => {
@@ -155,15 +170,6 @@ impl<D: Desk> Shared<D> {
                 violations.append(&mut rejection.violations);
                 Err(Rejection::violations(violations))
             }
-        }
-    }
-}
-
-impl<D> Shared<D> {
-    /// Counts what was accepted.
-    pub(super) fn count(&self, receipt: &Receipt) {
-        if !receipt.replayed {
-            self.accepted.inc_by(receipt.messages.into());
         }
     }
 }

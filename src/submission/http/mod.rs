@@ -6,14 +6,15 @@
 //! 1. `routes.rs` learns who asks ([`principal`](super::web::principal)) and answers each request.
 //! 2. `body.rs` is the JSON of a submission, `query.rs` the same orders as query parameters beside a whole message; both
 //!    become a `Request`. `place.rs` finds the field that JSON stumbles over.
-//! 3. `batch.rs` is the pipeline of `POST /v1/messages:batch`: it reads as long as memory and count allow, and answers as
-//!    commits come, in order. It runs in the task that writes the response: no task and no channel per message.
+//! 3. `batch.rs` is the pipeline of `POST /v1/messages:batch`: it reads (`lines.rs`) as long as memory and count allow, and
+//!    answers as commits come, in order. It runs in the task that writes the response: no task and no channel per message.
 //! 4. `answer.rs` is what clients get, `problem.rs` how they hear no.
 //! 5. `openapi.rs` is the document of all this, made from these types, and a test holds it to what we answer.
 
 mod answer;
 mod batch;
 mod body;
+mod lines;
 mod openapi;
 mod place;
 #[doc(hidden)]
@@ -25,12 +26,10 @@ mod routes;
 mod tests;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::IntCounter;
 use rustls::ServerConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -39,11 +38,11 @@ use super::door::{Door, Handover};
 use super::gate::Gate;
 use super::rejection::Rejection;
 use super::request::{self, ApiCircumstances, ContentNames, Request};
-use super::web::{Api, Budget, Peer, Share};
+use super::web::{Api, Budget, Committing, Counts, Peer, Share};
 use crate::access::Principal;
 use crate::clock::Clock;
 use crate::config::HttpConfig;
-use crate::mail::{Domain, Receipt};
+use crate::mail::Domain;
 use crate::telemetry::Metrics;
 
 /// The `listener` label of metrics.
@@ -51,9 +50,6 @@ const LISTENER: &str = "http";
 
 /// What the fields of content are called here.
 const NAMES: ContentNames = ContentNames { raw: "raw", parts: "" };
-
-/// A submission under way to the disk.
-type Accepting = Pin<Box<dyn Future<Output = Result<Receipt, Rejection>> + Send>>;
 
 /// The running HTTP door. Dropped without [`Http::close`], it stops at once.
 #[derive(Debug)]
@@ -73,8 +69,7 @@ struct Shared {
     /// No new work: batches end when what they have read is answered.
     closing: CancellationToken,
     clock: Clock,
-    accepted: IntCounter,
-    metrics: Arc<Metrics>,
+    counts: Counts,
 }
 
 impl Http {
@@ -98,8 +93,7 @@ impl Http {
             budget: Budget::new(config.memory_max.bytes()),
             closing: closing.clone(),
             clock,
-            accepted: metrics.messages_accepted.with_label_values(&[LISTENER]),
-            metrics: Arc::clone(&metrics),
+            counts: Counts::new(LISTENER, &metrics),
         });
         let api = Api::start(LISTENER, config, routes::router(Arc::clone(&shared)), metrics)?;
         Ok(Http { api, shared, _abort: closing.drop_guard() })
@@ -154,23 +148,9 @@ impl Shared {
     }
 
     /// Hands over; the work starts with the call. What becomes of it is counted when the future ends.
-    fn accept(self: &Arc<Self>, handover: Handover) -> Accepting {
-        let accepting: Accepting = Box::pin(self.gate.accept(handover));
-        let accepted = self.accepted.clone();
-        Box::pin(async move {
-            let result = accepting.await;
-            if let Ok(receipt) = &result
-                && !receipt.replayed
-            {
-                accepted.inc_by(u64::from(receipt.messages));
-            }
-            result
-        })
-    }
-
-    /// Counts a refusal.
-    fn refused(&self, rejection: &Rejection) {
-        self.metrics.submissions_refused.with_label_values(&[LISTENER, rejection.kind.label()]).inc();
+    fn accept(&self, handover: Handover) -> Committing {
+        let (accepting, counts) = (self.gate.accept(handover), self.counts.clone());
+        Box::pin(async move { accepting.await.inspect(|receipt| counts.accepted(receipt)) })
     }
 
     /// Octets of a JSON submission: base64 takes four for three, and addresses come on top.

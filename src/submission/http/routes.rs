@@ -12,13 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
+use super::Shared;
 use super::answer::{BatchLine, Cancellation, MessageReport, SubmissionReceipt};
 use super::batch::Batch;
 use super::body::Submission;
 use super::openapi::{self, Problems};
 use super::problem::Problem;
 use super::query::{self, Orders};
-use super::{LISTENER, Shared};
 use crate::access::Principal;
 use crate::mail::MessageId;
 use crate::submission::door::Door;
@@ -74,11 +74,11 @@ impl Shared {
     fn refuse(&self, refusal: Refusal) -> Response {
         match refusal {
             Refusal::Rejected(rejection) => {
-                self.refused(&rejection);
+                self.counts.refused(&rejection);
                 Problem::from(&rejection).into_response()
             }
             Refusal::Plain(problem) => {
-                self.metrics.submissions_refused.with_label_values(&[LISTENER, "http"]).inc();
+                self.counts.refused_as("http");
                 problem.into_response()
             }
         }
@@ -182,7 +182,8 @@ fn key_once(request: &mut Request, header: Option<String>) -> Result<(), Rejecti
 ///
 /// One JSON object a line, as for a single message; each gets its answer as a line, in order, as soon as it is on disk, while
 /// further lines may still be on their way. A line that is refused does not keep the others. Read the answers while you
-/// send: we stop reading when too many wait for you.
+/// send: we stop reading when too many wait for you, and break off when none is taken for two minutes (`unread_timeout`);
+/// what was accepted by then stays so.
 #[utoipa::path(
     post,
     path = "/v1/messages:batch",

@@ -145,8 +145,9 @@ fn recipients(request: &Request, circumstances: &ApiCircumstances<'_>, violation
     let mut known = HashSet::new();
     let max = circumstances.recipients_max;
     // Whether there is room for more: one too many is enough to know.
+    let only = request.recipients.len() == 1;
     let mut add = |address: EnvelopeAddress| {
-        if known.insert(address.clone()) {
+        if only || known.insert(address.clone()) {
             found.push(Recipient { notify: request.notify, ..Recipient::new(address) });
         }
         found.len() <= max

@@ -355,6 +355,7 @@ impl Making<'_> {
             accepted_at: circumstances.now,
             not_before: completed.not_before,
             expires_at: completed.expires_at,
+            delay_report_at: None,
             smtputf8,
             eight_bit,
             ret: request.ret,

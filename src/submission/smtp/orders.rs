@@ -1,16 +1,18 @@
 //! The parameters of MAIL that order when a message is sent and how urgent it is: FUTURERELEASE (RFC 4865), DELIVERBY
 //! (RFC 2852) and MT-PRIORITY (RFC 6710). They ask for what the `X-Posthaste-` fields ask for, in the words of standards.
 //!
-//! Where we are not what the RFCs had in mind: a deadline ends with our handing the message over, since nearly no
-//! receiver speaks DELIVERBY and to return all mail for its sake (RFC 2852 §4.1.4) would help nobody. `BY` with mode `N`
-//! asks for a report of delay, which we do not write, and is refused. A priority chooses one of our two classes.
+//! `BY` with mode `R` is an expiry; with mode `N` it is the time at which the sender is told that the message still waits,
+//! while we go on trying. Where we are not what the RFCs had in mind: a deadline ends with our handing the message over,
+//! since nearly no receiver speaks DELIVERBY and to return all mail for its sake (RFC 2852 §4.1.4) would help nobody. The
+//! trace flag is taken and asks for nothing here: of handing over, NOTIFY=SUCCESS tells. A priority chooses one of our two
+//! classes.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use super::super::options::{AHEAD_MAX, Asked, rfc3339};
 use super::parameters;
-use super::refusal::{Reason, Refusal};
+use super::refusal::Refusal;
 use crate::clock::Timestamp;
 use crate::mail::Class;
 
@@ -21,8 +23,17 @@ const HOLD_ANNOUNCED: Duration = Duration::from_secs(365 * 86_400);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Orders {
     hold: Option<Hold>,
-    by: Option<Duration>,
+    by: Option<By>,
     priority: Option<i8>,
+}
+
+/// The parameter BY (RFC 2852 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Mode R: not delivered after this time.
+    Return(Duration),
+    /// Mode N: the sender is to hear when it waits after so many seconds; it may be so already.
+    Notify(i64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +115,13 @@ impl Orders {
         {
             return Err(too_far(name));
         }
-        let expires_at = self.by.map(|wait| ("BY", now.after(wait)));
-        if expires_at.is_some_and(|(_, time)| time.since(now) > AHEAD_MAX) {
+        let (expires_at, delay_report_at) = match self.by {
+            None => (None, None),
+            Some(By::Return(wait)) => (Some(("BY", now.after(wait))), None),
+            Some(By::Notify(seconds)) => (None, Some(Timestamp(now.0.saturating_add_signed(seconds * 1000)))),
+        };
+        let times = expires_at.map(|(_, time)| time).into_iter().chain(delay_report_at);
+        if times.into_iter().any(|time| time.since(now) > AHEAD_MAX) {
             return Err(too_far("BY"));
         }
         if let (Some((hold, release)), Some((by, deadline))) = (not_before, expires_at)
@@ -115,7 +131,7 @@ impl Orders {
         }
         let class = |priority| if priority < 0 { Class::Bulk } else { Class::Transactional };
         let too_late = not_before.is_some_and(|(_, time)| time < now);
-        Ok(Asked { not_before, expires_at, class: self.priority.map(class), too_late })
+        Ok(Asked { not_before, expires_at, delay_report_at, class: self.priority.map(class), too_late })
     }
 
     /// Writes them as they were given, one spelling for each.
@@ -126,8 +142,10 @@ impl Orders {
             Some(Hold::For(wait)) => write(format_args!(" HOLDFOR={}", wait.as_secs())),
             Some(Hold::Until(time)) => write(format_args!(" HOLDUNTIL={time}")),
         }
-        if let Some(by) = self.by {
-            write(format_args!(" BY={}", by.as_secs()));
+        match self.by {
+            None => {}
+            Some(By::Return(wait)) => write(format_args!(" BY={}", wait.as_secs())),
+            Some(By::Notify(seconds)) => write(format_args!(" BY={seconds};N")),
         }
         if let Some(priority) = self.priority {
             write(format_args!(" MT-PRIORITY={priority}"));
@@ -140,9 +158,9 @@ fn seconds(digits: &[u8]) -> Option<u64> {
     parameters::number(digits).filter(|_| digits.len() <= 9)
 }
 
-/// `by-time;by-mode[by-trace]` (RFC 2852 §4). The trace flag asks relays for something, and we are the last but one.
-fn by(value: Option<&[u8]>) -> Result<Duration, Refusal> {
-    let bad = || Refusal::argument("BY must be seconds, a semicolon and R, such as 3600;R");
+/// `by-time;by-mode[by-trace]` (RFC 2852 §4).
+fn by(value: Option<&[u8]>) -> Result<By, Refusal> {
+    let bad = || Refusal::argument("BY must be seconds, a semicolon, and R or N, such as 3600;R");
     let value = value.ok_or_else(bad)?;
     let semicolon = memchr::memchr(b';', value).ok_or_else(bad)?;
     let (time, mode) = (&value[..semicolon], value[semicolon + 1..].to_ascii_uppercase());
@@ -154,11 +172,9 @@ fn by(value: Option<&[u8]>) -> Result<Duration, Refusal> {
     let seconds = seconds(digits).ok_or_else(bad)?;
     match mode.as_slice() {
         b"R" | b"RT" if negative || seconds == 0 => Err(Refusal::argument("BY with mode R must be above 0")),
-        b"R" | b"RT" => Ok(Duration::from_secs(seconds)),
-        b"N" | b"NT" => {
-            let text = "BY with mode N asks for reports of delay, which are not sent here; mode R is obeyed";
-            Err(Refusal::new(Reason::Syntax, 555, (5, 5, 4), text))
-        }
+        b"R" | b"RT" => Ok(By::Return(Duration::from_secs(seconds))),
+        // Nine digits fit.
+        b"N" | b"NT" => Ok(By::Notify(if negative { -(seconds as i64) } else { seconds as i64 })),
         _ => Err(bad()),
     }
 }
@@ -196,15 +212,18 @@ mod tests {
             not_before: Some(("HOLDFOR", NOW.after(hour))),
             expires_at: Some(("BY", NOW.after(2 * hour))),
             class: Some(Class::Bulk),
-            too_late: false,
+            ..Asked::default()
         };
         assert_eq!(all, Ok(expected));
+        for (by, report_at) in [("7200;N", NOW.after(2 * hour)), ("0;nt", NOW), ("-5;N", Timestamp(NOW.0 - 5000))] {
+            let expected = Asked { delay_report_at: Some(report_at), ..Asked::default() };
+            assert_eq!(read(&[("BY", by)]), Ok(expected), "{by}");
+        }
         let until = read(&[("HOLDUNTIL", "2026-11-22T15:00:00+02:00"), ("MT-PRIORITY", "0")]);
         let expected = Asked {
             not_before: Some(("HOLDUNTIL", NOW.after(hour))),
-            expires_at: None,
             class: Some(Class::Transactional),
-            too_late: false,
+            ..Asked::default()
         };
         assert_eq!(until, Ok(expected));
         let passed = read(&[("HOLDUNTIL", "2026-11-22T11:59:59Z")]).expect("judged when the message is complete");
@@ -229,15 +248,12 @@ mod tests {
         check(&[("HOLDFOR", "1"), ("HOLDFOR", "1")], "501 5.5.4 HOLDFOR is there twice");
         check(&[("BY", "1;R"), ("BY", "1;R")], "501 5.5.4 BY is there twice");
         for bad in ["", "10", ";R", "10;", "10;X", "10;R;T", "1000000000;R", "--1;R", "1,R"] {
-            check(&[("BY", bad)], "501 5.5.4 BY must be seconds, a semicolon and R, such as 3600;R");
+            check(&[("BY", bad)], "501 5.5.4 BY must be seconds, a semicolon, and R or N, such as 3600;R");
         }
         for bad in ["0;R", "-5;R"] {
             check(&[("BY", bad)], "501 5.5.4 BY with mode R must be above 0");
         }
-        check(
-            &[("BY", "10;N")],
-            "555 5.5.4 BY with mode N asks for reports of delay, which are not sent here; mode R is obeyed",
-        );
+        check(&[("BY", "999999999;N")], "501 5.5.4 BY is more than a year ahead");
         check(&[("BY", "60;R"), ("HOLDFOR", "60")], "501 5.5.4 BY is over before HOLDFOR lets the message go");
         for bad in ["", "10", "-10", "+0", "x", "-0", "1.5"] {
             check(&[("MT-PRIORITY", bad)], "501 5.5.4 MT-PRIORITY must be -9 to 9");

@@ -12,6 +12,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::super::certificate;
 use super::super::door::Door;
 use super::Shared;
 use super::input::Input;
@@ -237,7 +238,8 @@ impl<D: Door> Talk<D> {
             self.session.insecure();
             tracing::debug!(%error, "TLS handshake failed");
         })?;
-        self.session.secured(binding(io.get_ref().1));
+        let tls = io.get_ref().1;
+        self.session.secured(binding(tls), certificate::shown(tls).as_deref());
         self.input = Input::default();
         self.heard(0);
         self.got_on(self.last_heard);

@@ -146,6 +146,7 @@ impl Transaction {
             accepted_at: trace.received.at,
             not_before: completed.not_before,
             expires_at: completed.expires_at,
+            delay_report_at: self.asked.delay_report_at,
             smtputf8,
             eight_bit,
             ret: self.parameters.ret,

@@ -14,9 +14,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::super::certificate;
 use super::connection;
 use super::identity::user_name;
-use super::tls::names;
 use super::{Controls, Peer};
 use crate::telemetry::Metrics;
 
@@ -201,9 +201,9 @@ async fn secured(stream: TcpStream, acceptor: TlsAcceptor, peer: Peer, shared: &
             return tracing::debug!(?client, "TLS handshake took too long");
         }
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let (shown, names) = (certificate.is_some(), certificate.map(names).unwrap_or_default());
-    connection::serve(stream, Peer { certificate: shown, names, tls: true, ..peer }, shared).await;
+    let shown = certificate::shown(stream.get_ref().1);
+    let peer = Peer { certificate: shown.is_some(), names: shown.unwrap_or_default(), tls: true, ..peer };
+    connection::serve(stream, peer, shared).await;
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

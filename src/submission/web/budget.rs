@@ -118,6 +118,12 @@ impl Share {
         tokio::time::timeout(patience, wait).await.map_err(|_| full())
     }
 
+    /// Gives back all but `octets` of it.
+    pub fn keep(&self, octets: usize) {
+        let held = self.held.fetch_min(octets, Ordering::Relaxed);
+        self.budget.give_back(held.saturating_sub(octets));
+    }
+
     /// Moves `octets` of it to a share of their own, as when one of several messages in a stream is complete. What is
     /// not in this share (a message that was compressed takes more room than was read) is taken above the limit; the next
     /// one then waits for it.

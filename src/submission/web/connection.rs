@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::{Buf, BytesMut};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -17,6 +18,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,8 +47,8 @@ const WINDOW_MIN: usize = 64 << 10;
 /// Octets of one HTTP/2 frame: several messages of usual size fit into one.
 const FRAME_MAX: u32 = 64 << 10;
 
-/// A client that takes nothing of what we write for so long has gone, or means to hold what we keep for it.
-const STALL_MAX: Duration = Duration::from_secs(120);
+/// Octets read in one go while they come faster than they are asked for.
+const SPILL: usize = 64 << 10;
 
 /// Octets of a response that wait for the client to take them, for each request.
 const UNSENT_MAX: usize = 256 << 10;
@@ -66,7 +68,7 @@ where
         window = WINDOW_MIN;
     }
     let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard)));
+    let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard), controls.settings.load().unread_timeout));
     let router = TowerToHyperService::new(shared.router.clone());
     let service = Requests { router, peer: Arc::new(peer) };
     let builder = builder(window as u32, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
@@ -143,17 +145,53 @@ where
     }
 }
 
-/// A stream that counts what came, up to what matters, and fails when nothing goes out for too long.
+/// A stream that counts what came, up to what matters, reads much at a time where there is much, and fails when nothing goes
+/// out for too long.
 struct Heard<S> {
     stream: S,
     octets: Arc<AtomicUsize>,
+    /// Octets read ahead. Hyper asks for 8 KiB at a time, and a system call costs more than copying them.
+    spill: BytesMut,
+    /// The last read got all it asked for: there is more.
+    flowing: bool,
+    /// A write may wait so long.
+    unread_max: Duration,
     /// Ends when a write has waited too long; `None`: none waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Heard<S> {
-    fn new(stream: S, octets: Arc<AtomicUsize>) -> Heard<S> {
-        Heard { stream, octets, stalled: None }
+    fn new(stream: S, octets: Arc<AtomicUsize>, unread_max: Duration) -> Heard<S> {
+        Heard { stream, octets, spill: BytesMut::new(), flowing: false, unread_max, stalled: None }
+    }
+
+    /// Reads into `buffer`, or ahead. Memory for that is there only while much comes.
+    fn read_some(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        if self.spill.is_empty() {
+            let room = buffer.remaining();
+            if !self.flowing || room >= SPILL {
+                let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+                self.flowing = buffer.remaining() == 0;
+                return polled;
+            }
+            self.spill.reserve(SPILL);
+            let polled = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.spill);
+            self.flowing = self.spill.len() > room;
+            if self.spill.is_empty() {
+                self.spill = BytesMut::new();
+                return polled.map_ok(|_| ());
+            }
+        }
+        let octets = self.spill.len().min(buffer.remaining());
+        buffer.put_slice(&self.spill[..octets]);
+        self.spill.advance(octets);
+        if self.spill.is_empty() && !self.flowing {
+            self.spill = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn written<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -161,7 +199,8 @@ impl<S> Heard<S> {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_MAX)));
+        let unread_max = self.unread_max;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(unread_max)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -169,7 +208,7 @@ impl<S> Heard<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let polled = self.read_some(cx, buffer);
         let count = self.octets.load(Ordering::Relaxed);
         if count < PREFACE {
             self.octets.store(count + buffer.filled().len() - before, Ordering::Relaxed);
@@ -212,15 +251,17 @@ mod tests {
 
     use super::*;
 
+    const UNREAD_MAX: Duration = Duration::from_secs(120);
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_of_what_we_write_is_cut_off() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut heard = Heard::new(ours, Arc::default());
+        let mut heard = Heard::new(ours, Arc::default(), UNREAD_MAX);
         let begun = tokio::time::Instant::now();
         // As slow as it likes, as long as it goes on.
         let slow = async {
             for _ in 0..5 {
-                tokio::time::sleep(STALL_MAX / 2).await;
+                tokio::time::sleep(UNREAD_MAX / 2).await;
                 theirs.read_exact(&mut [0; 100]).await.expect("octets");
             }
         };
@@ -228,6 +269,32 @@ mod tests {
         written.expect("taken in time");
         let error = heard.write_all(&[b'x'; 1]).await.expect_err("not taken");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= STALL_MAX * 3);
+        assert!(begun.elapsed() >= UNREAD_MAX * 3);
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_read_in_order_however_it_is_asked_for() {
+        let content: Vec<u8> = (0..1_000_000u32).flat_map(|n| n.to_le_bytes()).take(700_001).collect();
+        for (room, asked) in [(1, 100), (8192, 8192), (300_000, 8192), (300_000, 3), (300_000, 200_000)] {
+            let content = &content[..content.len().min(room * 100)];
+            let (ours, mut theirs) = tokio::io::duplex(room);
+            let mut heard = Heard::new(ours, Arc::default(), UNREAD_MAX);
+            let send = async {
+                theirs.write_all(content).await.expect("read");
+                drop(theirs);
+            };
+            let read = async {
+                let (mut got, mut buffer) = (Vec::new(), vec![0; asked]);
+                loop {
+                    match heard.read(&mut buffer).await.expect("octets") {
+                        0 => return got,
+                        length => got.extend_from_slice(&buffer[..length]),
+                    }
+                }
+            };
+            let (got, ()) = tokio::join!(read, send);
+            assert!(got == content, "{room} {asked}");
+            assert_eq!(heard.spill.capacity(), 0, "nothing is held when nothing comes");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,6 +11,7 @@ use super::super::gate::rejection;
 use super::super::rejection::Rejection;
 use super::Peer;
 use crate::access::{Access, AccessError, How, Principal};
+use crate::clock::Instant;
 use crate::config::ApiConfig;
 
 /// Who sends this request: by its certificate, by `authorization` (the header: a Bearer token, or a Basic user and
@@ -71,6 +73,47 @@ pub fn stands<A>(access: &Access, config: &ApiConfig<A>, peer: &Peer, principal:
         How::Credential(_) | How::Certificate(_) => access.stands(principal),
     };
     if stands { Ok(()) } else { Err(Rejection::unauthenticated("you are not known any more")) }
+}
+
+/// How old an answer to [`stands`] may be.
+const STANDS_FOR: Duration = Duration::from_secs(2);
+
+/// A client that was let in and goes on asking: whether it still stands is looked up every two seconds, not each time.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    checked: Instant,
+}
+
+impl Standing {
+    /// Of a client that was let in just now.
+    pub fn new() -> Standing {
+        Standing { checked: Instant::now() }
+    }
+
+    /// See [`stands`].
+    ///
+    /// # Errors
+    /// [`RejectionKind::Unauthenticated`](super::super::RejectionKind::Unauthenticated), until it stands again.
+    pub fn check<A>(
+        &mut self,
+        access: &Access,
+        config: &ApiConfig<A>,
+        peer: &Peer,
+        principal: &Principal,
+    ) -> Result<(), Rejection> {
+        let now = Instant::now();
+        if now.duration_since(self.checked) >= STANDS_FOR {
+            stands(access, config, peer, principal)?;
+            self.checked = now;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Standing {
+    fn default() -> Standing {
+        Standing::new()
+    }
 }
 
 fn name(principal: &Principal) -> Option<&str> {
@@ -159,6 +202,29 @@ mod tests {
             let found = principal(&access, &config, &peer, authorization).await;
             let found = found.as_ref().map(|found| name(found).unwrap_or_default()).map_err(|_| ());
             assert_eq!(found, expected, "{names:?} {authorization:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_no_more_is_seen_within_seconds() {
+        let access = Access::open(Arc::new(Ledger::default()), Arc::new(Metrics::new()), Clock).expect("a new ledger");
+        let peer = Peer { address: Some(IpAddr::from([127, 0, 0, 1])), ..Peer::default() };
+        let trusting = GrpcConfig::default();
+        let principal = principal(&access, &trusting, &peer, None).await.expect("from here");
+        let distrusting = GrpcConfig { trusted_networks: Vec::new(), ..GrpcConfig::default() };
+        let mut standing = Standing::new();
+        for (seconds, config, expected) in [
+            (0, &trusting, true),
+            (0, &distrusting, true),
+            (3, &distrusting, false),
+            (0, &distrusting, false),
+            (0, &trusting, true),
+            (1, &distrusting, true),
+            (1, &distrusting, false),
+        ] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            let found = standing.check(&access, config, &peer, &principal).is_ok();
+            assert_eq!(found, expected, "{seconds} {:?}", config.trusted_networks);
         }
     }
 

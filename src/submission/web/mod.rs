@@ -5,14 +5,19 @@
 //! 2. `connection` serves HTTP/1.1 and HTTP/2 on each. Every request carries who is at the other end, as an extension of
 //!    type `Arc<Peer>`.
 //! 3. The service asks [`principal`] who that is to us, and takes the memory for what it reads from a [`Budget`].
+//! 4. Where one request brings many submissions, they go through a [`Pipeline`], and the response is [`Attended`]: memory
+//!    comes back as they become durable, and who takes no answers is given up. [`Standing`] says whether the client may go on.
 //!
 //! What a connection may make us hold is bounded before anybody reads: HTTP/2 windows come out of a quarter of
 //! `memory_max`, and shrink as connections become many.
 
 mod accept;
+mod attended;
 mod budget;
 mod connection;
+mod counts;
 mod identity;
+mod pipeline;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -29,8 +34,11 @@ use rustls::ServerConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use attended::{Answers, Attended};
 pub use budget::{Budget, Metered, Share, read_body};
-pub use identity::{principal, stands};
+pub use counts::Counts;
+pub use identity::{Standing, principal, stands};
+pub use pipeline::{Committing, Pipeline};
 pub use tls::tls;
 
 use self::accept::{Listener, Shared};
@@ -76,6 +84,8 @@ struct Settings {
     tls: Option<Arc<ServerConfig>>,
     connections_max: usize,
     connections_per_client_max: usize,
+    /// A client that takes nothing of what we write for so long has gone, or means to hold what we keep for it.
+    unread_timeout: Duration,
 }
 
 impl Settings {
@@ -84,6 +94,7 @@ impl Settings {
             tls,
             connections_max: config.connections_max,
             connections_per_client_max: config.connections_per_client_max,
+            unread_timeout: config.unread_timeout,
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use tokio_stream::StreamExt;
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::super::v1::submission_client::SubmissionClient;
 use super::super::v1::submit_result::Result as Outcome;
 use super::{PATIENCE, World, check_status, raw, until, v1};
 use crate::config::ByteSize;
@@ -177,15 +179,21 @@ async fn who_is_known_no_more_loses_what_is_open() {
     let mut config = world.config.clone();
     config.trusted_networks.clear();
     world.grpc.reload(&config, None);
-    sender.send(raw("a@them.test", 100)).await.unwrap();
-    match results.next().await.unwrap().unwrap().result {
-        Some(Outcome::Error(status)) => assert_eq!(status.code, Code::Unauthenticated as i32),
-        other => panic!("{other:?}"),
-    }
+    // A stream is looked at every two seconds.
+    let mut accepted = 1;
+    let refused = loop {
+        sender.send(raw("a@them.test", 100)).await.unwrap();
+        match tokio::time::timeout(PATIENCE, results.next()).await.unwrap().unwrap().unwrap().result {
+            Some(Outcome::Receipt(_)) => accepted += 1,
+            other => break other,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(matches!(refused, Some(Outcome::Error(status)) if status.code == Code::Unauthenticated as i32));
     super::streams::write(&world, 1, "delivered", "shop", "spring");
     let status = watching.next().await.unwrap().unwrap_err();
     check_status(&status, Code::Unauthenticated);
-    assert_eq!(world.book.stored().len(), 1);
+    assert_eq!(world.book.stored().len(), accepted);
 }
 
 #[tokio::test]
@@ -221,6 +229,68 @@ async fn a_call_that_finds_no_memory_is_told_when_to_come_back() {
     world.book.allow(u64::MAX);
     world.client().submit(raw("c@them.test", 1000)).await.unwrap();
     holding.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn personal_copies_take_their_memory() {
+    let world = World::start(|config| {
+        config.memory_max = ByteSize(1 << 20);
+        config.max_message_size = ByteSize(200_000);
+    })
+    .await;
+    world.book.allow(0);
+    let personal = |copies: usize| {
+        let recipients = (0..copies).map(|n| format!("u{n}@them.test")).collect();
+        v1::SubmitRequest { recipients, personal: true, ..raw("", 100_000) }
+    };
+    let mut first = world.client();
+    let holding = tokio::spawn(async move { first.submit(personal(7)).await });
+    until("one begun", || world.book.begun() == 1).await;
+    let used = world.grpc.front.budget().used();
+    assert!(used >= 800_000, "{used} octets for what was read and seven copies");
+    // The copies of a second one have no room, by call or by stream.
+    let status = world.client().submit(personal(3)).await.unwrap_err();
+    assert!(check_status(&status, Code::ResourceExhausted).retry_after.is_some());
+    let mut results = world.client().submit_stream(tokio_stream::iter([personal(3)])).await.unwrap().into_inner();
+    match results.next().await.unwrap().unwrap().result {
+        Some(Outcome::Error(status)) => assert_eq!(status.code, Code::ResourceExhausted as i32),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.refused("full"), 2);
+    world.book.allow(u64::MAX);
+    holding.await.unwrap().unwrap();
+    let mut results = world.client().submit_stream(tokio_stream::iter([personal(7)])).await.unwrap().into_inner();
+    assert!(matches!(results.next().await.unwrap().unwrap().result, Some(Outcome::Receipt(_))));
+    until("memory free", || world.grpc.front.budget().used() == 0).await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_results_nobody_takes_is_given_up() {
+    let world = World::start(|config| config.unread_timeout = Duration::from_millis(400)).await;
+    // Not even one result fits into the window of this client.
+    let endpoint = Endpoint::from_shared(format!("http://{}", world.grpc.local_addrs()[0])).unwrap();
+    let channel = endpoint.initial_stream_window_size(1).connect().await.unwrap();
+    let (sender, requests) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let results = SubmissionClient::new(channel).submit_stream(requests).await.unwrap();
+    // It writes as long as somebody takes that.
+    let writing = tokio::spawn(async move { while sender.send(raw("a@them.test", 100_000)).await.is_ok() {} });
+    until("given up", || world.refused("unread") == 1).await;
+    until("memory free", || world.grpc.front.budget().used() == 0).await;
+    // The connection is good, and what was taken is.
+    assert!(!world.book.stored().is_empty());
+    let mut results = results.into_inner();
+    let ended = async {
+        loop {
+            match results.next().await {
+                Some(Ok(_)) => {}
+                other => break other,
+            }
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    writing.abort();
 }
 
 #[tokio::test]

@@ -42,6 +42,9 @@ pub(in super::super) trait Authority: fmt::Debug + Send + Sync {
     /// What SCRAM needs to know of a user; a user that does not exist looks like one whose proof never fits.
     fn scram(&self, user: &str) -> Box<dyn ScramKeys>;
 
+    /// Who shows a certificate with these names, from an authority we believe.
+    fn certificate(&self, names: &[String]) -> Result<Arc<Principal>, AccessError>;
+
     /// Printable characters without comma, never the same twice.
     fn nonce(&self) -> String;
 }
@@ -68,6 +71,10 @@ impl Authority for Access {
 
     fn scram(&self, user: &str) -> Box<dyn ScramKeys> {
         Box::new(Access::scram(self, user))
+    }
+
+    fn certificate(&self, names: &[String]) -> Result<Arc<Principal>, AccessError> {
+        self.by_certificate(names)
     }
 
     fn nonce(&self) -> String {

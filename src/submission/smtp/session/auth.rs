@@ -14,7 +14,7 @@ use super::super::input::Input;
 use super::super::refusal::{Reason, Refusal};
 use super::super::replies::Outcome;
 use super::super::sasl::{Checking, Exchange, Mechanism, Setting, Turn, Verified};
-use super::{Mode, Next, Session, State, Step};
+use super::{Certificate, Mode, Next, Session, State, Step};
 use crate::access::{AccessError, Principal};
 use crate::mail::{EnhancedCode, Reply};
 
@@ -145,7 +145,14 @@ impl<D: Door> Session<D> {
     }
 
     fn welcome(&mut self, principal: Arc<Principal>) -> Reply {
-        tracing::debug!(how = ?principal.how, tenant = principal.tenant.as_ref().map(|t| &*t.name), "authenticated");
+        let tenant = |principal: &Principal| principal.tenant.as_ref().map(|tenant| tenant.name.clone());
+        if let Certificate::Known(other) = &self.certificate
+            && tenant(other) != tenant(&principal)
+        {
+            let text = "the client certificate and the credentials mean different tenants";
+            return self.judge(Refusal::new(Reason::Auth, 535, (5, 7, 8), text));
+        }
+        tracing::debug!(how = ?principal.how, tenant = tenant(&principal), "authenticated");
         self.authenticated = Some(principal);
         Reply::ours(235, EnhancedCode(2, 7, 0), "you are authenticated")
     }

@@ -11,7 +11,7 @@ use super::super::orders;
 use super::super::parameters::MailParameters;
 use super::super::refusal::{Reason, Refusal};
 use super::super::transaction::{self, Transaction};
-use super::{Ending, Hello, Mode, Next, Session, State, Step};
+use super::{Certificate, Ending, Hello, Mode, Next, Session, State, Step};
 use crate::access::Principal;
 use crate::mail::{Recipient, Reply, ReversePath};
 
@@ -188,12 +188,17 @@ impl<D: Door> Session<D> {
         self.say("250 2.1.0 ok\r\n")
     }
 
-    /// Who submits: whoever the client showed to be, else a trusted network.
+    /// Who submits: whoever the client showed to be, by AUTH or its certificate, else a trusted network.
     fn principal(&self) -> Result<Arc<Principal>, Refusal> {
         if let Some(principal) = &self.authenticated {
             return Ok(Arc::clone(principal));
         }
-        if self.policy.config.trusted_networks.iter().any(|network| network.contains(&self.client)) {
+        if let Certificate::Known(principal) = &self.certificate {
+            return Ok(Arc::clone(principal));
+        }
+        let judged_by_network = matches!(self.certificate, Certificate::None);
+        if judged_by_network && self.policy.config.trusted_networks.iter().any(|network| network.contains(&self.client))
+        {
             return Ok(Arc::clone(&self.shared.network));
         }
         if self.auth_is_possible() {

@@ -39,6 +39,7 @@ pub(super) struct Session<D> {
     tls: bool,
     /// `tls-exporter` of the TLS session (RFC 9266).
     binding: Option<Box<[u8; 32]>>,
+    certificate: Certificate,
     authenticated: Option<Arc<Principal>>,
     hello: Option<Hello>,
     state: State,
@@ -48,6 +49,16 @@ pub(super) struct Session<D> {
     errors: u32,
     leaving: bool,
     ending: Option<Ending>,
+}
+
+/// What the client's certificate tells of it.
+enum Certificate {
+    /// It showed none.
+    None,
+    /// No tenant is known by it. Who shows one means to be held to it, so the network it comes from does not help.
+    Unknown,
+    /// Whose it is.
+    Known(Arc<Principal>),
 }
 
 /// Who the client says it is.
@@ -128,6 +139,7 @@ impl<D: Door> Session<D> {
             client,
             tls: false,
             binding: None,
+            certificate: Certificate::None,
             authenticated: None,
             hello: None,
             state: State::Ready,
@@ -153,9 +165,14 @@ impl<D: Door> Session<D> {
     }
 
     /// The handshake is done: all that was said in the clear is forgotten (RFC 3207 §4.2), but not what was counted.
-    /// `binding` is what the TLS session exports for SCRAM.
-    pub(super) fn secured(&mut self, binding: Option<Box<[u8; 32]>>) {
+    /// `binding` is what the TLS session exports for SCRAM, `names` are those in the client's certificate.
+    pub(super) fn secured(&mut self, binding: Option<Box<[u8; 32]>>, names: Option<&[String]>) {
         (self.tls, self.binding) = (true, binding);
+        self.certificate = match names.map(|names| self.shared.authority.certificate(names)) {
+            None => Certificate::None,
+            Some(Err(_)) => Certificate::Unknown,
+            Some(Ok(principal)) => Certificate::Known(principal),
+        };
         (self.hello, self.authenticated, self.state, self.ending) = (None, None, State::Ready, None);
     }
 

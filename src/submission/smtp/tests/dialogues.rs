@@ -256,6 +256,9 @@ fn describe(out: &mut String, principal: &Principal, envelope: &Envelope, conten
     if envelope.lifetime() != Duration::from_secs(4 * 86_400) {
         also(format!("expires after {:?}", about(expires_at.since(*accepted_at))));
     }
+    if let Some(at) = envelope.delay_report_at {
+        also(format!("delay is told after {:?}", about(at.since(*accepted_at))));
+    }
     out.push('\n');
     for line in content.split_inclusive(|b| *b == b'\n') {
         let line = escape(line.strip_suffix(b"\r\n").expect("content ends in CRLF"));

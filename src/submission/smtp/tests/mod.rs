@@ -107,10 +107,18 @@ fn shared_with(
 
 /// A certificate for STARTTLS.
 fn certificate() -> (Arc<rustls::ServerConfig>, rustls_pki_types::CertificateDer<'static>) {
+    certificate_and("")
+}
+
+/// The same; client certificates of these authorities are believed.
+fn certificate_and(authorities: &str) -> (Arc<rustls::ServerConfig>, rustls_pki_types::CertificateDer<'static>) {
     let ours = rcgen::generate_simple_self_signed(vec!["mta.example".to_owned()]).expect("a certificate");
     let folder = tempfile::tempdir().expect("a folder");
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&cert, ours.cert.pem()).expect("written");
     std::fs::write(&key, ours.signing_key.serialize_pem()).expect("written");
-    (super::super::load_tls(&cert, &key).expect("it fits"), ours.cert.der().clone())
+    let clients = folder.path().join("clients.pem");
+    std::fs::write(&clients, authorities).expect("written");
+    let clients = (!authorities.is_empty()).then_some(&*clients);
+    (super::super::load_tls(&cert, &key, clients).expect("it fits"), ours.cert.der().clone())
 }

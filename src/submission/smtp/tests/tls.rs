@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::super::serve::{Opening, serve};
-use super::{CLIENT, Recorder, certificate, config, shared};
+use super::{CLIENT, Recorder, certificate, certificate_and, config, shared};
 use crate::config::SmtpConfig;
 
 /// A session with a client that is trusted in nothing.
@@ -173,4 +173,66 @@ async fn scram<S: AsyncRead + AsyncWrite + Unpin>(
     let expected = format!("v={}", BASE64_STANDARD.encode(server));
     assert_eq!(BASE64_STANDARD.decode(words).expect("base64"), expected.as_bytes());
     client.ask("").await
+}
+
+/// What MAIL is answered to a client that shows this certificate, if any, and may then authenticate.
+async fn mail_with(
+    own: Option<&rcgen::CertifiedKey<rcgen::KeyPair>>,
+    authorities: &str,
+    trusted: bool,
+    auth: bool,
+) -> String {
+    let (tls, cert) = certificate_and(authorities);
+    let door = Arc::new(Recorder::default());
+    let mut config = config();
+    config.trusted_networks.retain(|_| trusted);
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    tokio::spawn(serve(theirs, CLIENT, Opening::Tls, shared(door.clone(), config, Some(tls))));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert).expect("a certificate");
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let key = rustls_pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("a key");
+            builder.with_client_auth_cert(vec![own.cert.der().clone()], key).expect("it fits")
+        }
+    };
+    let name = ServerName::try_from("mta.example").expect("a name");
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, ours).await.expect("handshake");
+    let mut client = Client::new(tls);
+    client.hear().await;
+    client.ask("EHLO app.example").await;
+    if auth {
+        let answer = client.ask(&format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0user\0pencil"))).await;
+        if !answer.starts_with("235 ") {
+            return answer;
+        }
+    }
+    client.ask("MAIL FROM:<a@b.example>").await
+}
+
+#[tokio::test]
+async fn a_certificate_says_whose_client_it_is() {
+    let new = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+    let [shop, bank, nobody] = ["shop.example", "bank.example", "nobody.example"].map(new);
+    let believed = [&shop, &bank, &nobody].map(|own| own.cert.pem()).concat();
+    let required = "530 5.7.0 authentication required";
+    let other = "535 5.7.8 the client certificate and the credentials mean different tenants";
+    for (own, trusted, auth, expected) in [
+        (None, true, false, "250 2.1.0 ok"),
+        (None, false, false, required),
+        (Some(&shop), false, false, "250 2.1.0 ok"),
+        (Some(&shop), false, true, "250 2.1.0 ok"),
+        (Some(&bank), true, true, other),
+        // Who shows one that nobody has is not helped by its network.
+        (Some(&nobody), true, false, required),
+        (Some(&nobody), true, true, "250 2.1.0 ok"),
+    ] {
+        let told = mail_with(own, &believed, trusted, auth).await;
+        assert_eq!(told, expected, "{} {trusted} {auth}", own.map_or_else(String::new, |own| own.cert.pem()));
+    }
 }

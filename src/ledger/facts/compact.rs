@@ -1,0 +1,105 @@
+//! Compaction: the log of facts goes on with those that count, and its oldest segments go.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+
+use super::upkeep::RETRY;
+use super::{Disk, Facts};
+use crate::ledger::LedgerError;
+use crate::ledger::codec::{Fact, read_facts};
+use crate::log::{Durability, Health, Position, SegmentId};
+
+/// Segments that are never worth compacting.
+const SEGMENTS_MIN: usize = 4;
+
+impl Facts {
+    /// If the log has grown to twice what the last time left, writes what counts anew, oldest first.
+    pub(super) fn compact(self: &Arc<Self>, disk: &Disk) -> Result<(), LedgerError> {
+        let segments = disk.log.segments();
+        if segments.len() < SEGMENTS_MIN + 2 * self.lock().compacted || disk.log.health() != Health::Ok {
+            return Ok(());
+        }
+        for (place, segment) in segments.iter().enumerate().take(segments.len() - 1) {
+            if !self.copy_forward(disk, *segment)? {
+                return Ok(());
+            }
+            // A removal must not go before what it removes, not even when a file cannot be deleted.
+            segments[..place].iter().for_each(|older| disk.log.depend(*segment, *older));
+            let records = self.lock().records.remove(segment).unwrap_or_default();
+            records.into_iter().for_each(|location| disk.log.release(location));
+            disk.log.reclaim();
+        }
+        self.lock().compacted = disk.log.segments().len();
+        Ok(())
+    }
+
+    /// Writes all facts of a segment again that still count, and waits for that. False: not now.
+    fn copy_forward(self: &Arc<Self>, disk: &Disk, segment: SegmentId) -> Result<bool, LedgerError> {
+        let mut records = Vec::new();
+        let scanned = disk.log.scan(segment, &mut |record| {
+            records.push((record.location.position, read_facts(record.head)));
+        });
+        scanned.map_err(|error| LedgerError::new(&error))?;
+        let (sender, copied) = channel();
+        let mut missing = 0;
+        for (at, facts) in records {
+            // What cannot be read is not to be thrown away: a later version may know better.
+            let facts = facts.map_err(|error| LedgerError::new(&error))?;
+            let appended = loop {
+                match self.copy(at, &facts, &sender)? {
+                    Some(appended) => break appended,
+                    None if !self.wait_for_puts() => return Ok(false),
+                    None => {}
+                }
+            };
+            missing += usize::from(appended);
+        }
+        while missing > 0 {
+            match copied.recv_timeout(RETRY) {
+                Ok(true) => missing -= 1,
+                Ok(false) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
+                Err(RecvTimeoutError::Timeout) if self.lock().closing => return Ok(false),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Appends those of a record's facts that count; whether there are any. `None`: one of them is being replaced.
+    fn copy(
+        self: &Arc<Self>,
+        at: Position,
+        facts: &[Fact],
+        sender: &Sender<bool>,
+    ) -> Result<Option<bool>, LedgerError> {
+        let state = self.lock();
+        let Some(index) = self.index(&state)? else { return Ok(None) };
+        let mut live = Vec::new();
+        for fact in facts {
+            let key = (fact.table, fact.key.clone());
+            if state.pending.contains_key(&key) {
+                return Ok(None);
+            }
+            let now = match state.fresh.get(&key) {
+                Some(fresh) => Some(fresh.at).filter(|_| fresh.value.is_some()),
+                None => index.get(fact.table, &fact.key).map_err(|error| LedgerError::new(&error))?.map(|e| e.at),
+            };
+            // A key that stands twice in one record counts as the record's last.
+            if now == Some(at) {
+                live.push(fact.clone());
+            }
+        }
+        if live.is_empty() {
+            return Ok(Some(false));
+        }
+        let sender = sender.clone();
+        self.append(live, Durability::Relaxed, move |result| _ = sender.send(result.is_ok()));
+        Ok(Some(true))
+    }
+
+    /// Until a put is on disk. False: the log does not get on, or is being closed.
+    fn wait_for_puts(&self) -> bool {
+        let (state, waited) = self.wake.wait_timeout(self.lock(), RETRY).expect("no code panics under this lock");
+        !waited.timed_out() && !state.closing
+    }
+}

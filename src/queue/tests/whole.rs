@@ -1,0 +1,185 @@
+//! The queue over a spool whose log writes when it is told to, and an event log.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::super::*;
+use crate::config::{ByteSize, Config, EventsConfig};
+use crate::events::EventLog;
+use crate::log::sim::SimFiles;
+use crate::log::{Drive, Files, LogOptions};
+use crate::mail::{Envelope, Recipient, Stream};
+use crate::spool::Outlets;
+
+struct Whole {
+    queue: Arc<Queue>,
+    spool: Arc<Spool>,
+    /// What the spool exported.
+    told: Arc<Mutex<String>>,
+    files: SimFiles,
+    log: Arc<EventLog>,
+    _dir: tempfile::TempDir,
+}
+
+impl Whole {
+    fn start(files: SimFiles) -> Whole {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let log = Arc::new(EventLog::open(dir.path(), &EventsConfig::default(), Arc::clone(&metrics)).unwrap().0);
+        let told = Arc::new(Mutex::new(String::new()));
+        let (telling, writing) = (Arc::clone(&told), Arc::clone(&log));
+        let export = Arc::new(move |position, lines: bytes::Bytes| {
+            telling.lock().unwrap().push_str(std::str::from_utf8(&lines).unwrap());
+            writing.write(position, lines);
+        });
+        let mut config = Config::default();
+        config.spool.cache_size = ByteSize(0);
+        (config.spool.segment_size, config.spool.disk_free_min) = (ByteSize(64 << 10), ByteSize(0));
+        let options = LogOptions { drive: Drive::Stepped(Arc::new(|| {})), ..LogOptions::new(Path::new("/spool")) };
+        let outlets = Outlets { exported: None, export, ledger: Arc::default() };
+        let (disk, counts) = (Arc::new(files.clone()), Arc::clone(&metrics));
+        let (spool, mut opened) = Spool::open_with(options, &config.spool, disk, counts, outlets, Clock).unwrap();
+        let hostname: Domain = "us.example".parse().unwrap();
+        config.dns.nameservers = vec![([127, 0, 0, 1], 9).into()];
+        let parts = Parts {
+            router: Router::new(&config.dns, &config.delivery, &[]).unwrap(),
+            client: Client::new(&config.delivery, &hostname, Arc::clone(&metrics)),
+            signer: Arc::new(Signer::load(&[]).0),
+            retry: RetryPolicy::new(&config.retry),
+            expire_after: config.retry.expire_after,
+            delivery: config.delivery.clone(),
+            egress: Arc::new(Egress::new(&config, None).unwrap()),
+            rows: Rows::new(&config.limit),
+            spool: config.spool.clone(),
+            hostname,
+            archive: Archive::new(dir.path(), 1),
+            reports: config.reports.clone(),
+        };
+        let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
+        let chance = rand::SeedableRng::seed_from_u64(1);
+        let queue = Queue::new(Arc::clone(&spool), parts, pool, metrics, Clock, chance);
+        queue.follow_events(log.progress());
+        spool.restore(&mut opened, &mut |restored| queue.restore(restored)).unwrap();
+        Whole { queue, spool, told, files, log, _dir: dir }
+    }
+
+    /// A message that waits for an hour.
+    fn accept(&self, recipients: usize) -> MessageId {
+        let now = Clock.timestamp();
+        let id = self.spool.next_id(now);
+        let mut envelope = Envelope::unreadable(Stream::default(), now);
+        envelope.recipients =
+            (0..recipients).map(|n| format!("r{n}@b.example").parse().unwrap()).map(Recipient::new).collect();
+        envelope.not_before = now.after(Duration::from_secs(3600));
+        envelope.expires_at = now.after(Duration::from_secs(7200));
+        let message = Arc::new(Message::new(id, envelope, bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n")));
+        let queue = Arc::clone(&self.queue);
+        self.spool.accept([message], move |accepted| queue.admit(&accepted.unwrap()));
+        self.spool.step();
+        id
+    }
+
+    /// Overwrites the first octets of `what` in each file.
+    fn spoil(&self, what: &str) {
+        for path in self.files.paths() {
+            let Ok(file) = self.files.open(&path, false) else { continue };
+            let mut octets = vec![0; file.len().unwrap() as usize];
+            file.read_at(&mut octets, 0).unwrap();
+            if let Some(at) = memchr::memmem::find(&octets, what.as_bytes()) {
+                assert!(self.files.damage(&path, at as u64, |octets| octets[0] ^= 0xff));
+            }
+        }
+    }
+
+    fn cancel(&self, id: MessageId) -> tokio::task::JoinHandle<Result<Cancelled, QueryError>> {
+        let queue = Arc::clone(&self.queue);
+        tokio::spawn(async move { queue.cancel(vec![id]).await })
+    }
+}
+
+/// Lets all others do what they can. The runtime has one thread.
+async fn others() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_again_is_answered_when_it_is_on_disk() {
+    let whole = Whole::start(SimFiles::new(1));
+    let id = whole.accept(2);
+    let first = whole.cancel(id);
+    others().await;
+    // Nothing is left to take back, but nothing is on disk either.
+    let second = whole.cancel(id);
+    let nobody = whole.cancel(MessageId(1));
+    others().await;
+    assert!(!first.is_finished() && !second.is_finished() && !nobody.is_finished());
+    whole.spool.step();
+    let first = first.await.unwrap().unwrap();
+    assert_eq!((first.messages, first.recipients, first.in_flight), (1, 2, 0));
+    assert_eq!(second.await.unwrap().unwrap(), Cancelled::default());
+    assert_eq!(nobody.await.unwrap().unwrap(), Cancelled::default());
+}
+
+#[tokio::test]
+async fn the_status_of_a_message_that_just_ended_waits_for_its_last_event() {
+    let whole = Whole::start(SimFiles::new(1));
+    let id = whole.accept(1);
+    assert!(whole.queue.status(id).await.unwrap().unwrap().waiting);
+    let cancelled = whole.cancel(id);
+    others().await;
+    let queue = Arc::clone(&whole.queue);
+    let status = tokio::spawn(async move { queue.status(id).await });
+    others().await;
+    assert!(!status.is_finished(), "its end is not on disk");
+    whole.spool.step();
+    let status = status.await.unwrap().unwrap().expect("it is known");
+    assert_eq!((status.waiting, status.recipients[0].state.as_str()), (false, "cancelled"));
+    cancelled.await.unwrap().unwrap();
+    // One that never was is not waited for.
+    assert!(whole.queue.status(whole.spool.next_id(Clock.timestamp())).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_message_taken_back_that_cannot_be_read_comes_to_its_end() {
+    let whole = Whole::start(SimFiles::new(1));
+    let id = whole.accept(1);
+    whole.spoil("b.example");
+    let cancelled = whole.cancel(id);
+    others().await;
+    whole.spool.step();
+    assert_eq!(cancelled.await.unwrap().unwrap().recipients, 1);
+    let told = whole.told.lock().unwrap().clone();
+    assert!(told.contains("\"cancelled\"") && told.contains(&id.to_string()) && !told.contains("b.example"), "{told}");
+    assert_eq!(whole.queue.open_recipients(), 0);
+}
+
+#[tokio::test]
+async fn what_was_taken_back_in_flight_ends_as_cancelled_after_a_crash() {
+    let whole = Whole::start(SimFiles::new(1));
+    let id = whole.accept(2);
+    // As with a session that waits for a reply: it counts as in flight, and its outcome is lost.
+    whole.queue.lock().take_off(id, &[0]);
+    let cancelled = whole.cancel(id);
+    others().await;
+    assert!(!cancelled.is_finished(), "that it is not to be sent again is not on disk");
+    whole.spool.step();
+    let Cancelled { recipients, in_flight, .. } = cancelled.await.unwrap().unwrap();
+    assert_eq!((recipients, in_flight), (1, 1));
+    whole.files.cut();
+    whole.spool.close();
+    whole.files.restart();
+    let after = Whole::start(whole.files.clone());
+    assert_eq!(after.queue.open_recipients(), 1);
+    after.queue.start();
+    others().await;
+    after.spool.step();
+    others().await;
+    assert_eq!(after.queue.open_recipients(), 0);
+    let told = after.told.lock().unwrap().clone();
+    let cancelled = told.lines().filter(|line| line.contains("\"cancelled\""));
+    assert!(cancelled.count() == 2 && told.contains("r0@b") && told.contains("r1@b"), "{told}");
+    assert!(after.queue.status(id).await.unwrap().is_some_and(|status| !status.waiting));
+    after.log.close();
+}
