@@ -62,7 +62,7 @@ impl Daemon {
         let clock = Clock;
         let metrics = Arc::new(Metrics::new());
         let hostname = config.hostname().context("hostname")?;
-        let parts = parts(config, &hostname, &metrics)?;
+        let parts = parts(config, &hostname, None, &metrics)?;
 
         // The event log first: where it ends decides which events the spool hands over again.
         let events_dir = config.data_dir.join("events");
@@ -173,7 +173,7 @@ impl Daemon {
     /// # Errors
     /// Nothing was changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        let built = parts(config, &self.hostname, &self.metrics)
+        let built = parts(config, &self.hostname, Some(&*self.queue.egress()), &self.metrics)
             .and_then(|parts| Ok((parts, Certificates::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
         let (parts, certificates) = built?;
@@ -346,8 +346,8 @@ async fn open_spool(
     tokio::task::spawn_blocking(open).await?
 }
 
-/// Everything the queue conducts, from one configuration.
-fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::Result<Parts> {
+/// Everything the queue conducts, from one configuration; `before`: the sources and pools that are in force.
+fn parts(config: &Config, hostname: &Domain, before: Option<&Egress>, metrics: &Arc<Metrics>) -> anyhow::Result<Parts> {
     let router = Router::new(&config.dns, &config.delivery, &config.route)?.with_hostname(hostname);
     let client = Client::new(&config.delivery, hostname, Arc::clone(metrics));
     let (signer, problems) = Signer::load(&config.dkim);
@@ -363,7 +363,7 @@ fn parts(config: &Config, hostname: &Domain, metrics: &Arc<Metrics>) -> anyhow::
         reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
-        egress: Arc::new(Egress::new(&config.delivery)),
+        egress: Arc::new(Egress::new(config, before)?),
         steering: SteeringPolicy::new(&config.brake, &config.warmup),
         rows: rows(config, &profiles),
         profiles: Arc::new(profiles),

@@ -42,6 +42,8 @@ mod sendmail;
 mod signing;
 #[path = "engine/sites.rs"]
 mod sites;
+#[path = "engine/sources.rs"]
+mod sources;
 #[path = "engine/submission.rs"]
 mod submission;
 #[path = "engine/tenants.rs"]

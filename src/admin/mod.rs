@@ -157,7 +157,11 @@ fn doubts(metrics: &Metrics) -> String {
 
 async fn ready(State(parts): State<Parts>) -> Response {
     match parts.queue.readiness() {
-        Ok(()) => format!("ready\n{}", doubts(&parts.metrics)).into_response(),
+        // What keeps some mail from going out is no reason to take none.
+        Ok(()) => {
+            let sources = parts.queue.sources_trouble().unwrap_or_default();
+            format!("ready\n{}{sources}", doubts(&parts.metrics)).into_response()
+        }
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }

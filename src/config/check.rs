@@ -1,5 +1,7 @@
 //! What serde cannot see: values that contradict each other, the RFCs, or the machine.
 
+mod egress;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -28,6 +30,9 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.delivery(config);
     check.retry(config);
     check.routes(config);
+    check.sources(config);
+    check.pools(config);
+    check.egress(config);
     check.dkim(config);
     check.limits(config);
     check.reputation(config);
@@ -317,12 +322,6 @@ impl Check<'_> {
         if timeout.data_end < Duration::from_secs(600) && !timeout.data_end.is_zero() {
             let why = "a receiver that takes longer gets the message twice (RFC 5321 §4.5.3.2.6 asks 10 minutes)";
             self.warning(&key("timeout.data_end"), why, "raise it to 10m");
-        }
-        for (index, address) in delivery.source_addresses.iter().enumerate() {
-            if address.is_unspecified() || address.is_multicast() {
-                let key = key(&format!("source_addresses[{index}]"));
-                self.error(&key, format!("{address} is no address to send from"), "write one of this host's");
-            }
         }
     }
 

@@ -238,6 +238,7 @@ fn remedy_for(message: &str) -> &'static str {
         ("expected a boolean", "write true or false, without quotes"),
         ("socket address", "write it as \"IP:PORT\", as in \"127.0.0.1:2525\" or \"[::1]:2525\""),
         ("a sequence", "write it as a list: [ … ]"),
+        ("expected a map", "write it as { name = number, … }"),
         ("expected a string", "write it in quotes"),
         ("expected a borrowed string", "write it in quotes"),
         ("path string", "write it in quotes"),

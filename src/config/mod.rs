@@ -9,6 +9,7 @@
 
 mod check;
 mod credentials;
+mod egress;
 mod hostname;
 mod limit;
 mod load;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
+pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
@@ -80,6 +82,15 @@ pub struct Config {
     /// Fixed next hops; first match wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteConfig>,
+    /// Who we are to receivers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<SourceConfig>,
+    /// Sources that share mail.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pool: Vec<PoolConfig>,
+    /// Which stream leaves by which pool; first match wins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressConfig>,
     /// Signing keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dkim: Vec<DkimConfig>,
@@ -106,6 +117,9 @@ impl Default for Config {
             brake: BrakeConfig::default(),
             warmup: Vec::new(),
             route: Vec::new(),
+            source: Vec::new(),
+            pool: Vec::new(),
+            egress: Vec::new(),
             dkim: Vec::new(),
             limit: Vec::new(),
         }
@@ -381,7 +395,7 @@ pub struct DeliveryConfig {
     /// A session with nothing to send is kept this long.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// Local addresses to send from; empty: the system chooses.
+    /// Addresses of the source `default`, which sends when no `[[source]]` does; empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
     /// How long a host whose TLS is broken is spoken to in the clear, where `tls` allows it.
     #[serde(with = "humantime_serde")]

@@ -90,7 +90,7 @@ listen = 1
             "f:14: delivery.tls: \"requird\" is not known; use one of: none, opportunistic, required, verified",
             "f:15: delivery.allow_loopback: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",
             "f:17: admin.listen: invalid type: integer `1`, expected socket address; write it as \"IP:PORT\", as in \"127.0.0.1:2525\" or \"[::1]:2525\"",
-            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, reports, events, ledger, shaping, brake, warmup, route, dkim, limit",
+            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, reports, events, ledger, shaping, brake, warmup, route, source, pool, egress, dkim, limit",
         ],
     );
 }
@@ -274,6 +274,111 @@ fn checks_routes() {
     check("*", "\"127.0.0.1:587\"", "username = \"me\"", &[half]);
     let half = "f:5: route[0].password_file: a password without user; set username too";
     check("*", "\"127.0.0.1:587\"", "password_file = \"/nowhere\"", &[half]);
+}
+
+#[test]
+fn checks_sources_pools_and_egress() {
+    let good = r#"[[source]]
+name = "a"
+addresses = ["127.0.0.1"]
+ehlo = "a.us.example"
+[[source]]
+name = "b"
+addresses = ["127.0.0.2"]
+[[source]]
+name = "c"
+proxy = "socks5://127.0.0.1:1080"
+[[pool]]
+name = "bulk"
+sources = { b = 3, c = 1 }
+[[egress]]
+match = { tenant = "shop", campaign = "weekly" }
+pool = "bulk"
+[[egress]]
+pool = "default"
+"#;
+    check(good, &[]);
+    check(
+        &format!("[delivery]\nsource_addresses = [\"127.0.0.1\", \"192.0.2.1\"]\n{good}"),
+        &[
+            "f:3: warning: delivery.source_addresses[1]: 192.0.2.1 is no address of this host at present, and nothing is sent from it until it is; add it to an interface, or correct it",
+            "f:3: warning: delivery.source_addresses: the pool \"default\" has sources of its own, so nothing is sent from these; remove them, or make them a [[source]]",
+        ],
+    );
+    check(
+        r#"[[source]]
+name = "a b"
+addresses = ["0.0.0.0", "192.0.2.1"]
+ehlo = "mta"
+username = "me"
+[[source]]
+name = "default"
+addresses = ["192.0.2.9"]
+proxy = "haproxy://127.0.0.1:25"
+password_file = "/"
+[[source]]
+name = "default"
+proxy = "haproxy://127.0.0.1:26"
+[[source]]
+name = "mta1"
+addresses = ["127.0.0.1"]
+[[source]]
+name = "mta2"
+addresses = ["127.0.0.1"]
+"#,
+        &[
+            "f:3: source[0].name: \"a b\" is no name; use 1 to 64 letters, digits, dots, hyphens and underscores",
+            "f:4: source[0].addresses[0]: 0.0.0.0 is no address to send from; write one of this host's",
+            "f:4: warning: source[0].addresses[1]: 192.0.2.1 is no address of this host at present, and nothing is sent from it until it is; add it to an interface, or correct it",
+            "f:5: warning: source[0].ehlo: mta is not fully qualified; many receivers refuse such an EHLO name; set the full name of the source's address",
+            "f:6: source[0].username: a user without password; set password_file too",
+            "f:6: source[0].username: there is no proxy to ask for it; set proxy, or remove it",
+            "f:8: source[1].name: \"default\" is the source there is when none is configured; give it another name",
+            "f:11: source[1].password_file: a password without user; set username too",
+            "f:11: source[1].password_file: a forwarder asks for no user; remove it",
+            "f:13: source[2].name: \"default\" is there twice; give each a name of its own",
+            "f:13: source[2].name: \"default\" is the source there is when none is configured; give it another name",
+            "f:14: source[2].proxy: the forwarder must be told which of its addresses to send from; set addresses",
+            "f:20: warning: source[4].addresses[0]: 127.0.0.1 is also an address of \"mta1\": receivers cannot tell the two apart; give each source addresses of its own",
+        ],
+    );
+    check(
+        r#"[[source]]
+name = "mta1"
+[[source]]
+name = "mta2"
+[[pool]]
+name = "default"
+sources = { mtal = 1, mta1 = 0 }
+[[pool]]
+name = "bulk"
+sources = {}
+[[egress]]
+match = { class = "bulk" }
+pool = "bulc"
+[[egress]]
+match = { tenant = "abc", class = "bulk", site = "x" }
+pool = "nothing"
+"#,
+        &[
+            "f:5: warning: source[1].name: no pool has it, so nothing is sent from it; add it to a pool, or remove it",
+            "f:8: pool[0].sources.mta1: 0 gives it nothing to send; leave it out, or give it a weight of at least 1",
+            "f:8: pool[0].sources.mtal: there is no source \"mtal\"; did you mean \"mta1\"?",
+            "f:10: warning: pool[1].name: no [[egress]] sends anything by it; add one, or remove the pool",
+            "f:11: pool[1].sources: no source to send from; name at least one: { name = 1 }",
+            "f:14: egress[0].pool: there is no pool \"bulc\"; did you mean \"bulk\"?",
+            "f:15: warning: egress[1]: egress[0] takes all of it first; move this rule up, or remove it",
+            "f:16: egress[1].match.site: the pool is chosen by stream, before it is known where the mail goes; use tenant, class and campaign",
+            "f:17: egress[1].pool: there is no pool \"nothing\"; add a [[pool]] of that name, or correct it",
+        ],
+    );
+    check(
+        "[[source]]\nname = \"a\"\nproxy = \"socks5://proxy.example:1080\"\n[[pool]]\nname = \"b\"\nsources = [\"a\"]\n",
+        &[
+            "f:4: source[0].proxy: \"socks5://proxy.example:1080\" is no proxy; write \"socks5://IP:PORT\" or \"haproxy://IP:PORT\", as in \"socks5://192.0.2.1:1080\"",
+            "f:7: pool[0].sources: invalid type: sequence, expected a map; write it as { name = number, … }",
+        ],
+    );
 }
 
 #[test]

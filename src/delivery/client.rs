@@ -11,12 +11,12 @@ use rustls::RootCertStore;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::link::{Dialler, Network};
+use super::link::{DialError, Dialler, Network};
 use super::memory::{Memory, PathKey, Permit, Quirks, Way};
 use super::opening::{Refusal, Upgrade};
 use super::tls::{self, Tls};
 use crate::clock::{Clock, Instant};
-use crate::config::{Credentials, DeliveryConfig, TimeoutConfig, TlsPolicy};
+use crate::config::{Credentials, DeliveryConfig, Proxy, TimeoutConfig, TlsPolicy};
 use crate::mail::{Blame, Domain, EnhancedCode, Failure};
 use crate::telemetry::Metrics;
 
@@ -37,17 +37,33 @@ pub struct Target {
     pub host: String,
     /// Its address.
     pub address: SocketAddr,
-    /// Our address; `None`: the system chooses.
-    pub source: Option<IpAddr>,
+    /// Our end.
+    pub local: Local,
     /// What the session must have.
     pub tls: TlsPolicy,
     /// For AUTH; sent only over TLS or on loopback.
     pub credentials: Option<Arc<Credentials>>,
 }
 
+/// Our end of a session: what a source is, as far as a session cares.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Local {
+    /// The source's name, for events. What is remembered against a receiver is remembered for this source.
+    pub source: Arc<str>,
+    /// Its address; `None`: the system or the proxy chooses.
+    pub address: Option<IpAddr>,
+    /// Its name in EHLO; `None`: the client's.
+    pub ehlo: Option<Domain>,
+    /// What connects for it.
+    pub proxy: Option<Arc<Proxy>>,
+}
+
 /// How far a connection got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
+    /// Our own side: the address is not this host's, or the proxy cannot be reached. Nothing can be sent from this
+    /// source now, to nobody.
+    Source,
     /// TCP.
     Connect,
     /// The first reply.
@@ -64,6 +80,7 @@ impl Stage {
     /// As a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
+            Stage::Source => "source",
             Stage::Connect => "connect",
             Stage::Greeting => "greeting",
             Stage::Ehlo => "ehlo",
@@ -84,7 +101,7 @@ pub struct ConnectError {
     /// Its address.
     pub address: SocketAddr,
     /// Our address, if one was asked for.
-    pub source_address: Option<IpAddr>,
+    pub local_address: Option<IpAddr>,
     /// Whose trouble it is, and the reply or our words.
     pub failure: Failure,
     /// How long it took; zero if the failure was remembered and nothing was tried.
@@ -163,7 +180,7 @@ impl Client {
             stage: Stage::Connect,
             host: target.host.clone(),
             address: target.address,
-            source_address: target.source,
+            local_address: target.local.address,
             failure,
             elapsed: Duration::ZERO,
             retry_at,
@@ -182,7 +199,7 @@ impl Client {
         match opened {
             Ok(connection) => {
                 let mut memory = self.shared.memory();
-                paths(target).into_iter().for_each(|path| memory.succeeded(path));
+                paths(target).iter().for_each(|path| memory.succeeded(path));
                 Ok(connection)
             }
             Err(refusal) => Err(self.failed(target, refusal, &permits, start)),
@@ -194,13 +211,13 @@ impl Client {
         self.shared.memory().forget_unreachable();
     }
 
-    /// Until when, and why, `address` is left alone because it did not answer. `None`: it may be tried. Refusals that
-    /// concern only some of those who connect (one of our addresses, one policy) are known to [`Client::connect`].
-    pub fn unreachable(&self, address: SocketAddr, now: Instant) -> Option<(Instant, String)> {
+    /// Until when, and why, `address` is left alone by this source because it did not answer. `None`: it may be tried.
+    /// Refusals that concern only some of those who connect (one of the source's addresses, one policy) are known to
+    /// [`Client::connect`].
+    pub fn unreachable(&self, source: &Arc<str>, address: SocketAddr, now: Instant) -> Option<(Instant, String)> {
+        let path = PathKey { address, source: Arc::clone(source), way: None };
         let memory = self.shared.memory();
-        memory
-            .unreachable(PathKey { address, way: None }, now)
-            .map(|(until, failure)| (until, failure.reply.to_string()))
+        memory.unreachable(&path, now).map(|(until, failure)| (until, failure.reply.to_string()))
     }
 
     /// Leave to try, or the remembered failure and when to come back.
@@ -208,12 +225,12 @@ impl Client {
         let claim = self.shared.timeouts.connect + Duration::from_secs(30);
         let mut memory = self.shared.memory();
         // Both are asked before either is claimed for a probe.
-        for path in paths(target) {
+        for path in &paths(target) {
             if let Some((until, failure)) = memory.unreachable(path, now) {
                 return Err((until, failure.clone()));
             }
         }
-        Ok(paths(target).map(|path| memory.begin(path, now, claim)))
+        Ok(paths(target).map(|path| memory.begin(&path, now, claim)))
     }
 
     fn failed(&self, target: &Target, refusal: Refusal, permits: &[Permit; 2], start: Instant) -> ConnectError {
@@ -221,12 +238,14 @@ impl Client {
         self.shared.session_failed(refusal.stage.as_str());
         let [all, ours] = paths(target);
         let mut memory = self.shared.memory();
-        // Who does not answer is dead for all; who refuses, or what we could not even try, concerns only this way.
+        // Who does not answer is dead for the source; who refuses, or what we could not even try, concerns only this way.
+        // What is wrong with the source says nothing of the receiver.
         let retry_at = match (refusal.stage, refusal.failure.blame) {
+            (Stage::Source, _) => now,
             (Stage::Connect, Blame::Site) => memory.failed(all, &permits[0], &refusal.failure, now),
             (Stage::Connect, _) => memory.failed(ours, &permits[1], &refusal.failure, now),
             (Stage::Greeting | Stage::Ehlo | Stage::Tls | Stage::Auth, _) => {
-                memory.succeeded(all);
+                memory.succeeded(&all);
                 memory.failed(ours, &permits[1], &refusal.failure, now)
             }
         };
@@ -234,7 +253,7 @@ impl Client {
             stage: refusal.stage,
             host: target.host.clone(),
             address: target.address,
-            source_address: target.source,
+            local_address: target.local.address,
             failure: refusal.failure,
             elapsed: now - start,
             retry_at,
@@ -258,16 +277,15 @@ impl Client {
 
     async fn attempt(&self, target: &Target, upgrade: Upgrade) -> Result<Connection, Refusal> {
         let start = Clock.instant();
-        let stream = match timeout(self.shared.timeouts.connect, self.shared.dialler.dial(target)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Refusal::new(Stage::Connect, no_tcp(target, &error))),
+        let (stream, address) = match timeout(self.shared.timeouts.connect, self.shared.dialler.dial(target)).await {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(error)) => return Err(no_connection(target, &error)),
             Err(_) => {
                 let text = format!("{} did not answer within {:?}", target.address, self.shared.timeouts.connect);
                 return Err(Refusal::new(Stage::Connect, Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), text)));
             }
         };
-        let source = stream.source().or(target.source);
-        self.open(stream, target, source, upgrade, start).await
+        self.open(stream, target, address, upgrade, start).await
     }
 }
 
@@ -296,18 +314,36 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// The two things that may be known against a target: whoever comes, and who comes as we do.
+/// The two things that may be known against a target: for whoever comes from this source, and for who comes as we do.
 fn paths(target: &Target) -> [PathKey; 2] {
-    let way = Way { source: target.source, tls: target.tls, credentials: target.credentials.is_some() };
-    [None, Some(way)].map(|way| PathKey { address: target.address, way })
+    let way = Way { local: target.local.address, tls: target.tls, credentials: target.credentials.is_some() };
+    [None, Some(way)].map(|way| PathKey { address: target.address, source: Arc::clone(&target.local.source), way })
+}
+
+/// Whose fault it is that there is no connection.
+fn no_connection(target: &Target, error: &DialError) -> Refusal {
+    let (stage, blame) = match error {
+        // The address is there, and the system has no port left, or forbids it: that will be tried again, but nobody
+        // need look for the address.
+        DialError::Address(_, error) if error.kind() != io::ErrorKind::AddrNotAvailable => {
+            (Stage::Connect, Blame::EgressPath)
+        }
+        DialError::Address(..) => (Stage::Source, Blame::EgressPath),
+        DialError::Proxy(_, error) if is_ours(error) => (Stage::Connect, Blame::EgressPath),
+        DialError::Proxy(..) => (Stage::Source, Blame::EgressPath),
+        DialError::Refused(_, error) if error.is_of_the_receiver() => (Stage::Connect, Blame::Site),
+        DialError::Refused(..) => (Stage::Connect, Blame::EgressPath),
+        DialError::Connect(error) if is_ours(error) => (Stage::Connect, Blame::EgressPath),
+        DialError::Connect(_) => (Stage::Connect, Blame::Site),
+    };
+    let text = format!("cannot connect to {}: {error}", target.address);
+    Refusal::new(stage, Failure::ours(blame, EnhancedCode(4, 4, 1), text))
 }
 
 /// What is wrong on our side is the egress path's trouble, all else the site's.
-fn no_tcp(target: &Target, error: &io::Error) -> Failure {
+fn is_ours(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
-    let ours = matches!(error.kind(), Kind::AddrNotAvailable | Kind::AddrInUse | Kind::PermissionDenied)
+    matches!(error.kind(), Kind::AddrNotAvailable | Kind::AddrInUse | Kind::PermissionDenied)
         || matches!(error.kind(), Kind::InvalidInput | Kind::QuotaExceeded | Kind::OutOfMemory)
-        || matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
-    let blame = if ours { Blame::EgressPath } else { Blame::Site };
-    Failure::ours(blame, EnhancedCode(4, 4, 1), format!("cannot connect to {}: {error}", target.address))
+        || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }

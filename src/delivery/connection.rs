@@ -54,8 +54,10 @@ pub struct SessionFacts {
     pub host: String,
     /// Its address.
     pub address: SocketAddr,
-    /// Ours, once connected.
-    pub source: Option<IpAddr>,
+    /// Our source, by name.
+    pub source: Arc<str>,
+    /// The address it sends from: with a proxy the proxy's, if that is known.
+    pub source_address: Option<IpAddr>,
     /// The TLS in use.
     pub tls: Option<TlsFacts>,
     /// The text of its greeting.

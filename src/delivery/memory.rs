@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -17,18 +18,21 @@ const ENTRIES_MAX: usize = 20_000;
 /// How long an extension that misbehaved is left alone, and a limit on recipients believed.
 const TRAIT_TTL: Duration = Duration::from_secs(3600);
 
-/// What a failure concerns: a dead address is dead for all, a refusal only for those who come the same way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a failure concerns: an address is dead for the source that found it so (another one may not be blocked), a
+/// refusal is only for those who come the same way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PathKey {
     pub(super) address: SocketAddr,
-    /// `None`: whoever comes.
+    /// Our source, by name.
+    pub(super) source: Arc<str>,
+    /// `None`: whoever comes from it.
     pub(super) way: Option<Way>,
 }
 
-/// From where and under which terms.
+/// From which of the source's addresses, and under which terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Way {
-    pub(super) source: Option<IpAddr>,
+    pub(super) local: Option<IpAddr>,
     pub(super) tls: TlsPolicy,
     pub(super) credentials: bool,
 }
@@ -88,13 +92,13 @@ impl Memory {
     }
 
     /// Until when, and why, this path is left alone.
-    pub(super) fn unreachable(&self, path: PathKey, now: Instant) -> Option<(Instant, &Failure)> {
-        self.paths.get(&path).filter(|entry| entry.until > now).map(|entry| (entry.until, &entry.failure))
+    pub(super) fn unreachable(&self, path: &PathKey, now: Instant) -> Option<(Instant, &Failure)> {
+        self.paths.get(path).filter(|entry| entry.until > now).map(|entry| (entry.until, &entry.failure))
     }
 
     /// Asks before connecting. A probe that neither succeeds nor fails within `claim` may be followed by another.
-    pub(super) fn begin(&mut self, path: PathKey, now: Instant, claim: Duration) -> Permit {
-        match self.paths.get_mut(&path) {
+    pub(super) fn begin(&mut self, path: &PathKey, now: Instant, claim: Duration) -> Permit {
+        match self.paths.get_mut(path) {
             None => Permit::Free,
             Some(entry) if entry.until > now => Permit::Refused { until: entry.until, failure: entry.failure.clone() },
             Some(entry) => {
@@ -125,8 +129,8 @@ impl Memory {
     }
 
     /// It answered.
-    pub(super) fn succeeded(&mut self, path: PathKey) {
-        self.paths.remove(&path);
+    pub(super) fn succeeded(&mut self, path: &PathKey) {
+        self.paths.remove(path);
     }
 
     fn pause(&self, failures: u32) -> Duration {
@@ -224,7 +228,7 @@ mod tests {
     const CLAIM: Duration = Duration::from_secs(30);
 
     fn path(n: u16) -> PathKey {
-        PathKey { address: SocketAddr::from(([192, 0, 2, 1], n)), way: None }
+        PathKey { address: SocketAddr::from(([192, 0, 2, 1], n)), source: "a".into(), way: None }
     }
 
     fn failure() -> Failure {
@@ -239,21 +243,21 @@ mod tests {
     fn a_dead_address_costs_one_probe_a_pause_and_the_pause_doubles() {
         let mut memory = memory();
         let mut now = Clock.instant();
-        assert_eq!(memory.begin(path(1), now, CLAIM), Permit::Free);
+        assert_eq!(memory.begin(&path(1), now, CLAIM), Permit::Free);
         let mut until = memory.failed(path(1), &Permit::Free, &failure(), now);
         let mut pauses = Vec::new();
         for _ in 0..7 {
             pauses.push((until - now).as_secs() / 60);
-            assert!(memory.unreachable(path(1), until - Duration::from_millis(1)).is_some());
+            assert!(memory.unreachable(&path(1), until - Duration::from_millis(1)).is_some());
             now = until;
-            assert!(memory.unreachable(path(1), now).is_none());
-            assert_eq!(memory.begin(path(1), now, CLAIM), Permit::Probe);
-            assert!(matches!(memory.begin(path(1), now, CLAIM), Permit::Refused { .. }), "only one probe");
+            assert!(memory.unreachable(&path(1), now).is_none());
+            assert_eq!(memory.begin(&path(1), now, CLAIM), Permit::Probe);
+            assert!(matches!(memory.begin(&path(1), now, CLAIM), Permit::Refused { .. }), "only one probe");
             until = memory.failed(path(1), &Permit::Probe, &failure(), now);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        memory.succeeded(path(1));
-        assert_eq!(memory.begin(path(1), now, CLAIM), Permit::Free);
+        memory.succeeded(&path(1));
+        assert_eq!(memory.begin(&path(1), now, CLAIM), Permit::Free);
     }
 
     #[test]
@@ -265,7 +269,7 @@ mod tests {
             assert_eq!(memory.failed(path(1), &Permit::Free, &failure(), now + CLAIM), until);
         }
         // Even while the probe is under way.
-        assert_eq!(memory.begin(path(1), until, CLAIM), Permit::Probe);
+        assert_eq!(memory.begin(&path(1), until, CLAIM), Permit::Probe);
         assert_eq!(memory.failed(path(1), &Permit::Free, &failure(), until), until + CLAIM);
     }
 
@@ -274,9 +278,9 @@ mod tests {
         let mut memory = memory();
         let now = Clock.instant();
         let until = memory.failed(path(1), &Permit::Free, &failure(), now);
-        assert_eq!(memory.begin(path(1), until, CLAIM), Permit::Probe);
-        assert!(matches!(memory.begin(path(1), until + CLAIM / 2, CLAIM), Permit::Refused { .. }));
-        assert_eq!(memory.begin(path(1), until + CLAIM, CLAIM), Permit::Probe);
+        assert_eq!(memory.begin(&path(1), until, CLAIM), Permit::Probe);
+        assert!(matches!(memory.begin(&path(1), until + CLAIM / 2, CLAIM), Permit::Refused { .. }));
+        assert_eq!(memory.begin(&path(1), until + CLAIM, CLAIM), Permit::Probe);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The dialogue from the greeting to the first transaction, on any stream.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -46,18 +47,18 @@ impl Refusal {
 }
 
 impl Client {
-    /// The dialogue up to the first transaction, on any stream.
+    /// The dialogue up to the first transaction, on any stream; `address` is what the receiver sees of us, if known.
     pub(super) async fn open<S: Io>(
         &self,
         stream: S,
         target: &Target,
-        source: Option<IpAddr>,
+        address: Option<IpAddr>,
         upgrade: Upgrade,
         start: Instant,
     ) -> Result<Connection<S>, Refusal> {
         let mut wire = Wire::new(stream);
         let greeting = self.greeting(&mut wire).await?;
-        let mut ehlo = self.ehlo(&mut wire).await?;
+        let mut ehlo = self.ehlo(&mut wire, target).await?;
         let connect = Clock.instant() - start;
         let tls = self.upgrade(&mut wire, target, upgrade, &ehlo.capabilities).await?;
         let mut handshake = Duration::ZERO;
@@ -67,7 +68,7 @@ impl Client {
             // RFC 3207 §4.2: what was said in the clear is forgotten. A server may refuse our part of a TLS 1.3 handshake
             // only now, and some do nothing but drop the connection.
             ehlo = self
-                .ehlo(&mut wire)
+                .ehlo(&mut wire, target)
                 .await
                 .map_err(|refusal| Refusal { without_tls: refusal.failure.origin == Origin::Local, ..refusal })?;
         }
@@ -79,7 +80,8 @@ impl Client {
         let facts = SessionFacts {
             host: target.host.clone(),
             address: target.address,
-            source,
+            source: Arc::clone(&target.local.source),
+            source_address: address,
             tls,
             greeting,
             capabilities: ehlo.keywords,
@@ -101,9 +103,10 @@ impl Client {
     }
 
     /// EHLO; HELO where the server does not know it (RFC 5321 §3.2).
-    async fn ehlo<S: Io>(&self, wire: &mut Wire<S>) -> Result<Ehlo, Refusal> {
+    async fn ehlo<S: Io>(&self, wire: &mut Wire<S>, target: &Target) -> Result<Ehlo, Refusal> {
         let limit = self.shared.timeouts.ehlo;
-        let line = format!("EHLO {}\r\n", self.shared.ehlo);
+        let name = target.local.ehlo.as_ref().unwrap_or(&self.shared.ehlo);
+        let line = format!("EHLO {name}\r\n");
         let reply = wire.command(line.as_bytes(), "EHLO", limit, EHLO_TEXT_MAX).await;
         let reply = reply.map_err(Refusal::broken(Stage::Ehlo))?;
         match reply.code {
@@ -111,7 +114,7 @@ impl Client {
             500 | 502 | 504 => {}
             _ => return Err(Refusal::new(Stage::Ehlo, remote("EHLO", reply))),
         }
-        let line = format!("HELO {}\r\n", self.shared.ehlo);
+        let line = format!("HELO {name}\r\n");
         let reply = wire.command(line.as_bytes(), "HELO", limit, TEXT_MAX).await;
         let reply = reply.map_err(Refusal::broken(Stage::Ehlo))?;
         match reply.code {

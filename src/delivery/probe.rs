@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::capabilities::Capabilities;
-use super::client::{Client, Target};
+use super::client::{Client, Local, Target};
 use super::connection::Connection;
 use super::data::{Outbox, WINDOW};
 use super::reply::{EHLO_TEXT_MAX, Replies, TEXT_MAX};
@@ -181,7 +181,7 @@ async fn open(line: Line) -> Option<Connection<Line>> {
     let client = Client::new(&DeliveryConfig::default(), &hostname, Arc::new(Metrics::new()));
     let address = ([127, 0, 0, 1], 25).into();
     let host = "mx.them.example".into();
-    let target = Target { host, address, source: None, tls: TlsPolicy::None, credentials: None };
+    let target = Target { host, address, local: Local::default(), tls: TlsPolicy::None, credentials: None };
     let now = Clock.instant();
     let upgrade = client.upgrade_for(&target, now);
     client.open(line, &target, None, upgrade, now).await.ok()

@@ -74,9 +74,12 @@ pub struct Event<'a> {
     /// The site.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub site: &'a str,
-    /// Our address.
+    /// Our source, by name.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub source: &'a str,
+    /// The address it sent from, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<std::net::IpAddr>,
+    pub source_address: Option<std::net::IpAddr>,
     /// The host spoken to.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub mx_host: &'a str,
@@ -121,7 +124,8 @@ impl<'a> Event<'a> {
             attempt: 0,
             next_attempt: None,
             site: "",
-            source: None,
+            source: "",
+            source_address: None,
             mx_host: "",
             mx_address: None,
             tls: None,

@@ -1,13 +1,12 @@
 //! From a route to a connection: the first host that answers.
 
 use std::net::IpAddr;
-
-use rand::RngExt;
+use std::sync::Arc;
 
 use super::{Parts, Queue};
-use crate::delivery::{Connection, Target};
+use crate::delivery::{Connection, Local, Stage, Target};
 use crate::mail::{Blame, EnhancedCode, Failure, Origin};
-use crate::routing::{Hop, NoRoute, Route, SourceId};
+use crate::routing::{Hop, NoAddress, NoRoute, Route, Source, SourceId};
 
 /// Why there is no connection to a site.
 #[derive(Debug)]
@@ -16,6 +15,8 @@ pub(super) enum NoConnection {
     Now(Failure),
     /// DNS says for certain of every host that it has no address mail can be sent to.
     Ever(Failure),
+    /// Nothing can be sent from this source at present, to whatever site.
+    Source(Failure),
 }
 
 impl NoConnection {
@@ -23,7 +24,7 @@ impl NoConnection {
     fn and(self, other: NoConnection) -> NoConnection {
         match (self, other) {
             (NoConnection::Now(first), NoConnection::Ever(_)) => NoConnection::Now(first),
-            (NoConnection::Now(_) | NoConnection::Ever(_), other) => other,
+            (_, other) => other,
         }
     }
 }
@@ -31,7 +32,7 @@ impl NoConnection {
 impl Queue {
     /// The first host that answers, in order of preference (RFC 5321 §5.1). A host known to be dead is passed over.
     pub(super) async fn dial(
-        &self,
+        self: &Arc<Queue>,
         parts: &Parts,
         route: &Route,
         source: SourceId,
@@ -44,6 +45,7 @@ impl Queue {
         for hop in order.into_iter().map(|index| &route.hops[index]) {
             match self.dial_hop(parts, route, hop, source).await {
                 Ok(connection) => return Ok(connection),
+                Err(NoConnection::Source(failure)) => return Err(NoConnection::Source(failure)),
                 Err(now) => {
                     failed = Some(match failed {
                         Some(before) => before.and(now),
@@ -57,7 +59,7 @@ impl Queue {
     }
 
     async fn dial_hop(
-        &self,
+        self: &Arc<Queue>,
         parts: &Parts,
         route: &Route,
         hop: &Hop,
@@ -68,9 +70,19 @@ impl Queue {
             Err(NoRoute::Later { failure, .. }) => return Err(NoConnection::Now(failure)),
             Err(NoRoute::Never { failure, .. }) => return Err(NoConnection::Ever(failure)),
         };
+        let from = parts.egress.source(source);
         let mut last = None;
         for address in addresses {
-            if let Some((_, reason)) = parts.client.unreachable(address, self.clock.instant()) {
+            let ours = match self.address_of(from, address.ip()) {
+                Ok(ours) => ours,
+                Err(why) if from.is_out() => return Err(NoConnection::Source(not_ours(why.to_string()))),
+                // Of the receiver's other addresses one may fit.
+                Err(why) => {
+                    last.get_or_insert_with(|| not_ours(format!("{}: {why}", hop.host)));
+                    continue;
+                }
+            };
+            if let Some((_, reason)) = parts.client.unreachable(&from.name, address, self.clock.instant()) {
                 last.get_or_insert_with(|| {
                     let text = format!("{} [{}] did not answer lately: {reason}", hop.host, address.ip());
                     Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), text)
@@ -80,14 +92,26 @@ impl Queue {
             let target = Target {
                 host: hop.host.to_string(),
                 address,
-                source: self.address_of(parts, source, address.ip()),
+                local: Local {
+                    source: Arc::clone(&from.name),
+                    address: ours,
+                    ehlo: from.ehlo.clone(),
+                    proxy: from.proxy.clone(),
+                },
                 tls: route.tls,
                 credentials: route.credentials.clone(),
             };
             match parts.client.connect(&target).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => {
-                    tracing::debug!(site = %route.site, host = %hop.host, %address, error = %error, "no session");
+                    tracing::debug!(
+                        site = %route.site, source = %from.name, host = %hop.host, %address, error = %error, "no session");
+                    if error.stage == Stage::Source {
+                        self.source_lost(from, ours, &error.failure.reply.text);
+                        if from.is_out() {
+                            return Err(NoConnection::Source(error.failure));
+                        }
+                    }
                     last = Some(for_now(error.failure));
                 }
             }
@@ -96,17 +120,13 @@ impl Queue {
         Err(NoConnection::Now(last.unwrap_or_else(none)))
     }
 
-    /// One of the source's addresses of the same family, at random; `None`: the system chooses.
-    fn address_of(&self, parts: &Parts, source: SourceId, peer: IpAddr) -> Option<IpAddr> {
-        let addresses = &parts.egress.source(source).addresses;
-        let fitting = addresses.iter().filter(|source| source.is_ipv4() == peer.is_ipv4());
-        let fitting: Vec<_> = fitting.collect();
-        if fitting.is_empty() {
-            return None;
-        }
-        let chance = &mut *self.chance.lock().expect("no code panics under this lock");
-        Some(*fitting[chance.random_range(0..fitting.len())])
+    fn address_of(&self, source: &Source, peer: IpAddr) -> Result<Option<IpAddr>, NoAddress> {
+        source.address_for(peer, &mut *self.chance.lock().expect("no code panics under this lock"))
     }
+}
+
+fn not_ours(text: String) -> Failure {
+    Failure::ours(Blame::EgressPath, EnhancedCode(4, 4, 0), text)
 }
 
 /// A host's refusal to talk is never a verdict on a message: whatever it said, another attempt follows.

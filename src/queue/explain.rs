@@ -186,7 +186,7 @@ impl Queue {
         explained.ready = scheduler.known_site(&route.site, pool).map_or(0, |site| scheduler.site(site).ready.len());
         let mut soonest: Option<Gate> = None;
         for source in parts.egress.sources_of(pool) {
-            let (path, gate) = path_view(scheduler, &parts.egress, times, route, &subject, (pool, *source));
+            let (path, gate) = path_view(scheduler, &parts.egress, times, route, &subject, (pool, source.0));
             explained.paths.push(path);
             soonest = Some(match (soonest, gate) {
                 (Some(Gate::Later(one)), Gate::Later(other)) => Gate::Later(one.min(other)),
@@ -230,7 +230,7 @@ fn path_view(
     subject: &Subject<'_>,
     (pool, source): (PoolId, SourceId),
 ) -> (PathView, Gate) {
-    let name = egress.source(source).name.as_str();
+    let name = &*egress.source(source).name;
     let subject = Subject { source: name, ..*subject };
     let site = scheduler.known_site(&route.site, pool);
     let known = site.and_then(|site| scheduler.site(site).paths.iter().find(|path| path.source == source));

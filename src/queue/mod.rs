@@ -12,6 +12,7 @@
 //! | `wheel.rs`, `retry.rs` | it sleeps until due |
 //! | `scheduler.rs`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
+//! | `sources.rs`, `share.rs` | which sources can be sent from, and how much each of a pool sends |
 //! | `contents.rs`, `room.rs` | a message's content is read, when there is memory for it |
 //! | `heed.rs` | what its reply asks of us beside the verdict, by the provider's profile |
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
@@ -38,7 +39,9 @@ mod scheduler;
 mod session;
 mod settle;
 mod settlement;
+mod share;
 mod site;
+mod sources;
 mod status;
 mod steer;
 #[cfg(test)]
@@ -127,6 +130,8 @@ pub struct Queue {
     started: Instant,
     /// The timer task must look again.
     rearm: Notify,
+    /// There may be other sources to look after.
+    reloaded: Notify,
     tasks: TaskTracker,
     /// Held for reading while messages that were taken back come to their ends.
     cancels: tokio::sync::RwLock<()>,
@@ -171,6 +176,7 @@ impl Queue {
             clock,
             started: clock.instant(),
             rearm: Notify::new(),
+            reloaded: Notify::new(),
             tasks: TaskTracker::new(),
             cancels: tokio::sync::RwLock::default(),
             taken_back: Mutex::default(),
@@ -189,10 +195,16 @@ impl Queue {
         let _ = self.events.set(progress);
     }
 
-    /// Starts the timer task.
+    /// Starts the timer task, and the one that looks after the sources.
     pub fn start(self: &Arc<Queue>) {
         self.cancel_restored();
         self.tasks.spawn_on(Arc::clone(self).run_timers(), &self.runtime);
+        self.tasks.spawn_on(Arc::clone(self).watch_sources(), &self.runtime);
+    }
+
+    /// The sources and pools in force.
+    pub fn egress(&self) -> Arc<Egress> {
+        Arc::clone(&self.parts.load().egress)
     }
 
     /// Puts a new configuration in force for everything that starts from now on.
@@ -209,6 +221,8 @@ impl Queue {
             scheduler.set_limits(now, limits, actions);
             scheduler.set_steering(now, steering, actions);
         });
+        self.metrics.sources.reset();
+        self.reloaded.notify_one();
     }
 
     /// Stops giving out work, lets sessions finish the transaction they are in, at most for `grace`. Look-ups and

@@ -52,7 +52,7 @@ impl Queue {
     /// Tells of a change: as an event, in the log, in metrics.
     pub(super) fn tell_pace(&self, route: &Route, source: SourceId, change: Change) {
         let parts = self.parts.load();
-        let source = parts.egress.source(source).name.as_str();
+        let source = &*parts.egress.source(source).name;
         let cause = change.cause.as_str();
         let about = About { provider: route.provider, site: route.site.as_str(), source, ..About::default() };
         let what = if change.slower { "slower" } else { "faster" };

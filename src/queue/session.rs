@@ -70,7 +70,8 @@ impl Queue {
             Some(Err(NoConnection::Ever(failure))) => {
                 return self.with_actions(|scheduler, _, actions| scheduler.dead_end(path.site, failure, actions));
             }
-            None => return,
+            // Other sources go on; if there are none, the mail waits until this one is back.
+            Some(Err(NoConnection::Source(_))) | None => return,
         };
         slot.connecting = false;
         self.with_actions(|scheduler, now, actions| scheduler.connected(now, path, actions));

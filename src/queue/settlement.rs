@@ -248,7 +248,8 @@ impl<'a> Settlement<'a> {
         let session = attempted.and_then(|attempted| attempted.session);
         if let Some((route, facts)) = session {
             event.site = route.site.as_str();
-            event.source = facts.source;
+            event.source = &facts.source;
+            event.source_address = facts.source_address;
             event.mx_host = &facts.host;
             event.mx_address = Some(facts.address);
             event.tls = facts.tls.as_ref();

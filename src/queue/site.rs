@@ -37,8 +37,15 @@ pub(super) struct SiteState {
 #[derive(Debug)]
 pub(super) struct PathState {
     pub(super) source: SourceId,
+    /// Its weight in the pool, at least 1.
+    pub(super) weight: u32,
     /// The source has left the pool: the path goes when its sessions have.
     pub(super) retired: bool,
+    /// Nothing can be sent from the source at present.
+    pub(super) out: bool,
+    /// What it took, by weight, and when last; see `share.rs`.
+    pub(super) account: u64,
+    pub(super) took_at: u64,
     /// Session tasks, connecting ones included.
     pub(super) sessions: usize,
     pub(super) connecting: usize,
@@ -68,10 +75,14 @@ pub(super) enum Wait {
 }
 
 impl PathState {
-    fn new(source: SourceId) -> PathState {
+    fn new(source: SourceId, weight: u32, out: bool) -> PathState {
         PathState {
             source,
+            weight,
             retired: false,
+            out,
+            account: 0,
+            took_at: 0,
             sessions: 0,
             connecting: 0,
             proved: 0,
@@ -100,12 +111,18 @@ impl PathState {
 }
 
 impl SiteState {
-    pub(super) fn new(route: Arc<Route>, pool: PoolId, sources: &[SourceId]) -> SiteState {
+    /// A site and the sources of a pool with their weights; `out`: nothing can be sent from that one at present.
+    pub(super) fn new(
+        route: Arc<Route>,
+        pool: PoolId,
+        sources: &[(SourceId, u32)],
+        out: impl Fn(SourceId) -> bool,
+    ) -> SiteState {
         SiteState {
             route,
             pool,
             ready: Ready::default(),
-            paths: sources.iter().copied().map(PathState::new).collect(),
+            paths: sources.iter().map(|(id, weight)| PathState::new(*id, *weight, out(*id))).collect(),
             taken: 0,
             patience: None,
             look: None,
@@ -128,10 +145,11 @@ impl SiteState {
         self.paths.iter().map(|path| path.sessions).sum()
     }
 
-    /// Why nothing is attempted now: no path is open. Of several reasons the one that is over first.
+    /// Why nothing is attempted now: no path is open. Of several reasons the one that is over first. A path whose source
+    /// is out says nothing of the site: if all are, the mail waits for them.
     pub(super) fn closed(&self, now: u64) -> Option<&Failure> {
         let mut first: Option<(u64, &Failure)> = None;
-        for path in &self.paths {
+        for path in self.paths.iter().filter(|path| !path.out && !path.retired) {
             let (until, failure) = path.health.closed(now)?;
             if first.is_none_or(|(other, _)| until < other) {
                 first = Some((until, failure));
@@ -140,18 +158,29 @@ impl SiteState {
         first.map(|(_, failure)| failure)
     }
 
-    /// The path of a source that is in the pool, or was and has sessions.
-    pub(super) fn path(&mut self, source: SourceId) -> &mut PathState {
+    /// The place of the path of a source that is in the pool, or was and has sessions.
+    pub(super) fn place(&self, source: SourceId) -> usize {
         let place = self.paths.iter().position(|path| path.source == source);
-        &mut self.paths[place.expect("a path is kept as long as it has sessions")]
+        place.expect("a path is kept as long as it has sessions")
     }
 
-    /// The sources of its pool are these now.
-    pub(super) fn set_sources(&mut self, sources: &[SourceId]) {
-        self.paths.iter_mut().for_each(|path| path.retired = !sources.contains(&path.source));
-        for source in sources {
+    /// The path of such a source.
+    pub(super) fn path(&mut self, source: SourceId) -> &mut PathState {
+        let place = self.place(source);
+        &mut self.paths[place]
+    }
+
+    /// The sources of its pool are these now, with these weights.
+    pub(super) fn set_sources(&mut self, sources: &[(SourceId, u32)], out: impl Fn(SourceId) -> bool) {
+        for path in &mut self.paths {
+            let weight = sources.iter().find(|(source, _)| *source == path.source).map(|(_, weight)| *weight);
+            path.retired = weight.is_none();
+            path.weight = weight.unwrap_or(path.weight);
+            path.out = out(path.source);
+        }
+        for (source, weight) in sources {
             if !self.paths.iter().any(|path| path.source == *source) {
-                self.paths.push(PathState::new(*source));
+                self.paths.push(PathState::new(*source, *weight, out(*source)));
             }
         }
         self.drop_retired(|_| {});

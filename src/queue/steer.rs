@@ -196,7 +196,7 @@ impl Queue {
             learned.iter_mut().filter(|(kind, _)| *kind == what).for_each(|(_, recipients)| *recipients += 1);
         }
         let parts = self.parts.load();
-        let path = (parts.egress.source(source).name.as_str(), route.provider);
+        let path = (&*parts.egress.source(source).name, route.provider);
         self.with_actions(|scheduler, now, actions| scheduler.learn(now, stream, path, &learned, actions));
     }
 

@@ -167,7 +167,9 @@ impl Queue {
         let told = scheduler.sites().flat_map(|site| {
             let egress = &egress;
             site.paths.iter().map(move |path| {
+                let source = egress.source(path.source);
                 let (health, reason, shut_for) = match &path.health {
+                    _ if source.is_out() => ("out", source.trouble(), None),
                     Health::Shut { until, failure, .. } if now < *until => {
                         ("shut", Some(failure.reply.to_string()), Some((until - now) / 1000))
                     }
@@ -177,7 +179,7 @@ impl Queue {
                 SiteView {
                     site: site.route.site.to_string(),
                     pool: egress.pool_name(site.pool).to_owned(),
-                    source: egress.source(path.source).name.clone(),
+                    source: source.name.to_string(),
                     ready: site.ready.len(),
                     sessions: path.sessions,
                     health: health.into(),

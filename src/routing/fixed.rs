@@ -23,7 +23,7 @@ pub enum RoutingError {
     #[error("route.relay: {0:?} is not HOST:PORT")]
     Relay(String),
     /// The file with the password cannot be read, or its first line is empty.
-    #[error("route.password_file {path:?}")]
+    #[error("password_file {path:?}")]
     PasswordFile {
         /// Which.
         path: PathBuf,
@@ -36,6 +36,12 @@ pub enum RoutingError {
     /// The password would cross the network in the clear.
     #[error("route {0:?}: credentials need tls = \"required\" or \"verified\"")]
     CredentialsInTheClear(String),
+    /// A pool names a source that does not exist.
+    #[error("there is no source {0:?}")]
+    Source(String),
+    /// An `[[egress]]` names a pool that does not exist, or a pool has no sources.
+    #[error("there is no pool {0:?}, or it has no sources")]
+    Pool(String),
     /// The system's resolver configuration cannot be used.
     #[error("resolver: {0}")]
     Resolver(String),
@@ -138,7 +144,7 @@ fn read_credentials(config: &RouteConfig) -> Result<Option<Arc<Credentials>>, Ro
     }
 }
 
-fn read_password(path: &Path) -> io::Result<String> {
+pub(super) fn read_password(path: &Path) -> io::Result<String> {
     let text = std::fs::read_to_string(path)?;
     let first = text.lines().next().unwrap_or_default();
     match first.is_empty() {

@@ -8,6 +8,8 @@
 //! 3. Otherwise the MX records, or the domain itself if it has none (`mx`), asked through a caching resolver (`dns`,
 //!    over sockets of our own: `udp`, by a short way if that will do: `quick`).
 //!
+//! By whose address mail leaves is another question, which the stream answers and not the host: `egress`.
+//!
 //! The result is a [`Route`]: hops in order of preference, and the [`Site`] they form together, which is what limits
 //! and connections belong to. The addresses of a hop are looked up only when it is that hop's turn; those in private
 //! and other special networks are left out (`special`).
@@ -28,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dns::{DnsError, MxAnswer, NameTable, Said};
-pub use egress::{Egress, PoolId, Source, SourceId};
+pub use egress::{Egress, NoAddress, Pool, PoolId, Source, SourceId};
 pub use fixed::RoutingError;
 pub use route::{Hop, HopHost, NoRoute, Route, Site};
 

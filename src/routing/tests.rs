@@ -322,7 +322,7 @@ fn bad_fixed_routes_are_refused() {
     let half = RouteConfig { username: Some("u".into()), ..fixed("*", &["127.0.0.1:25"]) };
     check(half.clone(), "route \"*\": username and password_file go together");
     let whole = RouteConfig { password_file: Some(file.path().into()), ..half };
-    check(whole.clone(), &format!("route.password_file {:?}", file.path()));
+    check(whole.clone(), &format!("password_file {:?}", file.path()));
     std::fs::write(file.path(), "secret\nmore").expect("writes");
     let far = RouteConfig { relay: vec!["relay.example:25".into()], ..whole.clone() };
     check(far.clone(), "route \"*\": credentials need tls = \"required\" or \"verified\"");

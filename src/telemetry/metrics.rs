@@ -42,7 +42,10 @@ pub struct Metrics {
     pub pace: prometheus::GaugeVec,
     /// Open connections, by state: submission, connecting, busy, idle.
     pub connections: IntGaugeVec,
-    /// Sessions that failed before or outside a transaction, by stage: connect, greeting, ehlo, tls, auth,
+    /// 1 for what a source is at present, by source and state: out (nothing can be sent from it), impaired (an address is
+    /// missing).
+    pub sources: IntGaugeVec,
+    /// Sessions that failed before or outside a transaction, by stage: source, connect, greeting, ehlo, tls, auth,
     /// session.
     pub session_failures: IntCounterVec,
     /// Transactions whose content was sent whole and whose final reply never came.
@@ -154,6 +157,7 @@ impl Metrics {
                 ),
             ),
             connections: gauges(&r, "connections", "open connections", &["provider", "state"]),
+            sources: gauges(&r, "sources", "1 for what a source is at present", &["source", "state"]),
             session_failures: counters(&r, "session_failures_total", "sessions that failed as a whole", &["stage"]),
             unanswered_content: counter(&r, "unanswered_content_total", "content sent, final reply never came"),
             spool_sync: histogram(&r, "spool_sync_seconds", "time of each sync of the log", 0.000_05, 2.0, 18),

@@ -32,7 +32,7 @@ pub enum At {
 pub struct Ask<'a> {
     /// Where the dialogue is.
     pub at: At,
-    /// The address of MAIL or RCPT; at the dot the content.
+    /// The client's address, at EHLO after its name; the address of MAIL or RCPT; at the dot the content.
     pub text: &'a str,
 }
 
@@ -66,6 +66,8 @@ pub struct Taken {
     pub recipient: String,
     /// Headers and body as they came, dots unstuffed.
     pub content: String,
+    /// Who sent it: the name in EHLO, and the address.
+    pub client: String,
 }
 
 type Manner = Box<dyn FnMut(&Ask<'_>) -> Do + Send>;
@@ -178,14 +180,14 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, client)) = accepted else { continue };
                 {
                     let mut seen = shared.seen.lock().unwrap();
                     seen.connections += 1;
                     seen.open += 1;
                     seen.open_max = seen.open_max.max(seen.open);
                 }
-                let session = Session { stream: BufReader::new(stream), open: Open(Arc::clone(&shared)) };
+                let session = Session { stream: BufReader::new(stream), open: Open(Arc::clone(&shared)), client: client.ip().to_string() };
                 sessions.spawn(session.run());
             }
             Some(_) = sessions.join_next() => {}
@@ -196,22 +198,26 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 struct Session {
     stream: BufReader<TcpStream>,
     open: Open,
+    /// What to call the client: its address, and once it has said EHLO its name before it.
+    client: String,
 }
 
 impl Session {
     /// `None`: the connection is over.
     async fn run(mut self) -> Option<()> {
         self.stream.get_ref().set_nodelay(true).ok()?;
-        self.step(At::Connect, "", "220 peer.test ESMTP").await?;
+        self.step(At::Connect, &self.client.clone(), "220 peer.test ESMTP").await?;
         let (mut sender, mut recipients) = (String::new(), Vec::new());
         loop {
             let line = self.line().await?;
             let argument = || line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
             match line.get(..4).unwrap_or_default().to_ascii_uppercase().as_str() {
                 "EHLO" | "HELO" => {
+                    let address = self.stream.get_ref().peer_addr().ok()?.ip();
+                    self.client = format!("{} {address}", line.get(5..).unwrap_or_default().trim());
                     self.step(
                         At::Ehlo,
-                        "",
+                        &self.client.clone(),
                         "250-peer.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN",
                     )
                     .await?;
@@ -263,6 +269,7 @@ impl Session {
                 sender: sender.to_owned(),
                 recipient: recipient.clone(),
                 content: content.clone(),
+                client: self.client.clone(),
             });
             self.seen().taken.extend(taken);
         }

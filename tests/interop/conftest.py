@@ -76,6 +76,31 @@ def nsd(tmp_path, stack):
     return start
 
 
+@pytest.fixture
+def socks(tmp_path, stack):
+    """`socks(source, words...)`: the port of a running SOCKS5 proxy."""
+
+    def start(source, *words):
+        server = peers.Socks(tmp_path, source, *words)
+        stack.callback(server.stop)
+        return server.port
+
+    return start
+
+
+@pytest.fixture
+def haproxy(tmp_path, stack):
+    """`haproxy()`: the port of a running HAProxy."""
+
+    def start():
+        server = peers.Haproxy(tmp_path)
+        stack.callback(lambda: print(f"--- haproxy\n{server.process.output()}"))
+        stack.callback(server.stop)
+        return server.port
+
+    return start
+
+
 def relay(sink):
     """Configuration that sends everything to one sink."""
     return {"route": [{"match": "*", "relay": [f"{sink.addresses[0]}:{sink.port}"]}]}

@@ -178,6 +178,47 @@ class Nsd:
         self.process.stop()
 
 
+class Socks:
+    """microsocks, a SOCKS5 proxy that sends from `source`; `words` are its options for a password."""
+
+    def __init__(self, directory, source, *words):
+        self.port = free_port()
+        command = [program("microsocks"), "-i", "127.0.0.1", "-p", str(self.port), "-b", source, *words]
+        self.process = Process(command, directory / "microsocks.log", env=environment())
+        wait_until(lambda: listens("127.0.0.1", self.port), what="microsocks")
+
+    def stop(self):
+        self.process.stop()
+
+
+HAPROXY_CFG = """
+global
+    log stderr local0
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen egress
+    bind 127.0.0.1:{port} accept-proxy
+    server receiver 0.0.0.0 source 0.0.0.0 usesrc clientip
+"""
+
+
+class Haproxy:
+    """HAProxy, connecting from and to what the PROXY header says."""
+
+    def __init__(self, directory):
+        self.port = free_port()
+        (directory / "haproxy.cfg").write_text(HAPROXY_CFG.format(port=self.port))
+        command = [program("haproxy"), "-db", "-f", directory / "haproxy.cfg"]
+        self.process = Process(command, directory / "haproxy.log", env=environment())
+        wait_until(lambda: listens("127.0.0.1", self.port), what="haproxy")
+
+    def stop(self):
+        self.process.stop()
+
+
 class Postfix:
     """Postfix as a receiving server with STARTTLS, delivering to maildirs; `extra` are more lines of main.cf."""
 

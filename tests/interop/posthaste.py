@@ -137,7 +137,7 @@ class Posthaste:
                 if line.endswith(b"\n"):
                     found.append(json.loads(line))
         return [event for event in found
-                if recipient in (None, event["recipient"]) and (names is None or event["event"] in names)]
+                if recipient in (None, event.get("recipient")) and (names is None or event["event"] in names)]
 
     def wait_event(self, recipient, *names, timeout=30):
         """The first of these events for a recipient."""

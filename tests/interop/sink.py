@@ -18,6 +18,7 @@ class Mail:
     content: bytes
     tls: bool
     host: str
+    client: str
     connection: int
     mail_parameters: list
     rcpt_parameters: dict
@@ -106,7 +107,9 @@ class Sink:
                 await writer.start_tls(self.tls)
                 encrypted = True
             elif verb == "MAIL":
-                mail, chunks = Mail(path[1], [], b"", encrypted, host, connection, path[2].split(), {}), b""
+                client = writer.get_extra_info("peername")[0]
+                mail = Mail(path[1], [], b"", encrypted, host, client, connection, path[2].split(), {})
+                chunks = b""
                 await say("250 2.1.0 ok")
             elif verb == "RCPT":
                 reply = self.verdict(path[1], mail.sender) or "250 2.1.5 ok"

@@ -223,7 +223,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         reports: config.reports.clone(),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
-        egress: Arc::new(Egress::new(&config.delivery)),
+        egress: Arc::new(Egress::new(config, None).unwrap()),
         profiles: Arc::new(Profiles::built_in()),
         steering: SteeringPolicy::new(&config.brake, &config.warmup),
         rows: Rows::new(&config.limit),

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
 
-use super::super::client::{Client, Target};
+use super::super::client::{Client, Local, Target};
 use super::super::connection::Connection;
 use super::super::memory::Quirks;
 use super::super::transaction::{Job, Transaction};
@@ -74,7 +74,7 @@ async fn act(stream: DuplexStream, head: &str) -> String {
     let mut target = Target {
         host: "mx.them.example".into(),
         address: "127.0.0.1:25".parse().expect("an address"),
-        source: None,
+        local: Local::default(),
         tls: TlsPolicy::Opportunistic,
         credentials: None,
     };

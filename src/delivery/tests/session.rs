@@ -1,7 +1,7 @@
 //! Real sockets, real TLS: a small well-behaved server on loopback, and some that are not.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use tokio::io::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::client::{Client, Stage, Target};
+use super::super::client::{Client, Local, Stage, Target};
 use super::super::opening::Upgrade;
 use super::super::transaction::Job;
 use super::super::wire::Io;
@@ -69,7 +69,13 @@ impl Server {
     }
 
     fn target(&self, tls: TlsPolicy) -> Target {
-        Target { host: "mx.them.example".into(), address: self.address, source: None, tls, credentials: None }
+        Target {
+            host: "mx.them.example".into(),
+            address: self.address,
+            local: Local::default(),
+            tls,
+            credentials: None,
+        }
     }
 
     fn connections(&self) -> usize {
@@ -301,13 +307,18 @@ async fn a_dead_address_is_tried_once() {
     let address = listener.local_addr().expect("bound");
     drop(listener);
     let client = client(RootCertStore::empty());
-    let target =
-        Target { host: "mx.them.example".into(), address, source: None, tls: TlsPolicy::None, credentials: None };
-    assert_eq!(client.unreachable(address, Clock.instant()), None);
+    let target = Target {
+        host: "mx.them.example".into(),
+        address,
+        local: Local::default(),
+        tls: TlsPolicy::None,
+        credentials: None,
+    };
+    assert_eq!(client.unreachable(&"".into(), address, Clock.instant()), None);
     let first = client.connect(&target).await.expect_err("nobody there");
     assert_eq!((first.stage, first.failure.blame), (Stage::Connect, Blame::Site));
     assert!(first.failure.reply.to_string().starts_with("451 4.4.1 cannot connect to 127.0.0.1:"), "{first}");
-    let (until, why) = client.unreachable(address, Clock.instant()).expect("remembered");
+    let (until, why) = client.unreachable(&"".into(), address, Clock.instant()).expect("remembered");
     assert_eq!(until, first.retry_at);
     assert!(why.contains("refused"), "{why}");
     // Somebody listens now, but it is too early to ask.
@@ -318,21 +329,25 @@ async fn a_dead_address_is_tried_once() {
     assert!(nobody.is_err(), "no connection was made");
 }
 
+fn from(address: IpAddr) -> Local {
+    Local { source: "a".into(), address: Some(address), ..Local::default() }
+}
+
 #[tokio::test]
 async fn sends_from_the_source_address() {
     let server = Server::start("", Tls::NotOffered).await;
     let client = client(RootCertStore::empty());
     let source = "127.0.0.9".parse().expect("an address");
-    let target = Target { source: Some(source), ..server.target(TlsPolicy::None) };
+    let target = Target { local: from(source), ..server.target(TlsPolicy::None) };
     let connection = client.connect(&target).await.expect("a session");
-    assert_eq!(connection.facts().source, Some(source));
+    assert_eq!(connection.facts().source_address, Some(source));
     assert_eq!(server.peers.lock().expect("fine")[0].ip(), source);
 
     // An address that is not ours is our trouble, and the receiver stays reachable.
-    let target = Target { source: Some("192.0.2.1".parse().expect("an address")), ..target };
+    let target = Target { local: from("192.0.2.1".parse().expect("an address")), ..target };
     let error = client.connect(&target).await.expect_err("not ours");
-    assert_eq!((error.stage, error.failure.blame), (Stage::Connect, Blame::EgressPath), "{error}");
-    assert_eq!(client.unreachable(server.address, Clock.instant()), None);
+    assert_eq!((error.stage, error.failure.blame), (Stage::Source, Blame::EgressPath), "{error}");
+    assert_eq!(client.unreachable(&"".into(), server.address, Clock.instant()), None);
     client.connect(&server.target(TlsPolicy::None)).await.expect("from another address");
 }
 
@@ -346,7 +361,7 @@ async fn a_refusal_is_remembered_for_the_way_it_was_met() {
         assert!(error.to_string().contains("451 4.7.4 TLS is required"), "{error}");
         assert_eq!(server.connections(), tried, "the second was remembered");
     }
-    assert_eq!(client.unreachable(server.address, Clock.instant()), None);
+    assert_eq!(client.unreachable(&"".into(), server.address, Clock.instant()), None);
     client.connect(&server.target(TlsPolicy::Opportunistic)).await.expect("a session");
 }
 
@@ -376,7 +391,7 @@ async fn reads_while_it_writes() {
     let target = Target {
         host: "mx".into(),
         address: "127.0.0.1:25".parse().expect("an address"),
-        source: None,
+        local: Local::default(),
         tls: TlsPolicy::None,
         credentials: None,
     };
@@ -440,7 +455,7 @@ async fn a_message_costs_one_write() {
         let target = Target {
             host: "mx".into(),
             address: "127.0.0.1:25".parse().expect("an address"),
-            source: None,
+            local: Local::default(),
             tls: TlsPolicy::None,
             credentials: None,
         };
@@ -515,7 +530,7 @@ proptest! {
             let target = Target {
                 host: "mx".into(),
                 address: "127.0.0.1:25".parse().expect("an address"),
-                source: None,
+                local: Local::default(),
                 tls: TlsPolicy::None,
                 credentials: None,
             };

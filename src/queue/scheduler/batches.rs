@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::held::path_subject;
 use super::{Action, Batch, Item, LaneId, PathId, Scheduler, SiteId};
 use crate::queue::site::Wait;
 use crate::shaping::{BucketId, Buckets, Gate, Load, Taken};
@@ -34,18 +33,18 @@ impl Scheduler {
             };
             let (stream, size) = (message.stream, message.size.octets());
             let load = Load { recipients: 1, octets: size };
-            let way = || path_subject(&site.route, &self.egress, site.pool, path.source);
-            let steered = self.shaper.may_use(now, way);
-            let state = site.path(path.source);
-            let senior = state.sending == Wait::Senior;
-            let gate = steered.and(state.may_send(now, |now, pace| self.shaper.may_send(now, pace, load, senior)));
+            let place = site.place(path.source);
+            let gate = site.gate(now, place, &mut self.shaper, &self.egress, load);
             if gate != Gate::Go {
-                state.idle.push(Arc::clone(idle));
+                site.paths[place].idle.push(Arc::clone(idle));
                 match gate {
                     Gate::Later(until) => self.look_at(path.site, until),
                     Gate::Behind(line) => self.stand(now, path, line, load, false),
                     Gate::Go => {}
                 }
+                return None;
+            }
+            if !self.is_its_turn(now, path, idle, actions) {
                 return None;
             }
             let mut limit = self.recipients_max(now, path);
@@ -116,6 +115,7 @@ impl Scheduler {
         };
         let mut items = site.ready.take(lane, same);
         site.taken += items.len() as u64;
+        site.took(now, site.place(path.source), items.len());
         let message = items.first()?.message;
         self.drop_ended(&mut items);
         let first = items.first_mut()?;

@@ -5,14 +5,16 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Action, Item, LaneId, PathId, Scheduler, SiteId, StreamId};
 use crate::config::Subject;
 use crate::mail::{AddressHost, Class};
+use crate::queue::share::Turn;
 use crate::queue::site::{PathState, SiteState, Wait};
 use crate::queue::wheel::{TimerKey, Wheel};
 use crate::routing::{Egress, PoolId, Route, SourceId};
-use crate::shaping::{BucketId, Gate, Load, NEVER, Pick, Rows, Waiter};
+use crate::shaping::{BucketId, Gate, Load, NEVER, Pick, Rows, Shaper, Waiter};
 
 /// What is asked for when it is not known yet which message it will be.
 pub(super) const ANY: Load = Load { recipients: 1, octets: 1 };
@@ -290,6 +292,36 @@ impl Scheduler {
         };
         self.staff(now, site, actions);
     }
+}
+
+impl SiteState {
+    /// Whether a message may be sent on the path in `place` now: by orders and warm-ups, then by the pace that was found,
+    /// then by limits.
+    pub(super) fn gate(&mut self, now: u64, place: usize, shaper: &mut Shaper, egress: &Egress, load: Load) -> Gate {
+        gate(now, &mut self.paths[place], (&self.route, self.pool), (shaper, egress), load)
+    }
+
+    /// Whose turn it is to send, asked by the path in `place`, which may.
+    pub(super) fn turn_of(&mut self, now: u64, place: usize, shaper: &mut Shaper, egress: &Egress) -> Turn {
+        // One path is the usual case.
+        if self.paths.len() == 1 {
+            return Turn::Own;
+        }
+        let (route, pool) = (Arc::clone(&self.route), self.pool);
+        self.turn(now, place, |path| gate(now, path, (&route, pool), (shaper, egress), ANY) == Gate::Go)
+    }
+}
+
+fn gate(
+    now: u64,
+    path: &mut PathState,
+    (route, pool): (&Route, PoolId),
+    (shaper, egress): (&mut Shaper, &Egress),
+    load: Load,
+) -> Gate {
+    let steered = shaper.may_use(now, || path_subject(route, egress, pool, path.source));
+    let senior = path.sending == Wait::Senior;
+    steered.and(path.may_send(now, |now, pace| shaper.may_send(now, pace, load, senior)))
 }
 
 /// A domain as it is, a literal as it is written.

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::{Action, Item, Limits, PathId, Scheduler, SiteId, Verdict, held};
 use crate::mail::Failure;
+use crate::queue::share::Turn;
 use crate::queue::site::{Health, Line, PathState, SiteState, Wait};
 use crate::routing::{Egress, PoolId, Route, SourceId};
 use crate::shaping::{BucketId, Gate, NEVER};
@@ -60,8 +61,25 @@ impl Scheduler {
     /// Puts other sources and pools in force. Routes must be forgotten afterwards, so that ready mail finds its pool.
     pub(in crate::queue) fn set_egress(&mut self, egress: Arc<Egress>) {
         self.streams.set_pools(|stream| egress.pool_of(stream));
-        self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool)));
+        let out = |source| egress.source(source).is_out();
+        self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool), out));
         self.egress = egress;
+    }
+
+    /// A source is out, or back: others take over its mail, or it goes on with it.
+    pub(in crate::queue) fn sources_changed(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let site = &mut self.sites[id];
+            site.paths.iter_mut().for_each(|path| path.out = self.egress.source(path.source).is_out());
+            match site.closed(now).cloned() {
+                Some(failure) => {
+                    let items = site.ready.drain();
+                    self.turn_away(items, Verdict::Later(failure), actions);
+                }
+                None => self.staff(now, id as SiteId, actions),
+            }
+        }
     }
 
     /// Sees to it that somebody works on the site's ready mail: an idle session, or a new one within the limits.
@@ -98,16 +116,54 @@ impl Scheduler {
             }
             return;
         }
+        let connecting = self.connect(now, id, place, actions);
+        if waiting > connecting {
+            self.be_patient(now, id);
+        }
+    }
+
+    /// Starts a session on a path of the site; returns how many of it are connecting.
+    fn connect(&mut self, now: u64, id: SiteId, place: usize, actions: &mut Vec<Action>) -> usize {
         self.connections += 1;
-        let path = &mut site.paths[place];
+        let path = &mut self.sites[id as usize].paths[place];
         path.sessions += 1;
         path.connecting += 1;
-        let connecting = path.connecting;
         path.dialling = Wait::No;
         self.shaper.connecting(now, &mut path.pace);
         actions.push(Action::Connect(PathId { site: id, source: path.source }));
-        if waiting > connecting {
-            self.be_patient(now, id);
+        path.connecting
+    }
+
+    /// Whether it is a path's turn to take a message, which limits let it send. If it is not, `idle` is noted, and woken
+    /// when it is.
+    pub(super) fn is_its_turn(
+        &mut self,
+        now: u64,
+        path: PathId,
+        idle: &Arc<Notify>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let site = &mut self.sites[path.site as usize];
+        let place = site.place(path.source);
+        match site.turn_of(now, place, &mut self.shaper, &self.egress) {
+            Turn::Own => return true,
+            Turn::Absent(other) => {
+                self.open_first_session(now, path.site, other, actions);
+                return true;
+            }
+            Turn::Idle(other) => actions.extend(site.paths[other].idle.pop().map(Action::Wake)),
+            Turn::Busy(until) => self.look_at(path.site, until),
+        }
+        self.path(path).idle.push(Arc::clone(idle));
+        false
+    }
+
+    /// Starts the first session on a path of the site if there is room and limits let it.
+    fn open_first_session(&mut self, now: u64, id: SiteId, place: usize, actions: &mut Vec<Action>) {
+        let path = &mut self.sites[id as usize].paths[place];
+        let room = self.connections < self.limits.connections_max;
+        if room && self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior) == Gate::Go {
+            self.connect(now, id, place, actions);
         }
     }
 
@@ -115,18 +171,26 @@ impl Scheduler {
     /// at again when the first of them may.
     fn idle_session(&mut self, now: u64, id: SiteId) -> Option<Arc<Notify>> {
         let (mut look, mut lines) = (None, Lines::new());
-        let SiteState { route, pool, paths, .. } = &mut self.sites[id as usize];
-        for path in paths {
-            if path.idle.is_empty() {
+        let site = &mut self.sites[id as usize];
+        for place in site.by_turn() {
+            if site.paths[place].idle.is_empty() {
                 continue;
             }
-            let steered = self.shaper.may_use(now, || held::path_subject(route, &self.egress, *pool, path.source));
-            let senior = path.sending == Wait::Senior;
-            let sends = path.may_send(now, |now, pace| self.shaper.may_send(now, pace, held::ANY, senior));
-            match steered.and(sends) {
-                Gate::Go => return path.idle.pop(),
-                Gate::Later(until) => look = earlier(look, until),
-                Gate::Behind(line) => lines.push((path.source, line, false)),
+            match site.gate(now, place, &mut self.shaper, &self.egress, held::ANY) {
+                Gate::Go => {}
+                Gate::Later(until) => {
+                    look = earlier(look, until);
+                    continue;
+                }
+                Gate::Behind(line) => {
+                    lines.push((site.paths[place].source, line, false));
+                    continue;
+                }
+            }
+            match site.turn_of(now, place, &mut self.shaper, &self.egress) {
+                Turn::Own | Turn::Absent(_) => return site.paths[place].idle.pop(),
+                Turn::Idle(other) => return site.paths[other].idle.pop(),
+                Turn::Busy(until) => look = earlier(look, until),
             }
         }
         self.hold(now, id, look, lines);
@@ -144,10 +208,14 @@ impl Scheduler {
     /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
     /// the first of them may.
     fn path_to_grow(&mut self, now: u64, id: SiteId) -> Option<usize> {
-        let SiteState { route, pool, paths, ready, .. } = &mut self.sites[id as usize];
-        let waiting = ready.available();
+        let site = &mut self.sites[id as usize];
+        let waiting = site.ready.available();
         let (mut look, mut lines) = (None, Lines::new());
-        for (place, path) in paths.iter_mut().enumerate().filter(|(_, path)| !path.retired) {
+        for place in site.by_turn() {
+            let path = &mut site.paths[place];
+            if path.retired || path.out {
+                continue;
+            }
             let limit = path.sessions_max(now, self.limits.connections_per_site);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
             let connected = path.sessions - path.connecting;
@@ -155,10 +223,8 @@ impl Scheduler {
                 continue;
             }
             // No connection is made for mail that may not go yet.
-            let steered = self.shaper.may_use(now, || held::path_subject(route, &self.egress, *pool, path.source));
-            let senior = path.sending == Wait::Senior;
-            let send = path.may_send(now, |now, pace| self.shaper.may_send(now, pace, held::ANY, senior));
-            let send = steered.and(send);
+            let send = site.gate(now, place, &mut self.shaper, &self.egress, held::ANY);
+            let path = &mut site.paths[place];
             let dial = self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior);
             match (send.and(dial), send) {
                 (Gate::Go, _) => return Some(place),
@@ -395,7 +461,8 @@ impl Scheduler {
             self.forget_sites(now);
             self.sites_max = SITES_MIN.max(2 * self.sites.len());
         }
-        let mut site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool));
+        let out = |source| self.egress.source(source).is_out();
+        let mut site = SiteState::new(Arc::clone(route), pool, self.egress.sources_of(pool), out);
         self.recall_paces(now, &mut site);
         let id = self.sites.insert(site) as SiteId;
         self.site_ids.insert(name, id);

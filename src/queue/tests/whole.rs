@@ -48,7 +48,7 @@ impl Whole {
             retry: RetryPolicy::new(&config.retry),
             expire_after: config.retry.expire_after,
             delivery: config.delivery.clone(),
-            egress: Arc::new(Egress::new(&config.delivery)),
+            egress: Arc::new(Egress::new(&config, None).unwrap()),
             profiles: Arc::new(crate::shaping::provider::Profiles::built_in()),
             rows: Rows::new(&config.limit),
             steering: SteeringPolicy::new(&config.brake, &config.warmup),

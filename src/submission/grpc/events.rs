@@ -256,6 +256,8 @@ struct Line<'a> {
     #[serde(borrow)]
     source: Cow<'a, str>,
     #[serde(borrow)]
+    source_address: Cow<'a, str>,
+    #[serde(borrow)]
     mx_host: Cow<'a, str>,
     #[serde(borrow)]
     mx_address: Cow<'a, str>,
@@ -323,6 +325,7 @@ impl From<Line<'_>> for v1::Event {
             next_attempt: timestamp_of(&line.next_attempt),
             site: line.site.into(),
             source: line.source.into(),
+            source_address: line.source_address.into(),
             mx_host: line.mx_host.into(),
             mx_address: line.mx_address.into(),
             tls: line.tls.map(tls),
