@@ -161,7 +161,7 @@ impl Queue {
         chance: SmallRng,
     ) -> Arc<Queue> {
         let mut scheduler = Scheduler::default();
-        scheduler.limits = limits(&parts.delivery);
+        scheduler.limits = limits(&parts.delivery, &parts.profiles);
         scheduler.set_egress(Arc::clone(&parts.egress));
         scheduler.steering().set_policy(parts.steering.clone());
         scheduler.steering().set_time(0, clock.timestamp());
@@ -209,7 +209,8 @@ impl Queue {
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
-        let (limits, egress, rows) = (limits(&parts.delivery), Arc::clone(&parts.egress), parts.rows.clone());
+        let (limits, egress, rows) =
+            (limits(&parts.delivery, &parts.profiles), Arc::clone(&parts.egress), parts.rows.clone());
         let steering = parts.steering.clone();
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
@@ -381,13 +382,14 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-fn limits(delivery: &DeliveryConfig) -> Limits {
+fn limits(delivery: &DeliveryConfig, profiles: &Profiles) -> Limits {
     Limits {
         connections_max: delivery.connections_max,
         connections_per_site: delivery.connections_per_site,
         recipients_per_transaction: delivery.recipients_per_transaction,
         pause_min: delivery.site_pause_min.as_millis() as u64,
         pause_max: delivery.site_pause_max.as_millis() as u64,
+        bounds: profiles.iter().map(|profile| (profile.name, profile.control())).collect(),
     }
 }
 
