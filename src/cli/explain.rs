@@ -108,7 +108,10 @@ fn path_in_words(path: &PathView) -> String {
     let addresses = if path.addresses.is_empty() { "any address".into() } else { path.addresses.join(" ") };
     let when = path.not_before.as_ref().map_or_else(|| "now".into(), |at| format!("not before {at}"));
     let PathView { source, sessions, idle, health, .. } = path;
-    format!("{source} ({addresses}): {health}, {sessions} sessions, {idle} of them idle, {when}")
+    let found = |what: Option<String>| what.map_or_else(String::new, |what| format!(", found: {what}"));
+    let pace = found(path.per_second.map(|rate| format!("{rate:.2} messages a second")));
+    let width = found(path.sessions_max.map(|max| format!("at most {max} sessions")));
+    format!("{source} ({addresses}): {health}, {sessions} sessions, {idle} of them idle{width}{pace}, {when}")
 }
 
 #[cfg(test)]

@@ -107,13 +107,14 @@ impl Queue {
         marked
     }
 
-    /// Gives back the memory of what sleeps and is taken back.
-    fn sweep(&self) {
+    /// Gives back the memory of what sleeps, or is held, and is taken back.
+    fn sweep(self: &Arc<Queue>) {
         let (mut from, mut more) = (0, true);
         while more {
             more = self.lock().sweep(from, from + SLICE);
             from += SLICE;
         }
+        self.with_actions(|scheduler, now, actions| scheduler.sweep_lines(now, actions));
     }
 
     async fn end_all(self: Arc<Queue>, marked: Marked) -> Result<Cancelled, QueryError> {

@@ -78,7 +78,7 @@ pub struct PathView {
     pub sessions_max: Option<usize>,
     /// Messages a second, as its controller found; `None`: nobody asked us to slow down.
     pub per_second: Option<f64>,
-    /// `open`, `shut`, or `unused` while nothing went that way.
+    /// `open`, `shut`, `out`, or `unused` while nothing went that way.
     pub health: String,
     /// What the health is about.
     pub reason: Option<String>,
@@ -313,6 +313,9 @@ fn limit_view(limit: &InForce<'_>, times: Times) -> LimitView {
 }
 
 fn health_of(path: Option<&PathState>, now: u64) -> (&'static str, Option<String>, Gate) {
+    if path.is_some_and(|path| path.out) {
+        return ("out", Some("its source cannot be used; see /readyz".into()), Gate::Later(NEVER));
+    }
     match path.map(|path| &path.health) {
         None => ("unused", None, Gate::Go),
         Some(Health::Shut { until, failure, .. }) if now < *until => {

@@ -56,7 +56,15 @@ impl Queue {
     pub(super) async fn run_session(self: Arc<Queue>, path: PathId) {
         let mut slot = Slot { queue: Arc::clone(&self), path, connecting: true, yielding: false, proved: false };
         let parts = self.parts.load_full();
-        let route = Arc::clone(&self.lock().site(path.site).route);
+        let (route, pool) = {
+            let scheduler = self.lock();
+            let site = scheduler.site(path.site);
+            (Arc::clone(&site.route), site.pool)
+        };
+        // A reload that is under way may have taken the source out.
+        if !parts.egress.sources_of(pool).iter().any(|(source, _)| *source == path.source) {
+            return;
+        }
         let gauge = |state| self.metrics.connections.with_label_values(&[route.provider, state]);
         gauge("connecting").inc();
         let dialled = self.stopping.run_until_cancelled(self.dial(&parts, &route, path.source)).await;

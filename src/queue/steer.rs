@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, LedgerError, Table};
 use crate::mail::{Origin, Outcome, Reply, Stream};
 use crate::routing::{Route, SourceId};
 use crate::shaping::orders::{Deed, ORDERS_MAX, Order, OrderId};
-use crate::shaping::steering::{Braked, Learned};
+use crate::shaping::steering::{BRAKE, Braked, Learned};
 use crate::shaping::warmup::{Kept, Progress, Step};
 
 /// How often the progress of warm-ups is kept.
@@ -156,7 +156,14 @@ impl Queue {
         }
         let mut taken = Vec::new();
         while more {
-            let (found, behind) = self.lock().cancel_about(scope, from, from + SLICE);
+            let (found, behind) = self.with_actions(|scheduler, now, actions| {
+                let found = scheduler.cancel_about(scope, from, from + SLICE);
+                if from == 0 {
+                    // What stood in line was put there anew: whoever was to be woken for it is not there any more.
+                    scheduler.look_everywhere(now, actions);
+                }
+                found
+            });
             taken.extend(found);
             (from, more) = (from + SLICE, behind);
         }
@@ -215,11 +222,11 @@ impl Queue {
         tracing::warn!(tenant = %crossed.watched.stream.tenant, campaign = %crossed.watched.stream.campaign, %provider,
             what, held = deed.is_some(), exempt, "reputation brake: {cause}");
         let mut notice = Notice::new(self.clock.timestamp(), NoticeKind::Brake, what, about(&scope));
-        (notice.cause, notice.by) = (&cause, if exempt { "exempt" } else { "brake" });
+        (notice.cause, notice.by) = (&cause, if exempt { "exempt" } else { BRAKE });
         self.spool.note(notice.line());
         let Some(deed) = deed else { return };
         let lasts = lasts.map(Duration::from_millis);
-        let new = NewOrder { deed, scope: scope.clone(), reason: cause.clone(), by: "brake".into(), lasts };
+        let new = NewOrder { deed, scope: scope.clone(), reason: cause.clone(), by: BRAKE.into(), lasts };
         // Should it not be kept, the brake will say so again after a restart.
         self.order_at_once(new);
     }
@@ -266,7 +273,9 @@ impl Queue {
         };
         let mut scheduler = self.lock();
         let orders = &mut scheduler.steering().orders;
-        if orders.len() >= ORDERS_MAX {
+        // What gives orders by itself leaves room for people.
+        let room = if by == BRAKE || by.starts_with("profile") { ORDERS_MAX / 2 } else { ORDERS_MAX };
+        if orders.len() >= room {
             return Err(OrderError::Full);
         }
         Ok(Order { id: orders.next_id(), deed, scope, reason, by, since, until })

@@ -252,6 +252,11 @@ impl Limits {
         next
     }
 
+    /// Whether no other path has to do with this bucket.
+    pub fn is_of_one(&self, id: BucketId) -> bool {
+        self.slot(id).is_some_and(|slot| slot.paths == 1)
+    }
+
     /// Whether somebody waits for a place that a connection of this path takes: an idle one is of more use there.
     pub fn is_wanted(&self, path: &PathLimits) -> bool {
         let wanted = |slot: &Slot| slot.line.is_some() && matches!(slot.state, State::Open(_));

@@ -133,6 +133,9 @@ impl Default for Steering {
     }
 }
 
+/// Who gives the orders of the brake.
+pub const BRAKE: &str = "brake";
+
 impl Steering {
     /// Puts another configuration in force. Orders stay, what was counted stays.
     pub fn set_policy(&mut self, policy: SteeringPolicy) {
@@ -220,7 +223,7 @@ impl Steering {
 
     /// An order has ended: what the brake held begins with a clean slate.
     pub fn ended(&mut self, order: &Order) {
-        if order.deed != Deed::Exempt {
+        if order.deed != Deed::Exempt && order.by == BRAKE {
             self.brake.forgive(|watched| order.scope.matches(&subject_of(&watched.stream, &watched.provider)));
         }
     }

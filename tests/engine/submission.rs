@@ -174,7 +174,7 @@ async fn a_repetition_is_known_after_its_time() {
 }
 
 /// What is said to the message of [`World::send_with`].
-async fn answer(world: &World, headers: &str) -> String {
+pub async fn answer(world: &World, headers: &str) -> String {
     let mut door = world.door().await;
     door.say("MAIL FROM:<a@us.test>", "250").await;
     door.say("RCPT TO:<b@them.test>", "250").await;

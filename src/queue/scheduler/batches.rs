@@ -44,7 +44,7 @@ impl Scheduler {
                 }
                 return None;
             }
-            if !self.is_its_turn(now, path, idle, actions) {
+            if !self.is_its_turn(now, path, load, idle, actions) {
                 return None;
             }
             let mut limit = self.recipients_max(now, path);

@@ -1,6 +1,6 @@
 //! Messages that nobody wants to have delivered any more: taken back, or out of time.
 
-use super::{Action, Item, MessageId, Scheduler};
+use super::{Action, Item, MessageId, Scheduler, SiteId};
 
 /// What [`Scheduler::cancel`] did to one message.
 #[derive(Debug)]
@@ -25,6 +25,21 @@ impl Scheduler {
             taken.extend(self.wake_all(*id).map(|taken| TakenBack { again, ..taken }));
         }
         taken
+    }
+
+    /// Takes out what is held at sites and is taken back: nobody comes to look at it there.
+    pub(in crate::queue) fn sweep_lines(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let holding = self.sites.iter().filter(|(_, site)| site.ready.available() < site.ready.len());
+        let ids: Vec<SiteId> = holding.map(|(id, _)| id as SiteId).collect();
+        for id in ids {
+            for item in self.sites[id as usize].ready.drain() {
+                match self.messages.get(item.message).is_some_and(|message| !message.is_unwanted()) {
+                    true => self.stand_in_line(id, item),
+                    false => self.drop_item(&item),
+                }
+            }
+            self.staff(now, id, actions);
+        }
     }
 
     /// Gives back the memory of sleepers in places `from..to` whose message is taken back or gone; whether there are places

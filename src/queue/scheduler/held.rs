@@ -25,6 +25,8 @@ pub(super) struct Held {
     timers: Wheel<Wake>,
     /// The timer of each line.
     lines: HashMap<BucketId, (u64, TimerKey)>,
+    /// That of each lane that waits for a time.
+    lanes: HashMap<(SiteId, LaneId), TimerKey>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +98,13 @@ impl Standing {
 impl Held {
     pub(super) fn next_wake(&self) -> Option<u64> {
         self.timers.next_wake()
+    }
+
+    fn lane_at(&mut self, site: SiteId, lane: LaneId, at: u64) {
+        let timer = self.timers.insert(at, Wake::Lane(site, lane));
+        if let Some(before) = self.lanes.insert((site, lane), timer) {
+            self.timers.cancel(before);
+        }
     }
 
     fn line_at(&mut self, line: BucketId, at: u64) {
@@ -182,7 +191,7 @@ impl Scheduler {
             Gate::Later(until) => {
                 ready.set_aside(lane, None);
                 if until != NEVER {
-                    self.held.timers.insert(until, Wake::Lane(site, lane));
+                    self.held.lane_at(site, lane, until);
                 }
             }
             Gate::Behind(line) => {
@@ -237,6 +246,7 @@ impl Scheduler {
         for wake in due {
             match wake {
                 Wake::Lane(site, lane) => {
+                    self.held.lanes.remove(&(site, lane));
                     let Some(state) = self.sites.get_mut(site as usize) else { continue };
                     if state.ready.is_aside(lane, None) {
                         state.ready.restore(lane);
@@ -302,13 +312,13 @@ impl SiteState {
     }
 
     /// Whose turn it is to send, asked by the path in `place`, which may.
-    pub(super) fn turn_of(&mut self, now: u64, place: usize, shaper: &mut Shaper, egress: &Egress) -> Turn {
+    pub(super) fn turn_of(&mut self, now: u64, place: usize, shaper: &mut Shaper, egress: &Egress, load: Load) -> Turn {
         // One path is the usual case.
         if self.paths.len() == 1 {
             return Turn::Own;
         }
         let (route, pool) = (Arc::clone(&self.route), self.pool);
-        self.turn(now, place, |path| gate(now, path, (&route, pool), (shaper, egress), ANY) == Gate::Go)
+        self.turn(now, place, |path| gate(now, path, (&route, pool), (shaper, egress), load) == Gate::Go)
     }
 }
 

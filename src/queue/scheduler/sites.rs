@@ -11,7 +11,7 @@ use crate::mail::Failure;
 use crate::queue::share::Turn;
 use crate::queue::site::{Health, Line, PathState, SiteState, Wait};
 use crate::routing::{Egress, PoolId, Route, SourceId};
-use crate::shaping::{BucketId, Gate, NEVER};
+use crate::shaping::{BucketId, Gate, Load, NEVER};
 
 /// How long mail waits for the busy sessions of its site before another one is opened for it, in milliseconds. Little
 /// beside what a transaction with a distant receiver takes, many transactions with a near one.
@@ -95,10 +95,11 @@ impl Scheduler {
         if self.stopped || self.sites[id as usize].ready.available() == 0 {
             return;
         }
-        if let Some(session) = self.idle_session(now, id) {
+        let load = self.head_load(id);
+        if let Some(session) = self.idle_session(now, id, load) {
             return actions.push(Action::Wake(session));
         }
-        let Some(place) = self.path_to_grow(now, id) else { return };
+        let Some(place) = self.path_to_grow(now, id, load) else { return };
         let site = &mut self.sites[id as usize];
         let (sessions, waiting) = (site.sessions(), site.ready.available());
         if sessions > 0 && waiting <= LONG_LINE * sessions && !overdue {
@@ -140,12 +141,13 @@ impl Scheduler {
         &mut self,
         now: u64,
         path: PathId,
+        load: Load,
         idle: &Arc<Notify>,
         actions: &mut Vec<Action>,
     ) -> bool {
         let site = &mut self.sites[path.site as usize];
         let place = site.place(path.source);
-        match site.turn_of(now, place, &mut self.shaper, &self.egress) {
+        match site.turn_of(now, place, &mut self.shaper, &self.egress, load) {
             Turn::Own => return true,
             Turn::Absent(other) => {
                 self.open_first_session(now, path.site, other, actions);
@@ -167,16 +169,23 @@ impl Scheduler {
         }
     }
 
+    /// What the message whose turn it is asks for.
+    fn head_load(&mut self, id: SiteId) -> Load {
+        let Some((_, first)) = self.sites[id as usize].ready.turn() else { return held::ANY };
+        let octets = self.messages.get(first.message).map_or(1, |message| message.size.octets());
+        Load { recipients: 1, octets }
+    }
+
     /// An idle session of the site whose path may send now. If there are some whose path may not yet, the line is looked
     /// at again when the first of them may.
-    fn idle_session(&mut self, now: u64, id: SiteId) -> Option<Arc<Notify>> {
+    fn idle_session(&mut self, now: u64, id: SiteId, load: Load) -> Option<Arc<Notify>> {
         let (mut look, mut lines) = (None, Lines::new());
         let site = &mut self.sites[id as usize];
         for place in site.by_turn() {
             if site.paths[place].idle.is_empty() {
                 continue;
             }
-            match site.gate(now, place, &mut self.shaper, &self.egress, held::ANY) {
+            match site.gate(now, place, &mut self.shaper, &self.egress, load) {
                 Gate::Go => {}
                 Gate::Later(until) => {
                     look = earlier(look, until);
@@ -187,27 +196,27 @@ impl Scheduler {
                     continue;
                 }
             }
-            match site.turn_of(now, place, &mut self.shaper, &self.egress) {
+            match site.turn_of(now, place, &mut self.shaper, &self.egress, load) {
                 Turn::Own | Turn::Absent(_) => return site.paths[place].idle.pop(),
                 Turn::Idle(other) => return site.paths[other].idle.pop(),
                 Turn::Busy(until) => look = earlier(look, until),
             }
         }
-        self.hold(now, id, look, lines);
+        self.hold(now, id, load, look, lines);
         None
     }
 
     /// Looks at the site again at that time, if any, and has these of its paths stand in line.
-    fn hold(&mut self, now: u64, id: SiteId, look: Option<u64>, lines: Lines) {
+    fn hold(&mut self, now: u64, id: SiteId, load: Load, look: Option<u64>, lines: Lines) {
         look.into_iter().for_each(|until| self.look_at(id, until));
         for (source, line, dial) in lines {
-            self.stand(now, PathId { site: id, source }, line, held::ANY, dial);
+            self.stand(now, PathId { site: id, source }, line, load, dial);
         }
     }
 
     /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
     /// the first of them may.
-    fn path_to_grow(&mut self, now: u64, id: SiteId) -> Option<usize> {
+    fn path_to_grow(&mut self, now: u64, id: SiteId, load: Load) -> Option<usize> {
         let bounds = self.limits.bounds(self.sites[id as usize].route.provider);
         let site = &mut self.sites[id as usize];
         let waiting = site.ready.available();
@@ -217,6 +226,10 @@ impl Scheduler {
             if path.retired || path.out {
                 continue;
             }
+            if let Some((until, _)) = path.health.closed(now) {
+                look = earlier(look, until);
+                continue;
+            }
             let limit = path.sessions_max(now, &bounds);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
             let connected = path.sessions - path.connecting;
@@ -224,17 +237,20 @@ impl Scheduler {
                 continue;
             }
             // No connection is made for mail that may not go yet.
-            let send = site.gate(now, place, &mut self.shaper, &self.egress, held::ANY);
+            let send = site.gate(now, place, &mut self.shaper, &self.egress, load);
             let path = &mut site.paths[place];
             let dial = self.shaper.may_connect(now, &mut path.pace, path.dialling == Wait::Senior);
             match (send.and(dial), send) {
                 (Gate::Go, _) => return Some(place),
                 (Gate::Later(until), _) => look = earlier(look, until),
                 (Gate::Behind(line), Gate::Behind(_)) => lines.push((path.source, line, false)),
+                // Where all places are its own, it is looked at again when one of its sessions ends.
+                (Gate::Behind(line), Gate::Go | Gate::Later(_))
+                    if path.sessions > 0 && self.shaper.limits.is_of_one(line) => {}
                 (Gate::Behind(line), Gate::Go | Gate::Later(_)) => lines.push((path.source, line, true)),
             }
         }
-        self.hold(now, id, look, lines);
+        self.hold(now, id, load, look, lines);
         None
     }
 
@@ -454,9 +470,22 @@ impl Scheduler {
     /// The site the route leads to from a pool, which keeps the newest route.
     pub(in crate::queue) fn site_id(&mut self, now: u64, route: &Arc<Route>, pool: PoolId) -> SiteId {
         let name = (route.site.clone(), pool);
-        if let Some(id) = self.site_ids.get(&name) {
-            self.sites[*id as usize].route = Arc::clone(route);
-            return *id;
+        if let Some(id) = self.site_ids.get(&name).copied() {
+            let site = &mut self.sites[id as usize];
+            let before = std::mem::replace(&mut site.route, Arc::clone(route));
+            // A reload may know another provider of these hosts, with limits of its own.
+            if before.provider != route.provider {
+                for path in &mut site.paths {
+                    for _ in 0..path.sessions {
+                        // Who waits for these places finds others: connections under the old configuration end soon.
+                        self.shaper.disconnected(&mut path.pace);
+                    }
+                    self.shaper.leave(&path.pace);
+                    (path.sending, path.dialling) = (Wait::No, Wait::No);
+                }
+                self.enter_paths(now, id);
+            }
+            return id;
         }
         if self.sites.len() >= self.sites_max {
             self.forget_sites(now);

@@ -31,7 +31,10 @@ impl Scheduler {
         let steering = &mut self.shaper.steering;
         let (until, kind) = (steering.instant(order.until), kind(&order));
         let replaced = steering.orders.put(order, until);
-        self.reconsider(now, &[kind], actions);
+        // A pause is met by whoever looks next; nobody need be woken for it.
+        if !matches!(kind, (Deed::Pause, false)) {
+            self.reconsider(now, &[kind], actions);
+        }
         replaced
     }
 
@@ -83,7 +86,7 @@ impl Scheduler {
     }
 
     /// Puts an item behind the others of its lane.
-    fn stand_in_line(&mut self, id: SiteId, item: Item) {
+    pub(super) fn stand_in_line(&mut self, id: SiteId, item: Item) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
         let lane = self.lane_of(&item, stream);
