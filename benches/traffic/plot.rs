@@ -66,7 +66,9 @@ impl Plot {
         while second <= seconds {
             let (at, low) = (x(second), HEIGHT - bottom + 16.0);
             let minutes = second / 60.0;
-            _ = writeln!(out, "<text x=\"{at:.1}\" y=\"{low}\" text-anchor=\"middle\">{minutes} min</text>");
+            // In the middle of its mark, but for the one at the edge.
+            let anchor = if at < WIDTH - right { "middle" } else { "end" };
+            _ = writeln!(out, "<text x=\"{at:.1}\" y=\"{low}\" text-anchor=\"{anchor}\">{minutes} min</text>");
             second += 120.0;
         }
         let mut legend = left;

@@ -16,9 +16,11 @@ use super::receiver::Delivery;
 pub struct Event {
     /// `delivered`, `deferred`, `bounced`, `expired`, …
     pub event: String,
-    /// The message, in the daemon's name for it.
+    /// The message, in the daemon's name for it; empty in a notice, which belongs to none.
+    #[serde(default)]
     pub message_id: String,
     /// The address.
+    #[serde(default)]
     pub recipient: String,
     /// The final reply's code, if there was one.
     #[serde(default)]
@@ -49,8 +51,8 @@ impl EventReader {
         EventReader { path, offset: 0, rest: Vec::new() }
     }
 
-    /// The events added since the last call, at most one chunk's; empty when there are none. A line not yet whole is
-    /// left for the next call.
+    /// The events of messages added since the last call, at most one chunk's; empty when there are none. A line not yet
+    /// whole is left for the next call.
     ///
     /// # Errors
     /// When the file cannot be read or a whole line is no event.
@@ -64,7 +66,10 @@ impl EventReader {
         let whole = memchr::memrchr(b'\n', &self.rest).map_or(0, |at| at + 1);
         let mut events = Vec::new();
         for line in self.rest[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            events.push(serde_json::from_slice(line)?);
+            let event: Event = serde_json::from_slice(line)?;
+            if !event.message_id.is_empty() {
+                events.push(event);
+            }
         }
         self.rest.drain(..whole);
         Ok(events)

@@ -3,22 +3,24 @@
 //! A message becomes one item per receiving host. An item sleeps on the timer wheel until it is due,
 //! is routed to its site (one look-up per host at a time), stands there in its stream's line, is pulled by a session,
 //! and comes back with one outcome per recipient: finished, asleep until the next attempt, or back in front of the line
-//! because the connection broke. All of that is `scheduler.rs`, pure and under one lock; this module carries out what it
+//! because the connection broke. All of that is `scheduler/`, pure and under one lock; this module carries out what it
 //! asks for and owns the tasks.
 //!
 //! | file | step |
 //! |---|---|
 //! | `door.rs` | a message comes in: spool, then [`Queue::admit`] |
 //! | `wheel.rs`, `retry.rs` | it sleeps until due |
-//! | `scheduler.rs`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
+//! | `scheduler/`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
 //! | `sources.rs`, `share.rs` | which sources can be sent from, and how much each of a pool sends |
 //! | `contents.rs`, `room.rs` | a message's content is read, when there is memory for it |
 //! | `heed.rs` | what its reply asks of us beside the verdict, by the provider's profile |
+//! | `paced.rs` | what it says of our pace, and who hears of a change |
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
 //! | `steer.rs`, `explain.rs` | orders, the reputation brake, warm-up; why mail goes as it goes |
+//! | `census.rs`, `probe.rs` | ways in for the simulation, fuzz targets and benchmarks |
 
 mod cancel;
 #[doc(hidden)]
@@ -161,7 +163,7 @@ impl Queue {
         chance: SmallRng,
     ) -> Arc<Queue> {
         let mut scheduler = Scheduler::default();
-        scheduler.limits = limits(&parts.delivery);
+        scheduler.limits = limits(&parts.delivery, &parts.profiles);
         scheduler.set_egress(Arc::clone(&parts.egress));
         scheduler.steering().set_policy(parts.steering.clone());
         scheduler.steering().set_time(0, clock.timestamp());
@@ -209,7 +211,8 @@ impl Queue {
 
     /// Puts a new configuration in force for everything that starts from now on.
     pub fn reload(self: &Arc<Queue>, parts: Parts) {
-        let (limits, egress, rows) = (limits(&parts.delivery), Arc::clone(&parts.egress), parts.rows.clone());
+        let (limits, egress, rows) =
+            (limits(&parts.delivery, &parts.profiles), Arc::clone(&parts.egress), parts.rows.clone());
         let steering = parts.steering.clone();
         self.contents.set_max(parts.delivery.memory_max.bytes());
         // First the parts, so that a look-up that begins after the routes are forgotten asks the new router.
@@ -381,13 +384,14 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-fn limits(delivery: &DeliveryConfig) -> Limits {
+fn limits(delivery: &DeliveryConfig, profiles: &Profiles) -> Limits {
     Limits {
         connections_max: delivery.connections_max,
         connections_per_site: delivery.connections_per_site,
         recipients_per_transaction: delivery.recipients_per_transaction,
         pause_min: delivery.site_pause_min.as_millis() as u64,
         pause_max: delivery.site_pause_max.as_millis() as u64,
+        bounds: profiles.iter().map(|profile| (profile.name, profile.control())).collect(),
     }
 }
 

@@ -14,29 +14,39 @@ use crate::ledger::{Ledger, LedgerError, Table};
 use crate::mail::{EnhancedCode, Failure, Origin, Outcome};
 use crate::routing::{Route, SourceId};
 use crate::shaping::controller::{Change, Saved};
+use crate::shaping::provider::{Action, Profiles};
 
 /// A crash loses what was learned in this time at most, and it is learned again as fast.
 const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// What the answers to one message say of the pace.
-pub(super) fn answer(outcomes: &[Option<Outcome>], failure: Option<&Failure>, provider: &str) -> Answer {
+pub(super) fn answer(
+    outcomes: &[Option<Outcome>],
+    failure: Option<&Failure>,
+    (profiles, provider): (&Profiles, &str),
+) -> Answer {
     let refused = outcomes.iter().flatten().filter_map(|outcome| match outcome {
         Outcome::Delivered { .. } => None,
         Outcome::Deferred(failure) | Outcome::Failed(failure) => Some(failure),
     });
     let mut heard = refused.chain(failure);
-    match (heard.any(|failure| says_slow(failure, provider)), outcomes.iter().any(Option::is_some)) {
+    match (heard.any(|failure| says_slow(failure, (profiles, provider))), outcomes.iter().any(Option::is_some)) {
         (true, _) => Answer::Throttled,
         (false, true) => Answer::Passed,
         (false, false) => Answer::Lost,
     }
 }
 
-/// Whether a reply means "slow down", and not only this mailbox.
-pub(super) fn says_slow(failure: &Failure, provider: &str) -> bool {
+/// Whether a reply means "slow down", and not only this mailbox: the provider's profile knows, or else what such replies mean
+/// everywhere.
+pub(super) fn says_slow(failure: &Failure, (profiles, provider): (&Profiles, &str)) -> bool {
     let reply = &failure.reply;
     if failure.origin == Origin::Local || matches!(reply.enhanced, Some(EnhancedCode(_, 2, _))) {
         return false;
+    }
+    let advice = profiles.advise(provider, reply);
+    if !advice.rule.is_empty() {
+        return advice.action == Action::Slow;
     }
     // "System not accepting network messages", "mail system congestion" (RFC 3463 §3.4, §3.5).
     let busy = matches!(reply.enhanced, Some(EnhancedCode(4, 3, 2) | EnhancedCode(4, 4, 5)));
@@ -140,20 +150,22 @@ mod tests {
             ("450 4.2.1 user receives mail too quickly", false),
             ("550 5.1.1 no such user", false),
         ] {
-            assert_eq!(says_slow(&failure(line), "other"), slow, "{line}");
+            assert_eq!(says_slow(&failure(line), (&Profiles::built_in(), "default")), slow, "{line}");
         }
         let ours = Failure::ours(Blame::Site, EnhancedCode(4, 4, 5), "too many");
-        assert!(!says_slow(&ours, "other"));
+        assert!(!says_slow(&ours, (&Profiles::built_in(), "default")));
     }
 
     #[test]
     fn one_slow_recipient_is_a_slow_message() {
         let slow = || failure("451 4.7.28 rate limited, slow down");
         let yes = || Outcome::Failed(failure("550 5.1.1 no such user"));
-        assert_eq!(answer(&[Some(yes()), Some(Outcome::Deferred(slow()))], None, "other"), Answer::Throttled);
-        assert_eq!(answer(&[Some(yes()), None], None, "other"), Answer::Passed);
-        assert_eq!(answer(&[None], Some(&slow()), "other"), Answer::Throttled);
+        let profiles = Profiles::built_in();
+        let receiver = (&profiles, "default");
+        assert_eq!(answer(&[Some(yes()), Some(Outcome::Deferred(slow()))], None, receiver), Answer::Throttled);
+        assert_eq!(answer(&[Some(yes()), None], None, receiver), Answer::Passed);
+        assert_eq!(answer(&[None], Some(&slow()), receiver), Answer::Throttled);
         let broken = Failure::ours(Blame::EgressPath, EnhancedCode(4, 4, 2), "connection lost");
-        assert_eq!(answer(&[None], Some(&broken), "other"), Answer::Lost);
+        assert_eq!(answer(&[None], Some(&broken), receiver), Answer::Lost);
     }
 }

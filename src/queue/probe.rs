@@ -262,6 +262,7 @@ impl<'a> World<'a> {
             recipients_per_transaction: per_transaction,
             pause_min: 1_000,
             pause_max: 8_000,
+            bounds: HashMap::new(),
         };
         let mut scheduler = Scheduler::default();
         scheduler.limits = limits;

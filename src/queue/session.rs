@@ -86,7 +86,9 @@ impl Queue {
             }
             // A connection that never delivered and broke is as good as none.
             // But if it was told to slow down, the receiver is there.
-            Ending::Broken(failure) if !slot.proved && !paced::says_slow(&failure, route.provider) => {
+            Ending::Broken(failure)
+                if !slot.proved && !paced::says_slow(&failure, (&parts.profiles, route.provider)) =>
+            {
                 self.path_failed(path, true, &failure);
             }
             Ending::Broken(failure) => {
@@ -241,7 +243,10 @@ impl Queue {
         };
         let transaction = connection.deliver(&job).await;
         let failure = transaction.session_failure.clone();
-        let answer = paced::answer(&transaction.outcomes, failure.as_ref(), route.provider);
+        let answer = {
+            let parts = self.parts.load();
+            paced::answer(&transaction.outcomes, failure.as_ref(), (&parts.profiles, route.provider))
+        };
         self.learn_pace(path, began, answer);
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);

@@ -9,7 +9,7 @@ use super::ready::Ready;
 use super::wheel::TimerKey;
 use crate::mail::{Class, Failure};
 use crate::routing::{PoolId, Route, SourceId};
-use crate::shaping::controller::Controller;
+use crate::shaping::controller::{Bounds, Controller};
 use crate::shaping::{BucketId, Gate, Pace};
 
 /// Everything the queue knows of a site, for one pool of sources.
@@ -96,8 +96,9 @@ impl PathState {
     }
 
     /// Sessions it may have.
-    pub(super) fn sessions_max(&self, now: u64, limit: usize) -> usize {
-        self.health.sessions_max(now, limit).min(self.control.sessions_max())
+    pub(super) fn sessions_max(&self, now: u64, bounds: &Bounds) -> usize {
+        let found = self.control.sessions_max().max(bounds.sessions_min as usize);
+        self.health.sessions_max(now, bounds.sessions_max as usize).min(found)
     }
 
     /// Whether a message may go now: by the pace that was found, and then by `limits`, so that nobody stands in line for

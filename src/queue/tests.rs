@@ -3,6 +3,7 @@
 mod pace;
 mod whole;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,6 +196,7 @@ fn with_a_busy_session(now: u64) -> Scheduler {
         recipients_per_transaction: 1,
         pause_min: 1_000,
         pause_max: 1_000,
+        bounds: HashMap::new(),
     };
     scheduler.tick(now, &mut actions);
     add_one(&mut scheduler, now, 1, &mut actions);

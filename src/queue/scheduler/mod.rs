@@ -29,7 +29,7 @@ use crate::clock::Timestamp;
 use crate::mail::{AddressHost, Failure, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
-use crate::shaping::controller::{Change, Saved};
+use crate::shaping::controller::{Bounds, Change, Saved};
 use crate::shaping::orders::Order;
 use crate::shaping::steering::Braked;
 pub(super) use cancel::TakenBack;
@@ -140,6 +140,16 @@ pub(super) struct Limits {
     pub(super) recipients_per_transaction: usize,
     pub(super) pause_min: u64,
     pub(super) pause_max: u64,
+    /// What the profiles of providers say of the adaptive control.
+    pub(super) bounds: HashMap<&'static str, Bounds>,
+}
+
+impl Limits {
+    /// Between what the control of a provider's paths moves.
+    pub(super) fn bounds(&self, provider: &str) -> Bounds {
+        let bounds = self.bounds.get(provider).copied().unwrap_or_default();
+        Bounds { sessions_max: bounds.sessions_max.min(self.connections_per_site as u32), ..bounds }
+    }
 }
 
 impl Scheduler {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Action, PathId, Scheduler};
 use crate::queue::site::SiteState;
 use crate::routing::{Site, SourceId};
-use crate::shaping::controller::{Bounds, Change, Saved};
+use crate::shaping::controller::{Change, Saved};
 
 /// What was found out of so many paths is remembered without their sites.
 const PACES_MAX: usize = 100_000;
@@ -35,7 +35,7 @@ impl Scheduler {
         answer: Answer,
         actions: &mut Vec<Action>,
     ) {
-        let bounds = self.bounds();
+        let bounds = self.limits.bounds(self.site(path.site).route.provider);
         let state = self.path(path);
         let standing = (state.sessions - state.connecting) as u32;
         let change = match answer {
@@ -61,8 +61,9 @@ impl Scheduler {
 
     /// Whether the path has more sessions than are good for it.
     pub(in crate::queue) fn is_too_wide(&mut self, path: PathId) -> bool {
+        let bounds = self.limits.bounds(self.site(path.site).route.provider);
         let state = self.path(path);
-        state.sessions - state.connecting > state.control.sessions_max()
+        state.sessions - state.connecting > state.control.sessions_max().max(bounds.sessions_min as usize)
     }
 
     fn tell_pace(&mut self, path: PathId, change: Option<Change>, actions: &mut Vec<Action>) {
@@ -70,10 +71,6 @@ impl Scheduler {
             let route = Arc::clone(&self.site(path.site).route);
             actions.push(Action::Paced(route, path.source, change));
         }
-    }
-
-    fn bounds(&self) -> Bounds {
-        Bounds { sessions_max: self.limits.connections_per_site as u32, ..Bounds::default() }
     }
 
     /// What was found out, by the name of the path.
@@ -97,7 +94,7 @@ impl Scheduler {
         if self.paces_kept.is_empty() {
             return;
         }
-        let bounds = self.bounds();
+        let bounds = self.limits.bounds(site.route.provider);
         for path in &mut site.paths {
             let name = self.path_name(&site.route.site, path.source);
             if let Some(saved) = self.paces_kept.remove(&name) {

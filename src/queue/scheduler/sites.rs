@@ -208,6 +208,7 @@ impl Scheduler {
     /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
     /// the first of them may.
     fn path_to_grow(&mut self, now: u64, id: SiteId) -> Option<usize> {
+        let bounds = self.limits.bounds(self.sites[id as usize].route.provider);
         let site = &mut self.sites[id as usize];
         let waiting = site.ready.available();
         let (mut look, mut lines) = (None, Lines::new());
@@ -216,7 +217,7 @@ impl Scheduler {
             if path.retired || path.out {
                 continue;
             }
-            let limit = path.sessions_max(now, self.limits.connections_per_site);
+            let limit = path.sessions_max(now, &bounds);
             // A site that has not answered yet is asked by one; then as many may connect as have connected.
             let connected = path.sessions - path.connecting;
             if path.sessions >= limit || path.connecting >= connected.max(1) || waiting <= path.connecting {

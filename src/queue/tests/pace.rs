@@ -85,6 +85,7 @@ impl World {
             recipients_per_transaction: 100,
             pause_min: 1_000,
             pause_max: 8_000,
+            bounds: HashMap::new(),
         };
         scheduler.set_rows(0, rows(limits), &mut Vec::new());
         let hosts: Vec<AddressHost> =

@@ -61,6 +61,8 @@ pub struct Bounds {
     pub rate_min: f64,
     /// Messages a second that are never passed once a pace has been found.
     pub rate_max: f64,
+    /// Sessions that are tried however often they are refused.
+    pub sessions_min: u32,
     /// Sessions that are never passed.
     pub sessions_max: u32,
 }
@@ -68,7 +70,7 @@ pub struct Bounds {
 impl Default for Bounds {
     /// One message a minute; no ceiling.
     fn default() -> Bounds {
-        Bounds { rate_min: 1.0 / 60.0, rate_max: 1e6, sessions_max: u32::MAX }
+        Bounds { rate_min: 1.0 / 60.0, rate_max: 1e6, sessions_min: 1, sessions_max: u32::MAX }
     }
 }
 

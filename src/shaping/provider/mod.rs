@@ -26,7 +26,8 @@ use std::time::Duration;
 pub use file::{Action, Bounds, Limits};
 pub use wait::named_wait;
 
-use crate::config::{LimitConfig, Problem, Severity, ShapingConfig};
+use super::controller;
+use crate::config::{LimitConfig, Problem, RateLimit, Severity, ShapingConfig};
 use crate::mail::{EnhancedCode, Reason, Reply};
 use rules::RuleBook;
 use suffixes::Suffixes;
@@ -52,6 +53,19 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Between what the adaptive control moves at its sites.
+    pub fn control(&self) -> controller::Bounds {
+        let bounds = &self.bounds;
+        let all = controller::Bounds::default();
+        let per_second = |rate: RateLimit| rate.amount as f64 / rate.period.as_secs_f64();
+        controller::Bounds {
+            rate_min: bounds.rate_floor.map_or(all.rate_min, per_second),
+            rate_max: bounds.rate_ceiling.map_or(all.rate_max, per_second),
+            sessions_min: bounds.connections_floor.unwrap_or(all.sessions_min),
+            sessions_max: bounds.connections_ceiling.unwrap_or(all.sessions_max),
+        }
+    }
+
     /// Its limits as a `[[limit]]` would say them: for this provider, each source and site by itself. `None` if it has none.
     pub fn row(&self) -> Option<LimitConfig> {
         self.limits.row(self.name)
