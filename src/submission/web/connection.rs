@@ -39,10 +39,18 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests at once on one connection.
 const STREAMS_MAX: u32 = 256;
 
-/// The HTTP/2 window of a connection, and of each request on it: what the client may send before we have read it. Wide
-/// enough for hundreds of messages in flight; with many connections they get less, and at least what HTTP/2 begins with.
+/// The HTTP/2 window of a connection: what the client may send before we have read it. Wide enough for hundreds of
+/// messages in flight; with many connections they get less, and at least what HTTP/2 begins with.
 const WINDOW_MAX: usize = 4 << 20;
 const WINDOW_MIN: usize = 64 << 10;
+
+/// One request's part of its connection's window, where that leaves [`WINDOW_MIN`].
+///
+/// Where frames of data wait to be read, h2 charges each of under 256 octets with what it lacks of that, and ends the
+/// connection once the charges reach half its window. A request that had all of the window would get there by frames of
+/// up to 170 octets: a batch of short lines, each sent on its own, while we read slower than it comes. With an eighth,
+/// frames of 52 octets fill the request's window first, and the client waits as it should.
+const WINDOW_PART: usize = 8;
 
 /// Octets of one HTTP/2 frame: several messages of usual size fit into one.
 const FRAME_MAX: u32 = 64 << 10;
@@ -71,7 +79,7 @@ where
     let io = TokioIo::new(Heard::new(stream, Arc::clone(&heard), controls.settings.load().unread_timeout));
     let router = TowerToHyperService::new(shared.router.clone());
     let service = Requests { router, peer: Arc::new(peer) };
-    let builder = builder(window as u32, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
+    let builder = builder(window, Tracked { tasks: shared.tasks.clone(), aborting: controls.aborting.clone() });
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut deadline = pin!(tokio::time::sleep(HEADER_MAX));
     let (mut checked, mut told) = (false, false);
@@ -96,7 +104,7 @@ where
     }
 }
 
-fn builder(window: u32, executor: Tracked) -> auto::Builder<Tracked> {
+fn builder(window: usize, executor: Tracked) -> auto::Builder<Tracked> {
     let mut builder = auto::Builder::new(executor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
     builder
@@ -105,8 +113,8 @@ fn builder(window: u32, executor: Tracked) -> auto::Builder<Tracked> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(window)
-        .initial_connection_window_size(window)
+        .initial_stream_window_size((window / WINDOW_PART).max(WINDOW_MIN) as u32)
+        .initial_connection_window_size(window as u32)
         .max_frame_size(FRAME_MAX)
         .max_send_buf_size(UNSENT_MAX);
     builder
