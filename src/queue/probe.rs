@@ -174,7 +174,8 @@ impl Crowd {
             let id = MessageId(serial as u64 + 1);
             let (tenant, campaign) = (format!("tenant {}", serial % 1000), format!("campaign {serial}"));
             let stream = &Stream { tenant: tenant.into(), class: Class::Bulk, campaign: campaign.into() };
-            let groups = [Group { host: host.clone(), attempts: 0, recipients: Recipients::One(0), due: 1 }];
+            let groups =
+                [Group { host: host.clone(), attempts: 0, recipients: Recipients::One(0), due: 1, late: false }];
             let accepted_at = Timestamp(0);
             let newcomer = Newcomer { id, stream, accepted_at, recipients: 1, size: 10_000, expires: u64::MAX };
             scheduler.add(1, newcomer, groups, &mut actions);

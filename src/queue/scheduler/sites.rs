@@ -195,11 +195,6 @@ impl Scheduler {
         self.staff_site(now, id, overdue, actions);
     }
 
-    /// An idle session of any site: it finds nothing to do and makes room.
-    fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
-        self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths).find_map(|path| path.idle.pop())
-    }
-
     /// Whether a session that has had its share should close because a site has none. As many are told so as there are
     /// such sites: call [`yielded`](Scheduler::yielded) when it has closed.
     pub(in crate::queue) fn must_yield(&mut self) -> bool {
