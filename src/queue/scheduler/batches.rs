@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{Action, Batch, Item, LaneId, PathId, Scheduler, SiteId};
-use crate::queue::site::Wait;
+use crate::queue::site::{SiteState, Wait};
 use crate::shaping::{BucketId, Buckets, Gate, Load, Taken};
 
 /// Lanes that are set aside before the lock is given to others.
@@ -24,7 +24,7 @@ impl Scheduler {
         while !self.stopped {
             let site = &mut self.sites[path.site as usize];
             let Some((lane, first)) = site.ready.turn() else {
-                site.path(path.source).idle.push(Arc::clone(idle));
+                self.rest(path, idle);
                 return None;
             };
             let Some(message) = self.messages.get(first.message).filter(|message| !message.is_unwanted()) else {
@@ -36,7 +36,7 @@ impl Scheduler {
             let place = site.place(path.source);
             let gate = site.gate(now, place, &mut self.shaper, &self.egress, load);
             if gate != Gate::Go {
-                site.paths[place].idle.push(Arc::clone(idle));
+                self.rest(path, idle);
                 match gate {
                     Gate::Later(until) => self.look_at(path.site, until),
                     Gate::Behind(line) => self.stand(now, path, line, load, false),
@@ -58,7 +58,7 @@ impl Scheduler {
                         continue;
                     }
                     // There may be a million more: others get the lock in between.
-                    self.path(path).idle.push(Arc::clone(idle));
+                    self.rest(path, idle);
                     self.look_at(path.site, now);
                     return None;
                 }
@@ -71,6 +71,30 @@ impl Scheduler {
                 }
                 return Some(batch);
             }
+        }
+        None
+    }
+
+    /// A session waits for work.
+    pub(super) fn rest(&mut self, path: PathId, idle: &Arc<Notify>) {
+        // Those who have gone without saying so are few: as many as there are sessions, at most.
+        if self.resting.len() > 64 + 2 * self.connections {
+            let sites = &self.sites;
+            self.resting.retain(|path| rests(sites, *path));
+            self.resting.sort_unstable_by_key(|path| (path.site, path.source));
+            self.resting.dedup();
+        }
+        self.resting.push(path);
+        self.path(path).idle.push(Arc::clone(idle));
+    }
+
+    /// An idle session of any site: it finds nothing to do and makes room.
+    pub(super) fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
+        while let Some(path) = self.resting.last().copied() {
+            if rests(&self.sites, path) {
+                return self.path(path).idle.pop();
+            }
+            self.resting.pop();
         }
         None
     }
@@ -153,4 +177,11 @@ impl Scheduler {
             !item.recipients.is_empty()
         });
     }
+}
+
+/// Whether a session of the path waits for work.
+fn rests(sites: &slab::Slab<SiteState>, path: PathId) -> bool {
+    let site = sites.get(path.site as usize);
+    let state = site.and_then(|site| site.paths.iter().find(|state| state.source == path.source));
+    state.is_some_and(|state| !state.idle.is_empty())
 }

@@ -156,7 +156,7 @@ impl Scheduler {
             Turn::Idle(other) => actions.extend(site.paths[other].idle.pop().map(Action::Wake)),
             Turn::Busy(until) => self.look_at(path.site, until),
         }
-        self.path(path).idle.push(Arc::clone(idle));
+        self.rest(path, idle);
         false
     }
 
@@ -287,11 +287,6 @@ impl Scheduler {
             self.look_at(id, until);
         }
         self.staff_site(now, id, overdue, actions);
-    }
-
-    /// An idle session of any site: it finds nothing to do and makes room.
-    fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
-        self.sites.iter_mut().flat_map(|(_, site)| &mut site.paths).find_map(|path| path.idle.pop())
     }
 
     /// Whether a session that has had its share should close because a site has none. As many are told so as there are
