@@ -334,6 +334,8 @@ mod tests {
             prop::sample::select(vec!["a@good.example", "b@bad.example", "<", ">", ",", ";", ":", " ", "x", "\r\n ", "[", "]", "@", "\\"]), 1..9))
         {
             let value = parts.concat();
+            // That is another domain.
+            prop_assume!(!value.contains("examplex"));
             let mut found = Vec::new();
             if mailboxes(value.as_bytes(), |address| found.push(address.to_string())).is_ok() {
                 prop_assert_eq!(found.iter().filter(|a| a.ends_with("@bad.example")).count(), value.matches("@bad.example").count(), "{:?}", value);

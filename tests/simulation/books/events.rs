@@ -156,7 +156,7 @@ impl Books {
             }
             Kind::Deferred => {
                 let next = at(event.next_attempt.as_deref().unwrap_or_default());
-                if let Some(wrong) = spacing(event.attempt, time, next, message.expires_at) {
+                if let Some(wrong) = spacing(event, time, next, message.expires_at) {
                     return Some(wrong);
                 }
                 false
@@ -205,11 +205,29 @@ fn at(text: &str) -> Timestamp {
     Timestamp::parse_rfc3339(text).unwrap_or_default()
 }
 
-/// Whether the next attempt is due when the schedule says.
-fn spacing(attempt: u32, time: Timestamp, next: Timestamp, expires_at: Timestamp) -> Option<String> {
+/// A greylisting is met again after this long, in milliseconds, so many times; then by the schedule.
+const GREYLISTED: u64 = 300_000;
+const GREYLISTS_BELIEVED: u32 = 5;
+/// A full mailbox is left alone for this long, in milliseconds.
+const MAILBOX_FULL: u64 = 4 * 3_600_000;
+/// One of which it is said that it takes no more for now (4.2.1), for this long.
+const MAILBOX_BUSY: u64 = 3_600_000;
+
+/// Whether the next attempt is due when the schedule says, or the profile of such a reply.
+fn spacing(event: &Event<'_>, time: Timestamp, next: Timestamp, expires_at: Timestamp) -> Option<String> {
+    let attempt = event.attempt;
     let centre = DELAY_MIN.saturating_mul(1 << (attempt - 1).min(20)).min(DELAY_MAX);
-    let least = (centre * 3 / 4).max(DELAY_MIN).saturating_sub(1);
-    let most = centre * 5 / 4 + 1;
+    // What a reply asks for is spread by a tenth, at most by a minute.
+    let asked = |wait: u64| (wait.saturating_sub(1), wait + (wait / 10).min(60_000) + 1);
+    let (least, most) = if event.reply.contains("greylisted") && attempt <= GREYLISTS_BELIEVED {
+        asked(GREYLISTED)
+    } else if event.reply.contains("mailbox full") {
+        asked(MAILBOX_FULL.min(DELAY_MAX))
+    } else if event.reply.contains("later, please") {
+        asked(MAILBOX_BUSY)
+    } else {
+        ((centre * 3 / 4).max(DELAY_MIN).saturating_sub(1), centre * 5 / 4 + 1)
+    };
     let wait = next.since(time).as_millis() as u64;
     let kept = (least..=most).contains(&wait) || next == expires_at && wait <= most;
     (!kept).then(|| format!("the wait after attempt {attempt} is {wait} ms, not {least} to {most}"))
