@@ -13,8 +13,10 @@ use rand::{RngExt, SeedableRng};
 use super::scheduler::{Action, Group, Limits, Newcomer, PathId, Scheduler, Verdict};
 use super::{at, probe};
 use crate::clock::{Clock, Timestamp};
+use crate::config::Scope;
 use crate::mail::{AddressHost, Blame, EnhancedCode, Failure, MessageId, Stream};
-use crate::routing::{PoolId, SourceId};
+use crate::routing::{Egress, PoolId, SourceId};
+use crate::shaping::orders::{Deed, Order, OrderId};
 
 const EXPIRY: u64 = 200_000;
 
@@ -269,4 +271,43 @@ fn sites_that_nothing_leads_to_are_forgotten() {
     assert_eq!(scheduler.site_id(0, &routes[0], PoolId(0)), 0);
     // Those that have a session or mail waiting stay, and their numbers are theirs alone.
     assert_eq!(census.ready, 2);
+}
+
+/// A pool of two sources, one of them held by an order: the other one is tried again as soon as its pause is over.
+#[test]
+fn a_path_that_opens_again_is_used_though_the_others_are_held() {
+    let (now, mut actions) = (60_000, Vec::new());
+    let config = toml::from_str("[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"\n").expect("well formed");
+    let mut scheduler = Scheduler::default();
+    scheduler.limits = with_a_busy_session(now).limits;
+    scheduler.set_egress(Arc::new(Egress::new(&config, None).expect("nothing to read")));
+    let order = Order {
+        id: OrderId(1),
+        deed: Deed::Pause,
+        scope: Scope { source: Some("b".into()), ..Scope::default() },
+        reason: String::new(),
+        by: "operator".into(),
+        since: Timestamp(0),
+        until: None,
+    };
+    scheduler.order(now, order, &mut actions);
+    scheduler.tick(now, &mut actions);
+    add_one(&mut scheduler, now, 1, &mut actions);
+    let found = actions.iter().find_map(|a| if let Action::Resolve(host, _) = a { Some(*host) } else { None });
+    let host = found.expect("a look-up");
+    scheduler.routed(now, host, Ok(probe::a_route().1), EXPIRY, &mut actions);
+    let dialled = |actions: &[Action]| {
+        let paths = actions.iter().filter_map(|a| if let Action::Connect(path) = a { Some(path.source) } else { None });
+        paths.collect::<Vec<_>>()
+    };
+    let [free] = dialled(&actions)[..] else { panic!("{actions:?}") };
+    let path = PathId { site: 0, source: free };
+    let failure = Failure::ours(Blame::Site, EnhancedCode(4, 4, 1), "no answer");
+    actions.clear();
+    scheduler.unreachable(now, path, false, &failure, &mut actions);
+    scheduler.session_ended(now, path, true, &mut actions);
+    scheduler.tick(now + 999, &mut actions);
+    assert!(actions.is_empty(), "it is shut, and its mail waits for it: {actions:?}");
+    scheduler.tick(now + 1_000, &mut actions);
+    assert_eq!(dialled(&actions), [free]);
 }
