@@ -6,11 +6,15 @@
 //! long their queues are. Picking costs O(1).
 //!
 //! A lane that may not go yet is set aside: it has no turns until it is [`restored`](Ready::restore), and holds up nobody.
+//! Mail that wishes for one source has a lane of its own, which sessions of other sources pass over.
 
 use std::collections::{HashMap, VecDeque};
 
+use smallvec::SmallVec;
+
 use super::scheduler::{HostId, Item, StreamId};
 use crate::mail::Class;
+use crate::routing::SourceId;
 use crate::shaping::BucketId;
 
 /// Recipients a lane may send in its turn.
@@ -27,6 +31,15 @@ pub struct LaneId {
     pub stream: StreamId,
     /// The host, if limits tell its mail apart.
     pub host: Option<HostId>,
+    /// The source that alone should take it; `None`: any.
+    pub source: Option<SourceId>,
+}
+
+impl LaneId {
+    /// Whether a session of that source may take from it.
+    fn suits(self, source: Option<SourceId>) -> bool {
+        source.is_none() || self.source.is_none() || self.source == source
+    }
 }
 
 /// The items of one site whose time has come.
@@ -39,6 +52,8 @@ pub struct Ready {
     items: usize,
     /// Of these, items of lanes that are set aside.
     aside: usize,
+    /// Of the others, items that wish for a source.
+    bound: SmallVec<[(SourceId, usize); 1]>,
 }
 
 #[derive(Debug)]
@@ -82,6 +97,17 @@ impl Ready {
         self.items - self.aside
     }
 
+    /// Items that may go by a source.
+    pub fn available_to(&self, source: SourceId) -> usize {
+        let others = self.bound.iter().filter(|(of, _)| *of != source);
+        self.available() - others.map(|(_, items)| items).sum::<usize>()
+    }
+
+    /// The sources that items wish for which may go.
+    pub fn bound(&self) -> SmallVec<[SourceId; 2]> {
+        self.bound.iter().map(|(source, _)| *source).collect()
+    }
+
     /// The best class of which something may go.
     pub fn best_class(&self) -> Option<Class> {
         Class::ALL.into_iter().find(|class| !self.turns[*class as usize].is_empty())
@@ -101,30 +127,76 @@ impl Ready {
         self.items += 1;
         match self.lanes.get_mut(&id) {
             Some(lane) => {
-                self.aside += usize::from(matches!(lane.state, State::Aside(_)));
+                let aside = matches!(lane.state, State::Aside(_));
                 lane.items.put(item, front);
+                match aside {
+                    true => self.aside += 1,
+                    false => self.bind(id, 1),
+                }
             }
             None => {
                 let lane = Lane { items: Items::One(item), deficit: QUANTUM, class, state: State::Turns };
                 self.lanes.insert(id, lane);
                 self.turns[class as usize].push_back(id);
+                self.bind(id, 1);
             }
         }
     }
 
-    /// Whose turn it is, and its first item. It stays so until something is [taken](Ready::take) from the lane or it is
-    /// [set aside](Ready::set_aside).
-    pub fn turn(&mut self) -> Option<(LaneId, &Item)> {
-        let class = self.pick_class()?;
+    /// So many more of a lane's items may go (fewer, if negative).
+    fn bind(&mut self, id: LaneId, items: isize) {
+        let Some(source) = id.source else { return };
+        let place = self.bound.iter().position(|(of, _)| *of == source).unwrap_or_else(|| {
+            self.bound.push((source, 0));
+            self.bound.len() - 1
+        });
+        let bound = &mut self.bound[place].1;
+        *bound = bound.saturating_add_signed(items);
+        if *bound == 0 {
+            self.bound.remove(place);
+        }
+    }
+
+    /// What wishes for a source is everybody's from now on: it may go by others, behind what they have.
+    pub fn unbind(&mut self, source: SourceId) {
+        let mut ids: Vec<LaneId> = self.lanes.keys().copied().filter(|id| id.source == Some(source)).collect();
+        // In an order of their own, not of the table.
+        ids.sort_unstable();
+        for id in ids {
+            let Some(lane) = self.lanes.remove(&id) else { continue };
+            let items = lane.items.len();
+            self.items -= items;
+            match lane.state {
+                State::Aside(_) => self.aside -= items,
+                State::Turns | State::Senior => {
+                    self.turns[lane.class as usize].retain(|turn| *turn != id);
+                    self.bind(id, -(items as isize));
+                }
+            }
+            let common = LaneId { source: None, ..id };
+            match lane.items {
+                Items::One(item) => self.push(lane.class, common, item),
+                Items::Many(items) => items.into_iter().for_each(|item| self.push(lane.class, common, item)),
+            }
+        }
+    }
+
+    /// Whose turn it is, of what a source may take (`None`: of all), and its first item. It stays so until something is
+    /// [taken](Ready::take) from the lane or it is [set aside](Ready::set_aside).
+    pub fn turn(&mut self, source: Option<SourceId>) -> Option<(LaneId, &Item)> {
+        let source = source.filter(|_| !self.bound.is_empty());
+        let class = self.pick_class(source)?;
         let turns = &mut self.turns[class];
         let id = loop {
-            let id = *turns.front()?;
+            let place = turns.iter().position(|id| id.suits(source))?;
+            let id = turns[place];
             let lane = self.lanes.get_mut(&id).expect("a lane with a turn has items");
             if lane.deficit > 0 {
                 break id;
             }
             lane.deficit += QUANTUM;
-            turns.rotate_left(1);
+            turns.remove(place);
+            turns.push_back(id);
         };
         Some((id, self.lanes[&id].items.first()))
     }
@@ -161,6 +233,7 @@ impl Ready {
         lane.deficit -= cost as i32;
         lane.state = State::Turns;
         self.items -= picked.len();
+        self.bind(id, -(picked.len() as isize));
         self.credit[class] -= cost as i64;
         if emptied {
             self.lanes.remove(&id);
@@ -176,15 +249,16 @@ impl Ready {
     /// The lane whose turn it is may not go: it stands in line at a bucket, or waits for a time. Returns its class.
     pub fn set_aside(&mut self, id: LaneId, line: Option<BucketId>) -> Option<Class> {
         let lane = self.lanes.get_mut(&id)?;
-        if matches!(lane.state, State::Turns | State::Senior) {
-            self.aside += lane.items.len();
-            let turns = &mut self.turns[lane.class as usize];
+        let (class, items) = (lane.class, lane.items.len());
+        if matches!(std::mem::replace(&mut lane.state, State::Aside(line)), State::Turns | State::Senior) {
+            self.aside += items;
+            self.bind(id, -(items as isize));
+            let turns = &mut self.turns[class as usize];
             if let Some(place) = turns.iter().position(|turn| *turn == id) {
                 turns.remove(place);
             }
         }
-        lane.state = State::Aside(line);
-        Some(lane.class)
+        Some(class)
     }
 
     /// Whether a lane is set aside, for whatever reason.
@@ -217,7 +291,8 @@ impl Ready {
     pub fn restore(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let State::Aside(line) = lane.state else { return };
-        self.aside -= lane.items.len();
+        let items = lane.items.len();
+        self.aside -= items;
         let turns = &mut self.turns[lane.class as usize];
         if line.is_some() {
             lane.state = State::Senior;
@@ -227,6 +302,7 @@ impl Ready {
             lane.state = State::Turns;
             turns.push_back(id);
         }
+        self.bind(id, items as isize);
     }
 
     /// Every lane has turns again: what held them may not hold any more.
@@ -241,7 +317,9 @@ impl Ready {
         for id in ids {
             if let Some(lane) = self.lanes.get_mut(&id) {
                 lane.state = State::Turns;
+                let items = lane.items.len();
                 self.turns[lane.class as usize].push_back(id);
+                self.bind(id, items as isize);
             }
         }
         self.aside = 0;
@@ -263,12 +341,12 @@ impl Ready {
     }
 
     /// The first class with mail and credit; when none has credit left, all get theirs anew.
-    fn pick_class(&mut self) -> Option<usize> {
-        if self.available() == 0 {
+    fn pick_class(&mut self, source: Option<SourceId>) -> Option<usize> {
+        if source.map_or(self.available(), |source| self.available_to(source)) == 0 {
             return None;
         }
         loop {
-            let with_mail = (0..3).filter(|c| !self.turns[*c].is_empty());
+            let with_mail = (0..3).filter(|c| self.turns[*c].iter().any(|id| id.suits(source)));
             if let Some(class) = with_mail.into_iter().find(|c| self.credit[*c] > 0) {
                 return Some(class);
             }
@@ -333,11 +411,11 @@ mod tests {
     }
 
     fn lane(stream: StreamId) -> LaneId {
-        LaneId { stream, host: None }
+        LaneId { stream, host: None, source: None }
     }
 
     fn take(ready: &mut Ready, more: impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
-        let lane = ready.turn().map(|(lane, _)| lane);
+        let lane = ready.turn(None).map(|(lane, _)| lane);
         lane.map_or_else(Vec::new, |lane| ready.take(lane, more))
     }
 
@@ -405,7 +483,7 @@ mod tests {
         let mut ready = Ready::default();
         (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
         (10..13).for_each(|n| ready.push(Class::Bulk, lane(2), item(n)));
-        assert_eq!(ready.turn().map(|(lane, _)| lane), Some(lane(1)));
+        assert_eq!(ready.turn(None).map(|(lane, _)| lane), Some(lane(1)));
         assert_eq!(ready.set_aside(lane(1), None), Some(Class::Bulk));
         ready.push(Class::Bulk, lane(1), item(3));
         assert_eq!((ready.len(), ready.available()), (7, 3));
@@ -422,7 +500,7 @@ mod tests {
         let line = BucketId::NONE;
         let mut ready = Ready::default();
         (0..40).for_each(|n| ready.push(Class::Bulk, lane(1 + n as u32 % 2), item(n)));
-        assert_eq!(ready.turn().map(|(lane, _)| lane), Some(lane(1)));
+        assert_eq!(ready.turn(None).map(|(lane, _)| lane), Some(lane(1)));
         ready.set_aside(lane(1), Some(line));
         assert_eq!(next(&mut ready), Some(1));
         ready.restore(lane(1));
@@ -445,7 +523,34 @@ mod tests {
         assert_eq!(ready.purge(lane(1), |item| item.message.0 == 1), None);
         let purged = std::iter::from_fn(|| ready.purge(lane(1), |_| true)).count();
         assert_eq!((purged, ready.len(), ready.available()), (3, 0, 0));
-        assert!(!ready.is_held(lane(1)) && ready.turn().is_none());
+        assert!(!ready.is_held(lane(1)) && ready.turn(None).is_none());
+    }
+
+    #[test]
+    fn what_wishes_for_a_source_is_passed_over_by_others() {
+        let (one, two) = (SourceId(1), SourceId(2));
+        let mut ready = Ready::default();
+        let wishing = LaneId { source: Some(one), ..lane(1) };
+        (0..3).for_each(|n| ready.push(Class::Transactional, wishing, item(n)));
+        (10..12).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
+        assert_eq!((ready.available(), ready.available_to(one), ready.available_to(two)), (5, 5, 2));
+        let taken = |ready: &mut Ready, source| {
+            let lane = ready.turn(Some(source)).map(|(lane, _)| lane)?;
+            ready.take(lane, |_, _| false).first().map(|item| item.message.0)
+        };
+        assert_eq!(taken(&mut ready, two), Some(10));
+        assert_eq!(taken(&mut ready, one), Some(0));
+        assert_eq!(taken(&mut ready, two), Some(11));
+        assert_eq!(taken(&mut ready, two), None);
+        // Set aside, it is nobody's; let go, its own source's again.
+        ready.set_aside(wishing, None);
+        assert_eq!((ready.available_to(one), ready.bound().len()), (0, 0));
+        ready.restore(wishing);
+        assert_eq!((ready.available_to(one), ready.available_to(two)), (2, 0));
+        ready.unbind(one);
+        assert!(ready.bound().is_empty());
+        assert_eq!((taken(&mut ready, two), taken(&mut ready, one)), (Some(1), Some(2)));
+        assert!(ready.is_empty() && ready.available() == 0);
     }
 
     #[test]

@@ -217,7 +217,7 @@ impl Queue {
             }
             Some(Err(error)) => {
                 self.lock().give_back(taken);
-                self.settle_unreadable(items, error, started, site).await;
+                self.settle_unreadable(items, error, started, path).await;
                 return Ok(false);
             }
         };
@@ -232,7 +232,7 @@ impl Queue {
         }
         if let Err(failure) = self.sign(&message, started).await {
             self.lock().give_back(taken);
-            self.settle(&message, items, Attempted::none(started, failure), Some(site));
+            self.settle(&message, items, Attempted::none(started, failure), Some(path));
             return Ok(false);
         }
         let envelope = &message.envelope;
@@ -260,7 +260,7 @@ impl Queue {
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);
         self.heed(path.source, route, Some(&envelope.stream), &transaction.outcomes, failure.as_ref());
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
-        self.settle(&message, items, attempted, Some(site));
+        self.settle(&message, items, attempted, Some(path));
         failure.map_or(Ok(true), Err)
     }
 
@@ -292,7 +292,7 @@ impl Queue {
         items: Vec<Item>,
         error: SpoolError,
         started: Timestamp,
-        site: SiteId,
+        path: PathId,
     ) {
         if let SpoolError::Unknown(_) = error {
             let mut scheduler = self.lock();
@@ -303,7 +303,7 @@ impl Queue {
         tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
         let failure = Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string());
         match self.spool.load_envelope(id).await {
-            Ok(message) => self.settle(&message, items, Attempted::none(started, failure), Some(site)),
+            Ok(message) => self.settle(&message, items, Attempted::none(started, failure), Some(path)),
             Err(_) => self.settle_blind(items, &failure),
         }
     }

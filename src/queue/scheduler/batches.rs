@@ -23,7 +23,7 @@ impl Scheduler {
         let mut aside = 0;
         while !self.stopped {
             let site = &mut self.sites[path.site as usize];
-            let Some((lane, first)) = site.ready.turn() else {
+            let Some((lane, first)) = site.ready.turn(Some(path.source)) else {
                 self.rest(path, idle);
                 return None;
             };

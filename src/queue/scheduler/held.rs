@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{Action, Item, LaneId, PathId, Scheduler, SiteId, StreamId};
 use crate::config::Subject;
 use crate::mail::{AddressHost, Class};
@@ -52,6 +54,7 @@ impl Standing {
     const SENDER: u32 = 0;
     const DIALLER: u32 = 1;
     const MAIL: u32 = 2;
+    const KIND_BITS: u32 = 2;
     /// In the place of a host: all hosts.
     const ANY_HOST: u32 = u32::MAX;
 
@@ -60,7 +63,11 @@ impl Standing {
         match self {
             Standing::Sender(path, class) => of_path(Standing::SENDER, path, class),
             Standing::Dialler(path, class) => of_path(Standing::DIALLER, path, class),
-            Standing::Mail(site, lane) => [Standing::MAIL, site, lane.stream, lane.host.unwrap_or(Standing::ANY_HOST)],
+            Standing::Mail(site, lane) => {
+                // Which source it wishes for, counted from 1, stands above the kind.
+                let source = lane.source.map_or(0, |source| (u32::from(source.0) + 1) << Standing::KIND_BITS);
+                [Standing::MAIL | source, site, lane.stream, lane.host.unwrap_or(Standing::ANY_HOST)]
+            }
         }
     }
 
@@ -73,7 +80,8 @@ impl Standing {
             Standing::DIALLER => Standing::Dialler(path, class),
             _ => {
                 let host = (third != Standing::ANY_HOST).then_some(third);
-                Standing::Mail(site, LaneId { stream: second, host })
+                let source = (kind >> Standing::KIND_BITS).checked_sub(1).map(|source| SourceId(source as u16));
+                Standing::Mail(site, LaneId { stream: second, host, source })
             }
         }
     }
@@ -174,13 +182,13 @@ impl Scheduler {
         self.shaper.may_pick(now, &subject, load, site.ready.is_senior(lane))
     }
 
-    /// The lane of a message's mail to a host.
-    pub(super) fn lane_of(&self, item: &Item, stream: StreamId) -> LaneId {
+    /// The lane of a message's mail to a host at that site.
+    pub(super) fn lane_of(&self, site: SiteId, item: &Item, stream: StreamId) -> LaneId {
         let orders = &self.shaper.steering.orders;
         let host = (self.shaper.limits.tells_domains() || !orders.is_empty())
             .then(|| domain_of(&self.hosts.get(item.host).host))
             .filter(|domain| self.shaper.limits.tells_domain(domain) || orders.tells_domain(domain));
-        LaneId { stream, host: host.map(|_| item.host) }
+        LaneId { stream, host: host.map(|_| item.host), source: self.wished(site, item) }
     }
 
     /// A lane whose turn it is may not go.
@@ -318,7 +326,12 @@ impl SiteState {
             return Turn::Own;
         }
         let (route, pool) = (Arc::clone(&self.route), self.pool);
-        self.turn(now, place, |path| gate(now, path, (&route, pool), (shaper, egress), load) == Gate::Go)
+        // Nobody waits for a path whose source all that is here does not wish for.
+        let paths = self.paths.iter().map(|path| path.source);
+        let idle: SmallVec<[SourceId; 4]> = paths.filter(|source| self.ready.available_to(*source) == 0).collect();
+        self.turn(now, place, |path| {
+            !idle.contains(&path.source) && gate(now, path, (&route, pool), (shaper, egress), load) == Gate::Go
+        })
     }
 }
 

@@ -34,7 +34,7 @@ impl Scheduler {
     ) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
-        let lane = self.lane_of(&item, stream);
+        let lane = self.lane_of(id, &item, stream);
         let site = &mut self.sites[id as usize];
         if let Some(failure) = site.closed(now) {
             let verdict = Verdict::Later(failure.clone());
@@ -63,6 +63,8 @@ impl Scheduler {
         self.streams.set_pools(|stream| egress.pool_of(stream));
         let out = |source| egress.source(source).is_out();
         self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool), out));
+        let used: HashSet<SourceId> = egress.sources().map(|(source, _)| source).collect();
+        self.wishes.retain(|source| used.contains(&source));
         self.egress = egress;
     }
 
@@ -96,6 +98,7 @@ impl Scheduler {
             return;
         }
         let load = self.head_load(id);
+        self.unbind(now, id, load);
         if let Some(session) = self.idle_session(now, id, load) {
             return actions.push(Action::Wake(session));
         }
@@ -171,7 +174,7 @@ impl Scheduler {
 
     /// What the message whose turn it is asks for.
     fn head_load(&mut self, id: SiteId) -> Load {
-        let Some((_, first)) = self.sites[id as usize].ready.turn() else { return held::ANY };
+        let Some((_, first)) = self.sites[id as usize].ready.turn(None) else { return held::ANY };
         let octets = self.messages.get(first.message).map_or(1, |message| message.size.octets());
         Load { recipients: 1, octets }
     }
@@ -182,7 +185,7 @@ impl Scheduler {
         let (mut look, mut lines) = (None, Lines::new());
         let site = &mut self.sites[id as usize];
         for place in site.by_turn() {
-            if site.paths[place].idle.is_empty() {
+            if site.paths[place].idle.is_empty() || site.ready.available_to(site.paths[place].source) == 0 {
                 continue;
             }
             match site.gate(now, place, &mut self.shaper, &self.egress, load) {
@@ -219,10 +222,10 @@ impl Scheduler {
     fn path_to_grow(&mut self, now: u64, id: SiteId, load: Load) -> Option<usize> {
         let bounds = self.limits.bounds(self.sites[id as usize].route.provider);
         let site = &mut self.sites[id as usize];
-        let waiting = site.ready.available();
         let (mut look, mut lines) = (None, Lines::new());
         for place in site.by_turn() {
             let path = &mut site.paths[place];
+            let waiting = site.ready.available_to(path.source);
             if path.retired || path.out {
                 continue;
             }

@@ -89,7 +89,7 @@ impl Scheduler {
     pub(super) fn stand_in_line(&mut self, id: SiteId, item: Item) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
-        let lane = self.lane_of(&item, stream);
+        let lane = self.lane_of(id, &item, stream);
         self.sites[id as usize].ready.push(class, lane, item);
     }
 
@@ -100,7 +100,7 @@ impl Scheduler {
         }
         loop {
             let site = &mut self.sites[id as usize];
-            let Some((lane, first)) = site.ready.turn() else { return };
+            let Some((lane, first)) = site.ready.turn(None) else { return };
             let message = self.messages.get(first.message).filter(|message| !message.is_unwanted());
             let Some(message) = message else { return };
             let stream = self.streams.get(message.stream);
