@@ -1,6 +1,7 @@
 //! What serde cannot see: values that contradict each other, the RFCs, or the machine.
 
 mod egress;
+mod providers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -344,6 +345,7 @@ impl Check<'_> {
         for (severity, key, why, remedy) in problems.into_iter().flatten() {
             self.add(severity, &key, why, remedy.into());
         }
+        self.warmup_sources(config);
     }
 
     fn routes(&mut self, config: &Config) {
