@@ -60,12 +60,17 @@ pub enum Table {
     Warmup = 5,
     /// What egress paths were found to take, by source and site.
     Paces = 6,
+    /// How empty the buckets of long limits are.
+    Buckets = 7,
+    /// What the reputation brake counted, by provider and stream.
+    Brake = 8,
 }
 
 impl Table {
     /// The table of that number. 0 is the index's own, 1 stood for receipts before there were any on disk.
     fn from_number(number: u8) -> Option<Table> {
-        let all = [Table::Tenants, Table::Usage, Table::Orders, Table::Warmup, Table::Paces];
+        let all =
+            [Table::Tenants, Table::Usage, Table::Orders, Table::Warmup, Table::Paces, Table::Buckets, Table::Brake];
         all.into_iter().find(|table| *table as u8 == number)
     }
 }

@@ -20,6 +20,7 @@
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
 //! | `steer.rs`, `explain.rs` | orders, the reputation brake, warm-up; why mail goes as it goes |
+//! | `keep.rs` | what of that must outlive the process |
 //! | `census.rs`, `probe.rs` | ways in for the simulation, fuzz targets and benchmarks |
 
 mod cancel;
@@ -30,6 +31,7 @@ mod dial;
 mod door;
 mod explain;
 mod heed;
+mod keep;
 mod paced;
 #[doc(hidden)]
 pub mod probe;
@@ -76,10 +78,10 @@ use crate::events::{Archive, Progress};
 use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
-use crate::shaping::Rows;
 use crate::shaping::controller::Saved;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
+use crate::shaping::{FillName, Rows};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::telemetry::Metrics;
@@ -149,6 +151,8 @@ pub struct Queue {
     ledger: OnceLock<Arc<Ledger>>,
     /// The paces that the ledger has.
     paces_saved: Mutex<HashMap<PathName, Saved>>,
+    /// The buckets that the ledger has.
+    fills_saved: Mutex<HashMap<FillName, keep::KeptFill>>,
 }
 
 impl Queue {
@@ -188,6 +192,7 @@ impl Queue {
             chance: Mutex::new(chance),
             ledger: OnceLock::new(),
             paces_saved: Mutex::default(),
+            fills_saved: Mutex::default(),
         })
     }
 
@@ -239,7 +244,7 @@ impl Queue {
         self.rearm.notify_one();
         self.tasks.close();
         let drained = tokio::time::timeout(grace, self.tasks.wait()).await.is_ok();
-        self.save_warmups().await;
+        self.keep_all().await;
         drained
     }
 

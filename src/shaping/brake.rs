@@ -12,8 +12,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::index::folded;
 use crate::clock::Timestamp;
 use crate::mail::Stream;
 
@@ -22,7 +24,7 @@ use crate::mail::Stream;
 const WATCHED_MAX: usize = 50_000;
 
 /// What is watched.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Watched {
     /// Whose mail, of which class and campaign.
     pub stream: Stream,
@@ -51,7 +53,7 @@ pub enum Harm {
 }
 
 /// How bad it is; later is worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Level {
     /// Nothing to say.
     #[default]
@@ -113,6 +115,8 @@ pub struct Brake {
     watched_max: usize,
     /// Their names, each stored once: there are as many as there are profiles.
     providers: Vec<Arc<str>>,
+    /// Forgotten since what changed was asked for last.
+    gone: Vec<Watched>,
 }
 
 #[derive(Debug)]
@@ -123,7 +127,25 @@ struct Counts {
     told: [Level; 2],
     /// When something was counted last.
     at: Timestamp,
+    /// Changed since that was asked for last.
+    dirty: bool,
 }
+
+/// What is kept of one stream at one provider over restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    watched: Watched,
+    hour: Parts,
+    day: Parts,
+    told: [Level; 2],
+    at: Timestamp,
+}
+
+/// Steps of a window that are not empty, by number since 1970.
+type Parts = VecDeque<(u64, [u32; FACTS])>;
+
+/// The longest key of what is kept, in octets; the ledger takes 512.
+const KEY_MAX: usize = 500;
 
 const FACTS: usize = 3;
 
@@ -133,8 +155,7 @@ struct Window {
     /// Milliseconds of a step.
     step: u64,
     steps: u64,
-    /// Begun steps that are not empty, by number since 1970.
-    parts: VecDeque<(u64, [u32; FACTS])>,
+    parts: Parts,
     sums: [u32; FACTS],
 }
 
@@ -181,7 +202,7 @@ impl Steps {
 impl Brake {
     /// A brake that has seen nothing.
     pub fn new(policy: BrakePolicy) -> Brake {
-        Brake { policy, watched: HashMap::new(), watched_max: WATCHED_MAX, providers: Vec::new() }
+        Brake { policy, watched: HashMap::new(), watched_max: WATCHED_MAX, providers: Vec::new(), gone: Vec::new() }
     }
 
     /// Puts other thresholds in force; what was counted stays.
@@ -219,6 +240,7 @@ impl Brake {
             }
         };
         counts.at = counts.at.max(now);
+        counts.dirty = true;
         counts.hour.add(fact, recipients, now);
         counts.day.add(fact, recipients, now);
         let policy = &self.policy;
@@ -238,7 +260,43 @@ impl Brake {
 
     /// Begins anew for all that `which` picks: an operator lets them go on.
     pub fn forgive(&mut self, which: impl Fn(&Watched) -> bool) {
-        self.watched.retain(|watched, _| !which(watched));
+        let gone: Vec<Watched> = self.watched.keys().filter(|watched| which(watched)).cloned().collect();
+        self.forget(gone);
+    }
+
+    fn forget(&mut self, gone: Vec<Watched>) {
+        gone.iter().for_each(|watched| _ = self.watched.remove(watched));
+        self.gone.extend(gone);
+        // Nobody asks for them: what is a day old is not restored, so they need not all be named.
+        self.gone.truncate(self.watched_max);
+    }
+
+    /// What changed since the last call, by a key; `None`: it is forgotten.
+    pub fn changed(&mut self) -> Vec<(Vec<u8>, Option<Kept>)> {
+        let mut changed: Vec<_> = self.gone.drain(..).map(|watched| (key(&watched), None)).collect();
+        for (watched, counts) in self.watched.iter_mut().filter(|(_, counts)| counts.dirty) {
+            counts.dirty = false;
+            let Counts { hour, day, told, at, .. } = &*counts;
+            let (hour, day) = (hour.parts.clone(), day.parts.clone());
+            changed.push((key(watched), Some(Kept { watched: watched.clone(), hour, day, told: *told, at: *at })));
+        }
+        changed
+    }
+
+    /// Goes on from what was kept, but for what is a day old.
+    pub fn restore(&mut self, kept: impl IntoIterator<Item = Kept>, now: Timestamp) {
+        for Kept { watched, hour, day, told, at } in kept {
+            let watched = self.watched(&watched.stream, &watched.provider);
+            if now.since(at).as_secs() >= 86_400 {
+                self.gone.push(watched);
+                continue;
+            }
+            let mut counts = Counts { told, at, ..Counts::new(now) };
+            counts.hour.restore(hour, now);
+            counts.day.restore(day, now);
+            self.make_room(now);
+            self.watched.insert(watched, counts);
+        }
     }
 
     /// The shares of a day: complaints and unknown users; `None` where nothing is known.
@@ -253,15 +311,29 @@ impl Brake {
         if self.watched.len() < self.watched_max {
             return;
         }
-        self.watched.retain(|_, counts| now.since(counts.at).as_secs() < 86_400);
+        let old = self.watched.iter().filter(|(_, counts)| now.since(counts.at).as_secs() >= 86_400);
+        let old = old.map(|(watched, _)| watched.clone()).collect();
+        self.forget(old);
         if self.watched.len() < self.watched_max {
             return;
         }
         let mut sizes: Vec<(u64, Watched)> =
             self.watched.iter().map(|(watched, counts)| (counts.day.size(), watched.clone())).collect();
         sizes.sort_unstable();
-        sizes.iter().take(self.watched_max / 4).for_each(|(_, watched)| _ = self.watched.remove(watched));
+        self.forget(sizes.into_iter().take(self.watched_max / 4).map(|(_, watched)| watched).collect());
     }
+}
+
+/// Names what is watched in the ledger.
+fn key(watched: &Watched) -> Vec<u8> {
+    let Watched { stream: Stream { tenant, class, campaign }, provider } = watched;
+    let mut key = format!("{provider}\0{tenant}\0{}\0{campaign}", class.as_str()).into_bytes();
+    if key.len() > KEY_MAX {
+        let rest = folded(&String::from_utf8_lossy(&key[KEY_MAX - 8..]));
+        key.truncate(KEY_MAX - 8);
+        key.extend(rest.to_le_bytes());
+    }
+    key
 }
 
 /// The share, and the two counts it is made of.
@@ -277,7 +349,7 @@ fn share(harm: Harm, sums: [u32; FACTS]) -> Option<(f64, (u32, u32))> {
 impl Counts {
     fn new(now: Timestamp) -> Counts {
         let window = |step: u64, steps| Window { step: step * 1000, steps, parts: VecDeque::new(), sums: [0; FACTS] };
-        Counts { hour: window(300, 12), day: window(3600, 24), told: [Level::Fine; 2], at: now }
+        Counts { hour: window(300, 12), day: window(3600, 24), told: [Level::Fine; 2], at: now, dirty: false }
     }
 
     fn worst(&self, harm: Harm, steps: &Steps, recipients_min: u32) -> Option<(Level, f64, (u32, u32), u64)> {
@@ -295,16 +367,33 @@ impl Window {
         // A clock set back counts into the step that is open.
         let newest = self.parts.back().map_or(0, |(number, _)| *number);
         let number = (now.0 / self.step).max(newest);
-        while self.parts.front().is_some_and(|(oldest, _)| number - oldest >= self.steps) {
-            let (_, gone) = self.parts.pop_front().unwrap_or_default();
-            self.sums.iter_mut().zip(gone).for_each(|(sum, gone)| *sum = sum.saturating_sub(gone));
-        }
+        self.slide(number);
         if newest != number || self.parts.is_empty() {
             self.parts.push_back((number, [0; FACTS]));
         }
         let part = self.parts.back_mut().map(|(_, counts)| &mut counts[fact as usize]);
         part.into_iter().for_each(|count| *count = count.saturating_add(n));
         self.sums[fact as usize] = self.sums[fact as usize].saturating_add(n);
+    }
+
+    /// What lies before the window that ends with that step is forgotten.
+    fn slide(&mut self, number: u64) {
+        while self.parts.front().is_some_and(|(oldest, _)| number.saturating_sub(*oldest) >= self.steps) {
+            let (_, gone) = self.parts.pop_front().unwrap_or_default();
+            self.sums.iter_mut().zip(gone).for_each(|(sum, gone)| *sum = sum.saturating_sub(gone));
+        }
+    }
+
+    /// These were counted before.
+    fn restore(&mut self, parts: Parts, now: Timestamp) {
+        for (number, counts) in parts.into_iter().take(self.steps as usize) {
+            // In order, as they were written.
+            if self.parts.back().is_none_or(|(newest, _)| *newest < number) {
+                self.sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum = sum.saturating_add(n));
+                self.parts.push_back((number, counts));
+            }
+        }
+        self.slide(now.0 / self.step);
     }
 
     fn size(&self) -> u64 {
@@ -419,6 +508,37 @@ mod tests {
             brake.count(&watched(&format!("new{n}")), Fact::Delivered, 1, at(3000));
         }
         assert!(brake.shares(&watched("large")).is_none());
+    }
+
+    #[test]
+    fn a_restart_is_no_clean_slate() {
+        let mut brake = Brake::new(policy());
+        let list = watched("spring");
+        brake.count(&list, Fact::Delivered, 90, at(0));
+        brake.count(&list, Fact::UnknownUser, 9, at(100));
+        brake.count(&watched("long".repeat(200).as_str()), Fact::Delivered, 1, at(100));
+        let kept = |brake: &mut Brake| -> Vec<Kept> {
+            let changed = brake.changed();
+            assert!(changed.iter().all(|(key, _)| key.len() <= KEY_MAX));
+            let kept = changed.into_iter().filter_map(|(_, kept)| kept);
+            kept.map(|kept| serde_json::from_str(&serde_json::to_string(&kept).unwrap()).unwrap()).collect()
+        };
+        let before = kept(&mut brake);
+        assert_eq!((before.len(), brake.changed().len()), (2, 0));
+        let mut after = Brake::new(policy());
+        after.restore(before.clone(), at(110));
+        assert_eq!(after.shares(&list), brake.shares(&list));
+        let told = levels(&after.count(&list, Fact::UnknownUser, 1, at(111)));
+        assert_eq!(told, [(Harm::UnknownUsers, Level::Pause)]);
+        // What was told stays told; what was let go stays forgotten.
+        let mut again = Brake::new(policy());
+        again.restore(kept(&mut after), at(112));
+        assert_eq!(levels(&again.count(&list, Fact::UnknownUser, 1, at(112))), []);
+        again.forgive(|_| true);
+        assert!(again.changed().iter().all(|(_, kept)| kept.is_none()));
+        let mut late = Brake::new(policy());
+        late.restore(before, at(100 + 24 * 60));
+        assert!(late.is_empty());
     }
 
     #[test]

@@ -320,6 +320,31 @@ async fn a_greylisted_retry_does_not_wait_for_a_source_that_is_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_cold_source_may_not_send_yet_goes_by_the_warm_one_at_once() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        two_sources(config);
+        // An hour takes an eighth of its day: five.
+        let plan = "source = \"a\"\nrecipients_per_day = [40, 80]";
+        config.warmup = vec![toml::from_str(plan).unwrap()];
+    })
+    .await;
+    let hour = || posthaste::clock::Clock.timestamp().0 / 3_600_000;
+    let began = hour();
+    let mut door = world.door().await;
+    for n in 0..60 {
+        door.send("a@us.test", &[&format!("b{n}@them.test")], "").await;
+    }
+    world.until("delivered", "them.test", 60).await;
+    let by = clients(&host);
+    let (cold, warm) = (by["a.us.test 127.0.0.21"], by["b.us.test 127.0.0.22"]);
+    assert!(cold == 5 || hour() > began && cold <= 10, "{by:?}");
+    assert_eq!((cold + warm, world.told("deferred", "them.test").len()), (60, 0));
+    let progress = &world.daemon().queue().warmups()[0];
+    assert_eq!((progress.source.as_str(), progress.day, progress.sent, progress.per_day), ("a", 1, cold as u64, 40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_puts_other_sources_in_force() {
     let host = Peer::good(listeners(1).await.remove(0));
     let world = World::start(zone(&["them"]), host.address().port(), |config| {

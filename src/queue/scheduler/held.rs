@@ -104,6 +104,11 @@ impl Standing {
 }
 
 impl Held {
+    /// Timers that run.
+    pub(super) fn len(&self) -> usize {
+        self.timers.len()
+    }
+
     pub(super) fn next_wake(&self) -> Option<u64> {
         self.timers.next_wake()
     }
@@ -145,14 +150,17 @@ impl Scheduler {
     /// Whatever is held back looks again: what held it may not hold any more.
     pub(in crate::queue) fn look_everywhere(&mut self, now: u64, actions: &mut Vec<Action>) {
         let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            let site = &mut self.sites[id];
-            site.ready.restore_all();
-            for path in &mut site.paths {
-                (path.sending, path.dialling) = (Wait::No, Wait::No);
-            }
-            self.staff(now, id as SiteId, actions);
+        ids.into_iter().for_each(|id| self.look_at_all(now, id as SiteId, actions));
+    }
+
+    /// Whatever is held back at one site looks again.
+    pub(super) fn look_at_all(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        let site = &mut self.sites[id as usize];
+        site.ready.restore_all();
+        for path in &mut site.paths {
+            (path.sending, path.dialling) = (Wait::No, Wait::No);
         }
+        self.staff(now, id, actions);
     }
 
     /// Learns the pace of the site's paths anew.
@@ -211,8 +219,16 @@ impl Scheduler {
         }
     }
 
-    /// A path stands in line: for a message, or, if `dial`, for a connection.
-    pub(super) fn stand(&mut self, now: u64, path: PathId, line: BucketId, load: Load, dial: bool) {
+    /// A path stands in line: for a message, or, if `dial`, for a connection. Then an idle session of another path that has
+    /// such a place makes room.
+    pub(super) fn stand(
+        &mut self,
+        now: u64,
+        path: PathId,
+        line: BucketId,
+        (load, dial): (Load, bool),
+        actions: &mut Vec<Action>,
+    ) {
         let site = &mut self.sites[path.site as usize];
         let class = site.ready.best_class().unwrap_or(Class::System);
         let state = site.path(path.source);
@@ -226,6 +242,9 @@ impl Scheduler {
         }
         let senior = *wait == Wait::Senior;
         *wait = Wait::In(line, class);
+        if dial {
+            actions.extend(self.idle_session_in(path, line).map(Action::Wake));
+        }
         let standing = if dial { Standing::Dialler(path, class) } else { Standing::Sender(path, class) };
         self.join(now, line, standing, (class, load), (senior, urgent));
     }

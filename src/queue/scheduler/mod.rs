@@ -137,6 +137,9 @@ pub(super) struct Scheduler {
     /// When the timer task comes by itself.
     armed: Option<u64>,
     stopped: bool,
+    /// Times the line of a site was looked at.
+    #[cfg(test)]
+    pub(super) looks: usize,
 }
 
 /// Limits of the configuration in force.
@@ -491,6 +494,7 @@ impl Scheduler {
             sites: self.sites.len(),
             connections: self.connections,
             wishes: self.wishes.len(),
+            held: self.held.len(),
         }
     }
 
