@@ -45,6 +45,7 @@ const ROUNDS_MAX: usize = 64;
 pub struct Daemon {
     doors: Doors,
     queue: Arc<Queue>,
+    suppressions: Arc<Suppressions>,
     admin: Admin,
     access: Arc<Access>,
     saving_usage: JoinHandle<()>,
@@ -77,15 +78,16 @@ impl Daemon {
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, &metrics).await?;
         let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
-        let suppressions = Arc::new(Suppressions::default());
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
+        let suppressions = Arc::new(Suppressions::default());
         let queue = Queue::new(
             Arc::clone(&spool),
+            Arc::clone(&suppressions),
             parts,
             pool,
             Arc::clone(&metrics),
@@ -140,6 +142,7 @@ impl Daemon {
         Ok(Daemon {
             doors,
             queue,
+            suppressions,
             admin,
             access,
             saving_usage,
@@ -182,6 +185,11 @@ impl Daemon {
     /// The queue.
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    /// Who must not be mailed.
+    pub fn suppressions(&self) -> &Arc<Suppressions> {
+        &self.suppressions
     }
 
     /// The metrics.
