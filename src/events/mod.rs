@@ -8,12 +8,13 @@
 mod archive;
 mod event;
 mod file;
+mod index;
 mod log;
 mod notice;
 mod progress;
 mod watch;
 
-pub use archive::{Archive, ArchiveError, Told};
+pub use archive::{Archive, ArchiveError, Origin, Told};
 pub use event::{Event, Kind, Timings};
 pub use log::{EventLog, EventLogError};
 pub use notice::{About, Notice, NoticeKind};
