@@ -50,3 +50,5 @@ mod submission;
 mod tenants;
 #[path = "engine/times.rs"]
 mod times;
+#[path = "engine/trace.rs"]
+mod trace;

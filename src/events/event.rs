@@ -84,7 +84,7 @@ pub struct Event<'a> {
     /// The site.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub site: &'a str,
-    /// The family of sites that it belongs to; `other` if none is known.
+    /// The family that the site belongs to; `default`: to none that is known, `relay`: it is a fixed route.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub provider: &'a str,
     /// Our source, by name.

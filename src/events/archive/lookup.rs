@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
@@ -40,6 +41,7 @@ pub(in crate::events) struct Located {
 struct Place {
     file: File,
     len: u64,
+    index: PathBuf,
     /// Where its lines begin, by the index, in order.
     lines: Vec<u64>,
     /// What the index does not cover, in order.
@@ -78,11 +80,12 @@ impl Archive {
     }
 
     fn place(&self, reads: &Reads, file: File, len: u64, id: MessageId) -> io::Result<Place> {
-        let (mut lines, mut known) = (Vec::new(), Vec::new());
+        let (mut lines, mut known, mut path) = (Vec::new(), Vec::new(), PathBuf::new());
         if let Some(first) = first_position(reads, &file)? {
             // Before the runs: what becomes one in between is seen twice, and not missed.
             known.extend(self.recent.as_ref().and_then(|recent| recent.find(first, id.0, &mut lines)));
-            match File::open(index::path_of(&self.dir, first)) {
+            path = index::path_of(&self.dir, first);
+            match File::open(&path) {
                 Ok(index) => {
                     for run in runs(reads, &index)? {
                         // The log that is open has checked them when it started. They may be ahead of the file after a crash.
@@ -99,7 +102,7 @@ impl Archive {
         }
         lines.sort_unstable();
         lines.dedup();
-        Ok(Place { file, len, lines, unindexed: gaps(known, len) })
+        Ok(Place { file, len, index: path, lines, unindexed: gaps(known, len) })
     }
 }
 
@@ -138,9 +141,9 @@ impl Located {
                 Seen::All => {}
                 Seen::Enough => return Ok(true),
                 Seen::Wrong => {
-                    tracing::warn!(message_id = %self.id,
-                        "an index of the event log is damaged; restart to have it made anew");
-                    (place.lines, place.unindexed) = (Vec::new(), vec![0..place.len]);
+                    tracing::warn!(message_id = %self.id, file = %place.index.display(),
+                        "an index of the event log is damaged; delete it, and the next start makes it anew");
+                    (place.lines, place.unindexed) = (Vec::new(), gaps([], place.len));
                     return Ok(false);
                 }
             }

@@ -204,7 +204,8 @@ async fn what_a_crash_leaves_is_mended_at_the_start() {
     let mut world = World::new(64 << 20, 2);
     world.fill(1 << 30, 20_000).await;
     let index = |world: &World| world.indexes().remove(0);
-    let crashes: [(&str, fn(&Path)); 6] = [
+    type Crash = fn(&Path);
+    let crashes: [(&str, Crash); 6] = [
         ("gone", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),
         ("torn", |path| {
@@ -306,14 +307,16 @@ async fn the_origin_is_the_newest_end_of_the_recipient() {
 
 #[test]
 fn gaps_between_stretches() {
+    let ranges = |pairs: &[(u64, u64)]| -> Vec<Range<u64>> { pairs.iter().map(|(from, to)| *from..*to).collect() };
+    let none: &[(u64, u64)] = &[];
     for (stretches, len, expected) in [
-        (vec![], 10, vec![0..10]),
-        (vec![], 0, vec![]),
-        (vec![5..8, 0..3], 10, vec![3..5, 8..10]),
-        (vec![0..8, 2..4], 8, vec![]),
-        (vec![4..20], 10, vec![0..4]),
-        (vec![12..20], 10, vec![0..10]),
+        (none, 10, &[(0, 10)][..]),
+        (&[], 0, &[]),
+        (&[(5, 8), (0, 3)], 10, &[(3, 5), (8, 10)]),
+        (&[(0, 8), (2, 4)], 8, &[]),
+        (&[(4, 20)], 10, &[(0, 4)]),
+        (&[(12, 20)], 10, &[(0, 10)]),
     ] {
-        assert_eq!(gaps(stretches.clone(), len), expected, "{stretches:?} of {len}");
+        assert_eq!(gaps(ranges(stretches), len), ranges(expected), "{stretches:?} of {len}");
     }
 }
