@@ -11,6 +11,8 @@ mod file;
 mod index;
 mod log;
 mod notice;
+#[doc(hidden)]
+pub mod probe;
 mod progress;
 mod watch;
 
