@@ -21,6 +21,7 @@ mod reputation;
 mod scope;
 mod shaping;
 mod size;
+mod suppression;
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,7 @@ pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
+pub use suppression::{SuppressionConfig, SuppressionScope};
 
 use crate::mail::Domain;
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// Who is not mailed any more.
+    pub suppression: SuppressionConfig,
     /// What is known of receivers.
     pub shaping: ShapingConfig,
     /// What keeps complaints and unknown users down.
@@ -113,6 +117,7 @@ impl Default for Config {
             reports: ReportsConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            suppression: SuppressionConfig::default(),
             shaping: ShapingConfig::default(),
             brake: BrakeConfig::default(),
             warmup: Vec::new(),
