@@ -16,21 +16,26 @@
 mod batch;
 mod bounces;
 mod codec;
+mod csv;
 mod entry;
 mod filter;
+mod import;
 mod learn;
 mod place;
 mod read;
 mod run;
 mod store;
 mod tend;
+mod text;
 #[cfg(test)]
 mod tests;
 
 pub use batch::Batch;
 pub use entry::{Entry, Reason, Scope, Subject, TextError};
+pub use import::{Format, Imported, Importer, RowError, export, export_header};
 pub use learn::Evidence;
 pub use read::Listed;
+pub use text::{Defaults, EntryText, Wrong};
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -142,6 +147,11 @@ impl Suppressions {
     /// Puts new rules in force. Entries that there are stay as they are.
     pub fn reload(&self, config: &SuppressionConfig) {
         self.rules.store(Arc::new(config.clone()));
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<SuppressionConfig> {
+        self.rules.load_full()
     }
 
     /// From now on `hook` is told of every change, once it is durable; an import is one. It must not block. The first
