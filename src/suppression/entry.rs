@@ -214,6 +214,18 @@ pub struct Entry {
     pub until: Option<Timestamp>,
 }
 
+impl fmt::Display for Entry {
+    /// Why mail to it is refused, for events.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "suppressed: {} by {}, since {}", self.reason.as_str(), self.source, self.since)?;
+        match &self.scope {
+            Scope::Global => Ok(()),
+            Scope::Tenant(tenant) => write!(f, ", for tenant {tenant:?}"),
+            Scope::List { tenant, list } => write!(f, ", for list {list:?} of tenant {tenant:?}"),
+        }
+    }
+}
+
 impl Entry {
     /// Whether it holds at this time.
     pub fn holds(&self, now: Timestamp) -> bool {
