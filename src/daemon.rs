@@ -15,7 +15,8 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Client;
-use crate::events::{Archive, EventLog, Feedback, FeedbackKind};
+use crate::events::{Archive, EventLog};
+use crate::feedback;
 use crate::feedback::token::Tokens;
 use crate::feedback::verp::Verp;
 use crate::inbound::{self, Inbound};
@@ -32,7 +33,7 @@ use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
 use crate::submission::http::Http;
 use crate::submission::{Gate, Submission, load_tls, web};
-use crate::suppression::{Change, Scope, Suppressions};
+use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
 /// How often dead disk space is looked for.
@@ -49,9 +50,9 @@ pub struct Daemon {
     admin: Admin,
     access: Arc<Access>,
     saving_usage: JoinHandle<()>,
-    tending: JoinHandle<()>,
     saving_paces: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
+    tending: JoinHandle<()>,
     spool: Arc<Spool>,
     ledger: Arc<Ledger>,
     events: Arc<EventLog>,
@@ -86,7 +87,9 @@ impl Daemon {
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
-        let suppressions = open_suppressions(config, &ledger, &spool, &metrics, clock).await?;
+        let suppressions = open_suppressions(config, clock, &metrics, &ledger).await?;
+        let telling = Arc::clone(&spool);
+        suppressions.connect(move |change| telling.note(feedback::suppression_line(change)));
         let queue = Queue::new(
             Arc::clone(&spool),
             Arc::clone(&suppressions),
@@ -138,10 +141,10 @@ impl Daemon {
         queue.start();
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
+        let tending = tokio::spawn(Arc::clone(&suppressions).tend());
         let saving_paces = tokio::spawn(Arc::clone(&queue).keep_saving_paces(Arc::clone(&ledger)));
         let saved = Arc::clone(&access);
         let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
-        let tending = tokio::spawn(Arc::clone(&suppressions).tend());
         Ok(Daemon {
             doors,
             queue,
@@ -149,9 +152,9 @@ impl Daemon {
             admin,
             access,
             saving_usage,
-            tending,
             saving_paces,
             housekeeping,
+            tending,
             spool,
             ledger,
             events,
@@ -228,8 +231,8 @@ impl Daemon {
         self.doors.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
-        self.saving_usage.abort();
         self.tending.abort();
+        self.saving_usage.abort();
         self.saving_paces.abort();
         if let Err(error) = self.queue.save_paces(&self.ledger).await {
             tracing::warn!(%error, "the paces that were found were not saved");
@@ -387,44 +390,15 @@ async fn open_ledger(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> a
     tokio::task::spawn_blocking(open).await?
 }
 
-/// The suppression list; what changes in it is told in the event log.
 async fn open_suppressions(
     config: &Config,
-    ledger: &Arc<Ledger>,
-    spool: &Arc<Spool>,
-    metrics: &Arc<Metrics>,
     clock: Clock,
+    metrics: &Arc<Metrics>,
+    ledger: &Arc<Ledger>,
 ) -> anyhow::Result<Arc<Suppressions>> {
-    let (ledger, rules, metrics) = (Arc::clone(ledger), config.suppression.clone(), Arc::clone(metrics));
-    let open = move || Suppressions::open(ledger, &rules, metrics, clock).context("suppression list");
-    let suppressions = tokio::task::spawn_blocking(open).await??;
-    let spool = Arc::clone(spool);
-    suppressions.connect(move |change| spool.note(told(change)));
-    Ok(Arc::new(suppressions))
-}
-
-/// The event line of a change in the suppression list.
-fn told(change: &Change<'_>) -> Vec<u8> {
-    let mut feedback = Feedback::new(change.at, FeedbackKind::Suppression, change.what.as_str());
-    feedback.by = change.by;
-    let (recipient, many) = (change.entry.map(|entry| entry.subject.to_string()), format!("{} entries", change.count));
-    match change.entry {
-        None => feedback.reply = &many,
-        Some(entry) => {
-            feedback.recipient = recipient.as_deref().unwrap_or_default();
-            feedback.reason = entry.reason.as_str();
-            feedback.evidence = &entry.evidence;
-            feedback.until = entry.until;
-            match &entry.scope {
-                Scope::Global => {}
-                Scope::Tenant(tenant) => feedback.tenant = tenant,
-                Scope::List { tenant, list } => (feedback.tenant, feedback.list) = (tenant, list),
-            }
-        }
-    }
-    let mut line = Vec::new();
-    feedback.write_line(&mut line);
-    line
+    let (rules, metrics, ledger) = (config.suppression.clone(), Arc::clone(metrics), Arc::clone(ledger));
+    let open = move || Suppressions::open(ledger, &rules, metrics, clock).context("the suppression list");
+    Ok(Arc::new(tokio::task::spawn_blocking(open).await??))
 }
 
 async fn open_spool(

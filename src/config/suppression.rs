@@ -54,11 +54,11 @@ pub enum SuppressionScope {
 impl Default for SuppressionConfig {
     fn default() -> SuppressionConfig {
         SuppressionConfig {
-            // Two, hours apart: some receivers call everybody unknown while their directory is out of order, and a live
-            // address on the list costs more than one more bounce.
-            hard_bounces: 2,
+            // Receivers judge a sender by the unknown mailboxes it mails, so the first verdict counts; only what names the
+            // mailbox as the reason is one.
+            hard_bounces: 1,
             hard_bounce_window: Duration::from_secs(90 * 86_400),
-            hard_bounce_apart: Duration::from_secs(6 * 3_600),
+            hard_bounce_apart: Duration::ZERO,
             hard_bounce_scope: SuppressionScope::Global,
             hard_bounce_keep: Duration::ZERO,
             complaint_scope: SuppressionScope::Tenant,

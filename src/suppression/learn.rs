@@ -68,7 +68,7 @@ impl SuppressionConfig {
 
 impl Suppressions {
     /// Heeds what came back. Returns the entry that this made, if it made one: the rules may want more evidence first, or
-    /// there is one that says as much.
+    /// there is one that says as much. It is not told to whoever is connected: the caller knows the whole chain, and tells of it.
     ///
     /// # Errors
     /// The ledger cannot be written; nothing was changed, and it can be said again.

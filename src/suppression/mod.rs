@@ -16,21 +16,26 @@
 mod batch;
 mod bounces;
 mod codec;
+mod csv;
 mod entry;
 mod filter;
+mod import;
 mod learn;
 mod place;
 mod read;
 mod run;
 mod store;
 mod tend;
+mod text;
 #[cfg(test)]
 mod tests;
 
 pub use batch::Batch;
 pub use entry::{Entry, Reason, Scope, Subject, TextError};
+pub use import::{Format, Imported, Importer, RowError, export, export_header};
 pub use learn::Evidence;
 pub use read::Listed;
+pub use text::{Defaults, EntryText, Wrong};
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -144,8 +149,13 @@ impl Suppressions {
         self.rules.store(Arc::new(config.clone()));
     }
 
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<SuppressionConfig> {
+        self.rules.load_full()
+    }
+
     /// From now on `hook` is told of every change, once it is durable; an import is one. It must not block. The first
-    /// call counts.
+    /// call counts. What [`learn`](Suppressions::learn) makes is told by who calls that.
     pub fn connect(&self, hook: impl Fn(&Change<'_>) + Send + Sync + 'static) {
         _ = self.hook.set(Box::new(hook));
     }
@@ -230,7 +240,9 @@ impl Suppressions {
     /// They may be added all the same.
     pub async fn add(&self, new: Vec<Entry>) -> Result<(), LedgerError> {
         let _locks = self.lock(new.iter().map(|entry| hash_of(&entry.subject.name()))).await;
-        self.put(&new).await
+        self.put(&new).await?;
+        new.iter().for_each(|entry| self.tell(What::Added, entry, &entry.source));
+        Ok(())
     }
 
     /// Stores many at once, all or none, over older ones; how many there are, of those about the same counted once. One change tells of
@@ -274,13 +286,13 @@ impl Suppressions {
         for (entry, (name, context, subject)) in new.iter().zip(&kept) {
             let row = row_of(entry, context, subject, hash_of(name), epoch);
             let scope = row.scope().map_err(|error| LedgerError(error.to_string()))?.to_vec();
-            rows.insert((*name, scope), (entry, row));
+            rows.insert((*name, scope), row);
         }
         let mut before = Vec::new();
         for (name, scope) in rows.keys() {
             before.extend(self.store.single_there(name, scope)?);
         }
-        let after: Vec<_> = rows.values().map(|(_, row)| *row).collect();
+        let after: Vec<_> = rows.values().copied().collect();
         let facts = self.store.facts_of(&after)?;
         let added = facts.iter().filter(|(key, _)| key.first() == Some(&place::SINGLE));
         let added: Vec<_> = added.filter_map(|(_, value)| value.clone()).collect();
@@ -289,7 +301,6 @@ impl Suppressions {
         before.into_iter().for_each(|value| self.store.count_single(value, -1));
         added.into_iter().for_each(|value| self.store.count_single(value, 1));
         self.store.publish();
-        rows.values().for_each(|(entry, _)| self.tell(What::Added, entry, &entry.source));
         Ok(())
     }
 

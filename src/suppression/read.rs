@@ -58,8 +58,16 @@ impl Store {
         let mut cursors: Vec<Cursor<'_>> = cursors.collect::<Result<_, _>>()?;
         // Entries by themselves, and up to where all of them are known.
         let start = [&[place::SINGLE][..], &from.to_be_bytes()].concat();
-        let page = self.ledger.page(Table::Suppressions, &[place::SINGLE], &start, limit)?;
-        let known = page.next.as_deref().and_then(|next| next[1..].first_chunk().map(|hash| u64::from_be_bytes(*hash)));
+        let mut take = limit.max(1);
+        let (page, known) = loop {
+            let page = self.ledger.page(Table::Suppressions, &[place::SINGLE], &start, take)?;
+            let known = page.next.as_deref().and_then(|next| next.get(1..)?.first_chunk().map(|hash| u64::from_be_bytes(*hash)));
+            // All of a hash or nothing: somebody may be on more lists than the page holds.
+            if known != Some(from) {
+                break (page, known);
+            }
+            take *= 4;
+        };
         let mut singles = Vec::new();
         for (key, value) in page.facts {
             if let (Some(hash), Some(value)) = (place::hash_in(&key), value) {
@@ -74,7 +82,7 @@ impl Store {
                 // Behind the page there may be more; the hash at its end may go on there.
                 return Ok(Listed { entries, next: known });
             };
-            if entries.len() >= limit || known.is_some_and(|known| hash >= known && hash > from) {
+            if entries.len() >= limit || known.is_some_and(|known| hash >= known) {
                 return Ok(Listed { entries, next: Some(hash) });
             }
             let mut latest = Latest::default();
