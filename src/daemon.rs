@@ -75,6 +75,7 @@ impl Daemon {
         let events_dir = config.data_dir.join("events");
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
+        let parts = Parts { archive: events.archive(), ..parts };
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, &metrics).await?;
         let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
@@ -207,6 +208,7 @@ impl Daemon {
             .and_then(|parts| Ok((parts, Certificates::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
         let (parts, certificates) = built?;
+        let parts = Parts { archive: self.events.archive(), ..parts };
         self.doors.reload(config, certificates);
         self.queue.reload(parts);
         self.ledger.reload(&config.ledger);

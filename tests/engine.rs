@@ -54,3 +54,5 @@ mod suppressed;
 mod tenants;
 #[path = "engine/times.rs"]
 mod times;
+#[path = "engine/trace.rs"]
+mod trace;
