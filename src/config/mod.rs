@@ -13,6 +13,7 @@ mod delivery;
 mod doors;
 mod egress;
 mod hostname;
+mod inbound;
 mod kept;
 mod limit;
 mod load;
@@ -24,6 +25,7 @@ mod reputation;
 mod scope;
 mod shaping;
 mod size;
+mod suppression;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +39,7 @@ pub use delivery::{DeliveryConfig, RetryConfig, TimeoutConfig, TlsPolicy};
 pub use doors::{Api, ApiConfig, Grpc, GrpcConfig, Http, HttpConfig, SmtpConfig, SubmissionConfig};
 pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
+pub use inbound::{FeedbackConfig, InboundConfig};
 pub use kept::{EventsConfig, LedgerConfig, SpoolConfig};
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
@@ -46,6 +49,7 @@ pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
+pub use suppression::{SuppressionConfig, SuppressionScope};
 
 use crate::mail::Domain;
 
@@ -72,10 +76,16 @@ pub struct Config {
     pub retry: RetryConfig,
     /// What senders hear of their mail.
     pub reports: ReportsConfig,
+    /// How what comes back finds us.
+    pub feedback: FeedbackConfig,
+    /// The listener for what comes back.
+    pub inbound: InboundConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// Who is not mailed any more.
+    pub suppression: SuppressionConfig,
     /// What is known of receivers.
     pub shaping: ShapingConfig,
     /// What keeps complaints and unknown users down.
@@ -115,8 +125,11 @@ impl Default for Config {
             delivery: DeliveryConfig::default(),
             retry: RetryConfig::default(),
             reports: ReportsConfig::default(),
+            feedback: FeedbackConfig::default(),
+            inbound: InboundConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            suppression: SuppressionConfig::default(),
             shaping: ShapingConfig::default(),
             brake: BrakeConfig::default(),
             warmup: Vec::new(),

@@ -192,10 +192,8 @@ fn a_restart_is_no_way_around_a_long_limit() {
     let (hour, zero) = (3_600 * SECOND, 77 * SECOND);
     let fills = before.fills(hour);
     assert_eq!(fills.len(), 1);
-    let on_new_clock: Vec<_> = fills
-        .into_iter()
-        .map(|(name, fill)| (name, Fill { full_at: fill.full_at - hour + zero, ..fill }))
-        .collect();
+    let on_new_clock: Vec<_> =
+        fills.into_iter().map(|(name, fill)| (name, Fill { full_at: fill.full_at - hour + zero, ..fill })).collect();
     for per_day in [1_000, 500, 2_000] {
         let mut after = limits(&text(per_day));
         after.keep_fills(on_new_clock.clone());
