@@ -25,6 +25,7 @@ mod place;
 mod read;
 mod run;
 mod store;
+mod stream;
 mod tend;
 mod text;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use entry::{Entry, Reason, Scope, Subject, TextError};
 pub use import::{Format, Imported, Importer, RowError, export, export_header};
 pub use learn::Evidence;
 pub use read::Listed;
+pub use stream::{Importing, Wanted};
 pub use text::{Defaults, EntryText, Wrong};
 
 use std::sync::{Arc, Mutex, OnceLock};
