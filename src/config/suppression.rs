@@ -88,7 +88,8 @@ pub(super) fn problems(config: &SuppressionConfig) -> Vec<(Severity, &'static st
         found.push((Severity::Error, "suppression.hard_bounce_window", why, "raise it, or lower hard_bounce_apart"));
     }
     if *hard_bounces == 0 {
-        let why = "0: addresses that fail are mailed again and again, which receivers hold against the sender".to_owned();
+        let why =
+            "0: addresses that fail are mailed again and again, which receivers hold against the sender".to_owned();
         found.push((Severity::Warning, "suppression.hard_bounces", why, "set it to 1 or 2"));
     }
     found

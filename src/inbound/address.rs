@@ -70,10 +70,14 @@ impl<'a> Local<'a> {
             Some(start) if start.eq_ignore_ascii_case(prefix) => Some(&local[prefix.len()..]),
             _ => None,
         };
-        let forms: [(&str, fn(&'a str) -> Local<'a>); 3] =
-            [(verp::PREFIX, Local::Bounce), ("fbl+", Local::Complaint), ("unsubscribe+", Local::Unsubscribe)];
-        if let Some((token, form)) = forms.iter().find_map(|(prefix, form)| Some((behind(prefix)?, form))) {
-            return form(token);
+        if let Some(token) = behind(verp::PREFIX) {
+            return Local::Bounce(token);
+        }
+        if let Some(token) = behind("fbl+") {
+            return Local::Complaint(token);
+        }
+        if let Some(token) = behind("unsubscribe+") {
+            return Local::Unsubscribe(token);
         }
         let names = [
             ("dmarc", Local::Dmarc),

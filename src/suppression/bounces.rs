@@ -84,7 +84,9 @@ impl Bounces {
         let mut from = Some(Vec::new());
         while let Some(start) = from {
             let page = ledger.page(Table::HardBounces, &[], &start, PAGE)?;
-            hashes.extend(page.facts.iter().filter_map(|(key, _)| key.first_chunk().map(|hash| u64::from_be_bytes(*hash))));
+            hashes.extend(
+                page.facts.iter().filter_map(|(key, _)| key.first_chunk().map(|hash| u64::from_be_bytes(*hash))),
+            );
             from = page.next;
         }
         let filter = Filter::new((hashes.len() * 2).max(FILTER_MIN));

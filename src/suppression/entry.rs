@@ -105,7 +105,6 @@ impl Subject {
     pub fn address(address: &EnvelopeAddress) -> Subject {
         Subject::Address(address.to_string().to_lowercase().into())
     }
-
 }
 
 /// The address, `@DOMAIN`, or `sha256:` and 64 hexadecimal digits.

@@ -43,7 +43,8 @@ impl About {
     }
 
     pub(super) fn write(&self) -> Bytes {
-        let numbers = [self.blocks.into(), self.counts[0], self.counts[1], self.counts[2], self.repeats, self.until_min];
+        let numbers =
+            [self.blocks.into(), self.counts[0], self.counts[1], self.counts[2], self.repeats, self.until_min];
         std::iter::once(1).chain(numbers.into_iter().flat_map(u64::to_le_bytes)).collect()
     }
 
@@ -121,7 +122,11 @@ impl Run {
             let block = match read_block(ledger, id, number) {
                 Ok(block) if block.len() > 0 => block,
                 Ok(_) | Err(RunError::Gone) => {
-                    tracing::error!(run = id, block = number, "entries of the suppression list are lost; import them again");
+                    tracing::error!(
+                        run = id,
+                        block = number,
+                        "entries of the suppression list are lost; import them again"
+                    );
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -142,8 +147,13 @@ pub(super) struct Flight {
 
 impl Flight {
     /// Puts facts; waits while too many are on their way. Blocks.
-    pub(super) fn put(self: &Arc<Self>, ledger: &Ledger, facts: Vec<(Vec<u8>, Option<Bytes>)>) -> Result<(), LedgerError> {
-        let octets: usize = facts.iter().map(|(key, value)| 64 + key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+    pub(super) fn put(
+        self: &Arc<Self>,
+        ledger: &Ledger,
+        facts: Vec<(Vec<u8>, Option<Bytes>)>,
+    ) -> Result<(), LedgerError> {
+        let octets: usize =
+            facts.iter().map(|(key, value)| 64 + key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
         self.wait(FLIGHT_MAX)?;
         ledger.wait_for_index(BEHIND_MAX);
         self.state.lock().expect("no code panics under this lock").0 += octets;

@@ -113,7 +113,10 @@ impl Latest {
 }
 
 /// What a single fact says.
-pub(super) fn hear_single(value: Bytes, visit: &mut dyn FnMut(Row<'_>) -> Result<(), RunError>) -> Result<(), RunError> {
+pub(super) fn hear_single(
+    value: Bytes,
+    visit: &mut dyn FnMut(Row<'_>) -> Result<(), RunError>,
+) -> Result<(), RunError> {
     let block = Block::read(value)?;
     (0..block.len()).try_for_each(|row| visit(block.row(row)?))
 }

@@ -71,7 +71,8 @@ impl Suppressions {
         };
         let _locks = self.lock(std::iter::once(hash)).await;
         if let Some(value) = ledger.get(Table::Suppressions, single)? {
-            let read = || Block::read(value).and_then(|block| block.row(0).and_then(|row| Ok((row.name()?, row.entry()?))));
+            let read =
+                || Block::read(value).and_then(|block| block.row(0).and_then(|row| Ok((row.name()?, row.entry()?))));
             let (name, entry) = read().map_err(|error| LedgerError(error.to_string()))?;
             if let Some(entry) = entry.filter(|entry| !entry.holds(now)) {
                 debug_assert_eq!(hash_of(&name), hash);

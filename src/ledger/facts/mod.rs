@@ -143,7 +143,8 @@ impl Facts {
         });
         let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
         (state.index, state.applied) = (Some(index), applied);
-        let facts = Facts { state: Mutex::new(state), wake: Condvar::new(), caught_up: Condvar::new(), disk: Some(disk) };
+        let facts =
+            Facts { state: Mutex::new(state), wake: Condvar::new(), caught_up: Condvar::new(), disk: Some(disk) };
         facts.publish();
         Ok(Arc::new(facts))
     }
