@@ -36,17 +36,10 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.dkim(config);
     check.limits(config);
     check.reputation(config);
-<<<<<<< HEAD
-    inbound::check(&mut check, config);
-    for (severity, key, why, remedy) in suppression::problems(&config.suppression) {
-        check.add(severity, key, why, remedy.into());
-    }
-=======
     for (severity, key, why, remedy) in suppression::problems(&config.suppression) {
         check.add(severity, key, why, remedy.into());
     }
     inbound::check(&mut check, config);
->>>>>>> h/suppress
     check.problems
 }
 
