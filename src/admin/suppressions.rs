@@ -15,7 +15,8 @@ use super::problem::{Asked, Problem};
 use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::suppression::{
-    Defaults, Entry, EntryText, Format, Reason, Scope, Subject, Suppressions, TextError, Wanted, Wrong, export, export_header,
+    Defaults, Entry, EntryText, Format, Reason, Scope, Subject, Suppressions, TextError, Wanted, Wrong, export,
+    export_header,
 };
 
 /// Entries of an answer, unless the request says otherwise, and at most.
@@ -179,9 +180,12 @@ pub(super) async fn remove(
     Asked(request): Asked<RemoveRequest>,
 ) -> Result<Json<SuppressionList>, Problem> {
     let list = parts.queue.suppressions();
-    let scope: Option<Scope> = request.scope.as_deref().map(str::parse).transpose().map_err(|error: TextError| {
-        Problem::field("scope", &error.to_string())
-    })?;
+    let scope: Option<Scope> = request
+        .scope
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|error: TextError| Problem::field("scope", &error.to_string()))?;
     let subject = subject(&request.subject)?;
     let mut removed = Vec::new();
     // Those of this subject only, not of its domain.
@@ -219,7 +223,9 @@ pub(super) async fn export_all(
     let (format, pages) = (query.format.unwrap_or_default(), parts.queue.suppressions().pages(query.wanted()?));
     let pages = ReceiverStream::new(pages).map(move |page| {
         let mut out = String::new();
-        page.map_err(|error| std::io::Error::other(error.to_string()))?.iter().for_each(|entry| export(&mut out, format, entry));
+        page.map_err(|error| std::io::Error::other(error.to_string()))?
+            .iter()
+            .for_each(|entry| export(&mut out, format, entry));
         Ok::<_, std::io::Error>(Bytes::from(out))
     });
     let header = Ok(Bytes::from_static(export_header(format).as_bytes()));

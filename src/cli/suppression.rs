@@ -188,7 +188,8 @@ pub(super) fn run(command: SuppressionCommand) -> anyhow::Result<ExitCode> {
             }
             SuppressionCommand::Add { subjects, said, keep, evidence, .. } => {
                 let until = keep.map(|keep| Clock.timestamp().after(keep).to_string());
-                let entries = subjects.iter().map(|subject| entry(subject, &said, until.as_deref(), &evidence)).collect();
+                let entries =
+                    subjects.iter().map(|subject| entry(subject, &said, until.as_deref(), &evidence)).collect();
                 daemon.add(AddRequest { entries }).await
             }
             SuppressionCommand::Remove { subject, scope, .. } => {
@@ -258,7 +259,10 @@ impl Daemon {
         self.print(&list, || {
             list.entries.iter().for_each(show);
             if let Some([global, tenant, lists]) = list.counts {
-                println!("{} entries in all: {global} global, {tenant} of tenants, {lists} of lists", global + tenant + lists);
+                println!(
+                    "{} entries in all: {global} global, {tenant} of tenants, {lists} of lists",
+                    global + tenant + lists
+                );
             } else if list.entries.is_empty() {
                 println!("nothing keeps mail from it");
             }
@@ -414,6 +418,7 @@ fn show(entry: &EntryText<'static>) {
     };
     let until = entry.until.as_ref().map_or(String::new(), |until| format!(" until {until}"));
     let evidence = entry.evidence.as_ref().map_or(String::new(), |evidence| format!(", {evidence}"));
-    let (scope, reason, source, since) = (said(&entry.scope), said(&entry.reason), said(&entry.source), said(&entry.since));
+    let (scope, reason, source, since) =
+        (said(&entry.scope), said(&entry.reason), said(&entry.source), said(&entry.since));
     println!("{subject:<40} {scope:<24} {reason} ({source}{evidence}) since {since}{until}");
 }
