@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "google/rpc/error_details.proto",
     "google/rpc/status.proto",
     "posthaste/v1/events.proto",
     "posthaste/v1/submission.proto",
+    "posthaste/v1/suppressions.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -24,6 +24,7 @@ mod rejection;
 pub mod request;
 mod smtp;
 mod steer;
+mod suppressions;
 mod tls;
 pub mod ways_back;
 pub mod web;
