@@ -27,7 +27,7 @@ impl Kind {
     /// Nothing more happens to the recipient; every recipient has exactly one such event.
     pub fn is_end(self) -> bool {
         match self {
-            Kind::Delivered | Kind::Bounced | Kind::Expired | Kind::Cancelled => true,
+            Kind::Delivered | Kind::Bounced | Kind::Expired | Kind::Cancelled | Kind::Suppressed => true,
             Kind::Deferred => false,
         }
     }

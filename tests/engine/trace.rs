@@ -14,7 +14,11 @@ async fn trace(world: &World, words: &[&str]) -> Output {
     let config = world.path("trace.toml");
     let admin = world.config.admin.listen;
     let data = world.path("");
-    std::fs::write(&config, format!("hostname = \"mta.us.test\"\ndata_dir = {data:?}\n[admin]\nlisten = \"{admin}\"\n")).unwrap();
+    std::fs::write(
+        &config,
+        format!("hostname = \"mta.us.test\"\ndata_dir = {data:?}\n[admin]\nlisten = \"{admin}\"\n"),
+    )
+    .unwrap();
     let words = [&["trace", "--config", config.to_str().unwrap()], words].concat();
     run(Path::new(PROGRAM), &words, "").await
 }
