@@ -50,7 +50,7 @@ async fn tells_of_every_attempt_and_of_what_waits() {
     for part in [
         "sender    <a@us.test>\n",
         "<b@them.test>  deferred, attempt 1",
-        "450 4.7.1 greylisted, in answer to RCPT",
+        "450 4.7.1 greylisted (the answer to RCPT)",
         "<b@them.test>  delivered, attempt 2",
         "to mx.them.test (127.0.0.2:",
         "still waiting, given up at ",

@@ -10,15 +10,17 @@ use crate::clock::Timestamp;
 use crate::queue::RecipientView;
 
 /// What the head says once, and what an event's own lines say in words; of the rest each is shown by its name.
-const SAID: [&str; 26] = [
+const SAID: [&str; 28] = [
     "time",
     "event",
+    "what",
     "message_id",
     "recipient",
     "sender",
     "tenant",
     "class",
     "campaign",
+    "list",
     "tags",
     "accepted_at",
     "attempt",
@@ -84,6 +86,9 @@ fn head(out: &mut String, trace: &Trace) {
     say("sender", sender.map_or_else(|| "unknown".into(), |sender| format!("<{}>", clean(sender))));
     say("accepted", trace.accepted_at.clone());
     say("stream", format!("tenant {tenant:?}, {class}, campaign {campaign:?}"));
+    if let Some(list) = event("list") {
+        say("list", clean(list));
+    }
     let tags = trace.events.iter().find_map(|event| event.get("tags")?.as_array());
     if let Some(tags) = tags {
         let tags: Vec<String> = tags.iter().filter_map(Value::as_str).map(clean).collect();
@@ -98,19 +103,15 @@ fn tell(out: &mut String, event: &Value, accepted_at: &str) {
     let recipient = at("recipient").map_or_else(String::new, |recipient| format!("  <{}>", clean(recipient)));
     let attempt = number("attempt").map_or_else(String::new, |attempt| format!(", attempt {attempt}"));
     let after = since(accepted_at, time).map_or_else(String::new, |after| format!(", {after} after acceptance"));
-    let _ = writeln!(out, "{time}{recipient}  {}{attempt}{after}", clean(at("event").unwrap_or("event")));
+    let what = at("what").map_or_else(String::new, |what| format!(": {}", clean(what)));
+    let event_name = clean(at("event").unwrap_or("event"));
+    let _ = writeln!(out, "{time}{recipient}  {event_name}{what}{attempt}{after}");
     let mut say = |line: String| out.push_str(&format!("    {line}\n"));
     if let Some(way) = way(event) {
         say(way);
     }
-    if let Some(code) = number("code") {
-        let command = match at("command") {
-            Some(".") => ", in answer to the content".into(),
-            Some(command) => format!(", in answer to {}", clean(command)),
-            None => ", our own judgement".to_owned(),
-        };
-        let reply = at("reply").unwrap_or_default().split('\n').map(clean).collect::<Vec<_>>().join("\n        ");
-        say(format!("{code} {} {reply}{command}", at("enhanced").unwrap_or_default()));
+    if let Some(reply) = reply(event) {
+        say(reply);
     }
     let blame = at("blame").map(|blame| format!("it is up to the {}", clean(blame)));
     let next = at("next_attempt").map(|next| format!("next attempt {next}"));
@@ -125,6 +126,21 @@ fn tell(out: &mut String, event: &Value, accepted_at: &str) {
         let value = value.as_str().map_or_else(|| value.to_string(), clean);
         say(format!("{} {value}", clean(name)));
     }
+}
+
+/// What was answered, or what a report rests on.
+fn reply(event: &Value) -> Option<String> {
+    let at = |name| text(event, name).filter(|value| !value.is_empty());
+    let code = event.get("code").and_then(Value::as_u64).filter(|code| *code > 0).map(|code| code.to_string());
+    let words = at("reply").map(|reply| reply.split('\n').map(clean).collect::<Vec<_>>().join("\n        "));
+    let command = code.is_some().then(|| match at("command") {
+        Some(".") => "(the answer to the content)".to_owned(),
+        Some(command) => format!("(the answer to {})", clean(command)),
+        None => "(our own judgement)".to_owned(),
+    });
+    let parts = [code, at("enhanced").map(clean), words, command];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
 }
 
 /// Which way it went.
@@ -151,6 +167,8 @@ fn way(event: &Value) -> Option<String> {
     if let Some(site) = at("site") {
         let provider = at("provider").map_or_else(String::new, |provider| format!(" ({})", clean(provider)));
         let _ = write!(way, "site {}{provider}", clean(site));
+    } else if let Some(provider) = at("provider") {
+        let _ = write!(way, "by way of {}", clean(provider));
     }
     let way = way.trim_end_matches([' ', ',']);
     (!way.is_empty()).then(|| way.to_owned())
@@ -189,7 +207,7 @@ mod tests {
     #[test]
     fn tells_what_happened_in_order_of_time() {
         let lines = [
-            r#"{"time":"2026-11-22T12:00:09.000Z","event":"complaint","message_id":"0K3V9Z8Q2M1XA","recipient":"b@them.test","kind":"abuse","by":"them.test"}"#,
+            r#"{"time":"2026-11-22T12:00:09.000Z","event":"complained","what":"abuse","id":"0K3V9Z8Q2M1XB","message_id":"0K3V9Z8Q2M1XA","recipient":"b@them.test","source":"mta1","provider":"google","by":"them.test"}"#,
             r#"{"time":"2026-11-22T12:00:00.200Z","event":"deferred","message_id":"0K3V9Z8Q2M1XA","recipient":"b@them.test","sender":"a@us.test","tenant":"shop","class":"bulk","campaign":"spring","tags":["x","y"],"accepted_at":"2026-11-22T12:00:00.000Z","attempt":1,"next_attempt":"2026-11-22T12:00:05.000Z","code":451,"enhanced":"4.4.1","reply":"connection refused","blame":"site","size":0,"timings_ms":{"queue":3,"connect":0,"tls":0,"envelope":0,"data":0,"reply":0},"position":"1-4096"}"#,
             r#"{"time":"2026-11-22T12:00:06.000Z","event":"delivered","message_id":"0K3V9Z8Q2M1XA","recipient":"b@them.test","sender":"a@us.test","tenant":"shop","class":"bulk","campaign":"spring","accepted_at":"2026-11-22T12:00:00.000Z","attempt":2,"site":"mx.them.test","provider":"other","source":"mta1","source_address":"192.0.2.1","mx_host":"mx.them.test","mx_address":"192.0.2.9:25","tls":{"version":"TLSv1.3","cipher":"TLS13_AES_256_GCM_SHA384","resumed":false,"verified":false},"code":250,"enhanced":"2.0.0","reply":"ok\nqueued as \u001b[1m7","command":".","size":900,"timings_ms":{"queue":5005,"connect":30,"tls":41,"envelope":22,"data":1,"reply":9},"position":"1-8192"}"#,
         ];
@@ -202,19 +220,20 @@ stream    tenant "shop", bulk, campaign "spring"
 tags      x, y
 
 2026-11-22T12:00:00.200Z  <b@them.test>  deferred, attempt 1, 200ms after acceptance
-    451 4.4.1 connection refused, our own judgement
+    451 4.4.1 connection refused (our own judgement)
     it is up to the site, next attempt 2026-11-22T12:00:05.000Z
     queue 3 ms
 
 2026-11-22T12:00:06.000Z  <b@them.test>  delivered, attempt 2, 6s after acceptance
     from mta1 (192.0.2.1) to mx.them.test (192.0.2.9:25), TLSv1.3 TLS13_AES_256_GCM_SHA384, not verified, site mx.them.test (other)
     250 2.0.0 ok
-        queued as \u{1b}[1m7, in answer to the content
+        queued as \u{1b}[1m7 (the answer to the content)
     900 octets, queue 5005 ms, connect 30 ms, tls 41 ms, envelope 22 ms, data 1 ms, reply 9 ms
 
-2026-11-22T12:00:09.000Z  <b@them.test>  complaint, 9s after acceptance
+2026-11-22T12:00:09.000Z  <b@them.test>  complained: abuse, 9s after acceptance
+    from mta1 by way of google
     by them.test
-    kind abuse
+    id 0K3V9Z8Q2M1XB
 "#;
         assert_eq!(in_words(&Trace::new(id, &lines, None)), expected);
     }

@@ -1,6 +1,8 @@
 //! What lines say, read back.
 
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 
 use crate::clock::Timestamp;
 use crate::events::Kind;
@@ -32,6 +34,14 @@ pub struct Told {
     pub enhanced: String,
     /// Its text.
     pub reply: String,
+}
+
+impl Told {
+    /// What it tells of; `None`: of no attempt and no end, but of what came back later.
+    pub fn kind(&self) -> Option<Kind> {
+        let name: StrDeserializer<'_, serde::de::value::Error> = self.event.as_str().into_deserializer();
+        Kind::deserialize(name).ok()
+    }
 }
 
 /// Where a recipient's mail came from, which way it took, and how it ended. Texts that are empty were not said.
