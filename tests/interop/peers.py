@@ -125,8 +125,8 @@ def authority(directory):
 def die_with_us():
     """In a child: it is killed when this thread ends, however that comes about.
 
-    A suite that is itself killed (by hand, or for taking too long) ends without its fixtures. `unshare` lets no SIGTERM
-    through to itself, so what it runs, such as Postfix' master, used to go on for ever then.
+    A suite that is itself killed (by hand, or for taking too long) ends without its fixtures, and `unshare` takes no
+    SIGTERM: what it runs would go on for ever.
     """
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -330,7 +330,7 @@ chown root /var/spool/postfix
 chown postfix /var/lib/postfix
 postfix set-permissions >/dev/null 2>&1 || true
 postfix check
-exec /usr/lib/postfix/sbin/master -i
+exec /usr/lib/postfix/sbin/master -s
 """
 
 
