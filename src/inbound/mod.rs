@@ -27,9 +27,9 @@ mod address;
 mod bounce;
 mod desk;
 mod postmaster;
+#[doc(hidden)]
+pub mod probe;
 mod seen;
-#[cfg(test)]
-mod tests;
 mod verdict;
 
 use std::net::SocketAddr;
