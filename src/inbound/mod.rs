@@ -28,9 +28,9 @@ mod bounce;
 mod desk;
 mod one_click;
 mod postmaster;
+#[doc(hidden)]
+pub mod probe;
 mod seen;
-#[cfg(test)]
-mod tests;
 mod verdict;
 
 use std::net::SocketAddr;
