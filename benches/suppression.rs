@@ -27,7 +27,10 @@ fn main() {
     for round in ["import", "import of the same again"] {
         let (seconds, parsing) = import(&list, rows);
         let rate = rows as f64 / seconds;
-        println!("{round}: {seconds:.1} s, {rate:.0} rows a second (making the text: {parsing:.1} s beside); resident {} MiB", resident());
+        println!(
+            "{round}: {seconds:.1} s, {rate:.0} rows a second (making the text: {parsing:.1} s beside); resident {} MiB",
+            resident()
+        );
     }
     look(&list, rows);
     drop(list);
@@ -99,7 +102,13 @@ fn look(list: &Suppressions, rows: usize) {
         times.sort_unstable();
         let at = |share: f64| times[((LOOKS - 1) as f64 * share) as usize] as f64 / 1000.0;
         let mean = times.iter().sum::<u64>() as f64 / LOOKS as f64 / 1000.0;
-        println!("{what}: {found} found, mean {mean:.2} us, p50 {:.2}, p90 {:.2}, p99 {:.2}, p99.9 {:.2}", at(0.5), at(0.9), at(0.99), at(0.999));
+        println!(
+            "{what}: {found} found, mean {mean:.2} us, p50 {:.2}, p90 {:.2}, p99 {:.2}, p99.9 {:.2}",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(0.999)
+        );
     }
 }
 

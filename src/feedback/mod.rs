@@ -27,5 +27,5 @@ pub mod verp;
 mod words;
 
 pub use delay::delay_report_due;
-pub use suppressed::{suppressed_line, suppression_line};
 pub use report::{Fate, ReportedRecipient, delivery_report};
+pub use suppressed::{suppressed_line, suppression_line};

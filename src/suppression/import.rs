@@ -294,7 +294,9 @@ mod tests {
             ),
             &[
                 &format!("\"\"\"a,b\"\"@x.example\",global,manual,,{SINCE},"),
-                &format!("sha256:{hash},tenant:shop,complaint,e1,crm,2026-11-22T12:00:00.000Z,2027-01-01T00:00:00.000Z"),
+                &format!(
+                    "sha256:{hash},tenant:shop,complaint,e1,crm,2026-11-22T12:00:00.000Z,2027-01-01T00:00:00.000Z"
+                ),
             ],
             &[
                 "4: scope: a scope is global, tenant:NAME or list:TENANT/LIST",
@@ -313,7 +315,10 @@ mod tests {
             Some("shop"),
             "{\"address\": \"ann@us.example\"}\n{\"domain\": \"us.example\", \"list\": \"news\"}\n{\"address\": \"x@y.example\", \"scope\": \"global\"}\n\
              {\"address\": \"x@y.example\", \"tenant\": \"other\"}\n{\"addres\": 1}\n{}\n{\"address\": \"a@b.example\", \"hash\": \"00\"}\n",
-            &[&format!("@us.example,list:shop/news,manual,,{SINCE},"), &format!("ann@us.example,tenant:shop,manual,,{SINCE},")],
+            &[
+                &format!("@us.example,list:shop/news,manual,,{SINCE},"),
+                &format!("ann@us.example,tenant:shop,manual,,{SINCE},"),
+            ],
             &[
                 "3: scope: only entries of one's own can be changed",
                 "4: tenant: only entries of one's own can be changed",

@@ -26,9 +26,9 @@ mod read;
 mod run;
 mod store;
 mod tend;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use batch::Batch;
 pub use entry::{Entry, Reason, Scope, Subject, TextError};

@@ -61,7 +61,10 @@ impl Store {
         let mut take = limit.max(1);
         let (page, known) = loop {
             let page = self.ledger.page(Table::Suppressions, &[place::SINGLE], &start, take)?;
-            let known = page.next.as_deref().and_then(|next| next.get(1..)?.first_chunk().map(|hash| u64::from_be_bytes(*hash)));
+            let known = page
+                .next
+                .as_deref()
+                .and_then(|next| next.get(1..)?.first_chunk().map(|hash| u64::from_be_bytes(*hash)));
             // All of a hash or nothing: somebody may be on more lists than the page holds.
             if known != Some(from) {
                 break (page, known);

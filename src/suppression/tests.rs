@@ -160,7 +160,8 @@ async fn as_a_map_would_have_it() {
             let mut one = || {
                 let subject = match dice.random_range(0..10) {
                     0 => format!("@d{}.example", dice.random_range(0..50)),
-                    1 => Subject::Hash(name_of(format!("h{}@x.example", dice.random_range(0..300)).as_bytes())).to_string(),
+                    1 => Subject::Hash(name_of(format!("h{}@x.example", dice.random_range(0..300)).as_bytes()))
+                        .to_string(),
                     _ => format!("user{}@d{}.example", dice.random_range(0..600), dice.random_range(0..3)),
                 };
                 // Long after the clock that merges go by.
@@ -229,7 +230,13 @@ async fn somebody_on_more_lists_than_a_page_holds() {
     assert_eq!(list.counts(), [50, 0, 50]);
 }
 
-fn evidence<'a>(cause: Reason, address: &'a EnvelopeAddress, stream: &'a Stream, n: u32, at: Timestamp) -> Evidence<'a> {
+fn evidence<'a>(
+    cause: Reason,
+    address: &'a EnvelopeAddress,
+    stream: &'a Stream,
+    n: u32,
+    at: Timestamp,
+) -> Evidence<'a> {
     Evidence { cause, address, stream, list: Some("news"), evidence: format!("m{n}"), source: "smtp", at }
 }
 
@@ -300,11 +307,7 @@ async fn causes_have_their_scopes_and_times() {
     list.expire(NOW.after(HOUR * 2)).await.unwrap();
     list.add_run(batch(&[entry("global", "a@b.example"), entry("global", "c@b.example")]), "import").unwrap();
     list.remove_by(&Scope::Global, &"a@b.example".parse().unwrap(), "ops").await.unwrap();
-    let expected = [
-        "expired bob@us.example 1 daemon",
-        "added  2 import",
-        "removed a@b.example 1 ops",
-    ];
+    let expected = ["expired bob@us.example 1 daemon", "added  2 import", "removed a@b.example 1 ops"];
     assert_eq!(*told.lock().unwrap(), expected);
 }
 

@@ -9,7 +9,7 @@
 //!    `translate.rs` reads a message of ours into a [`Request`](super::request::Request).
 //! 3. `stream.rs` is the pipeline of `SubmitStream`: it reads as long as memory and count allow, and answers as commits
 //!    come. It runs in the task that writes the response: no task and no channel per message.
-//! 4. `events.rs` follows the event log; `health.rs` says whether mail is taken now.
+//! 4. `events.rs` follows the event log (`line.rs` reads its lines); `health.rs` says whether mail is taken now.
 //! 5. `status.rs` says no in gRPC's words.
 //!
 //! The `.proto` files in `proto/` are the public surface; [`v1`] is what `build.rs` makes of them.
@@ -17,6 +17,7 @@
 mod events;
 mod front;
 mod health;
+mod line;
 mod reading;
 mod scan;
 mod service;
