@@ -9,7 +9,7 @@
 //!    `translate.rs` reads a message of ours into a [`Request`](super::request::Request).
 //! 3. `stream.rs` is the pipeline of `SubmitStream`: it reads as long as memory and count allow, and answers as commits
 //!    come. It runs in the task that writes the response: no task and no channel per message.
-//! 4. `events.rs` follows the event log; `health.rs` says whether mail is taken now.
+//! 4. `events.rs` follows the event log (`line.rs` reads its lines); `health.rs` says whether mail is taken now.
 //! 5. `suppressions.rs` is the list of who is not mailed any more.
 //! 6. `status.rs` says no in gRPC's words.
 //!
@@ -18,6 +18,7 @@
 mod events;
 mod front;
 mod health;
+mod line;
 mod reading;
 mod scan;
 mod service;
