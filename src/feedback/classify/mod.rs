@@ -57,7 +57,9 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
     let verdict = |reason: Reason, confidence: u8, rule: String, soft: bool| {
         // What is unknown for now may be known again: greylists, directories and name servers that are down.
         let passing = permanence == Permanence::Transient;
-        let class = if reason.is_lasting() && !soft && !passing { Class::Hard } else { Class::Soft };
+        // A code of policy about a domain is about the sender's (RFC 7505 §4.2): a user may be unknown by policy, no host is.
+        let senders = reason == Reason::HostUnknown && enhanced.is_some_and(|code| code.1 == 7);
+        let class = if reason.is_lasting() && !soft && !passing && !senders { Class::Hard } else { Class::Soft };
         Verdict { class, permanence, reason, blame: reason.fault(), confidence, rule }
     };
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.sure(code)?))) {
@@ -67,7 +69,8 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
         return verdict(rule.reason, rule.confidence, rule.name.clone(), rule.soft);
     }
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.likely(code)?))) {
-        return verdict(reason, 60, format!("code:{enhanced}"), false);
+        // X.n.0 is "other" (RFC 3463 §3): what mailers say that know no better.
+        return verdict(reason, if enhanced.2 == 0 { 45 } else { 60 }, format!("code:{enhanced}"), false);
     }
     let reason = code.map_or(Reason::Other, by_reply_code);
     let rule = code.filter(|_| reason != Reason::Other).map_or(String::new(), |code| format!("code:{code}"));
