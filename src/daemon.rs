@@ -29,6 +29,7 @@ use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
 use crate::submission::http::Http;
 use crate::submission::{Gate, Submission, load_tls, web};
+use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
 /// How often dead disk space is looked for.
@@ -41,6 +42,7 @@ const ROUNDS_MAX: usize = 64;
 pub struct Daemon {
     doors: Doors,
     queue: Arc<Queue>,
+    suppressions: Arc<Suppressions>,
     admin: Admin,
     access: Arc<Access>,
     saving_usage: JoinHandle<()>,
@@ -77,8 +79,10 @@ impl Daemon {
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
+        let suppressions = Arc::new(Suppressions::default());
         let queue = Queue::new(
             Arc::clone(&spool),
+            Arc::clone(&suppressions),
             parts,
             pool,
             Arc::clone(&metrics),
@@ -124,6 +128,7 @@ impl Daemon {
         Ok(Daemon {
             doors,
             queue,
+            suppressions,
             admin,
             access,
             saving_usage,
@@ -160,6 +165,11 @@ impl Daemon {
     /// The queue.
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    /// Who must not be mailed.
+    pub fn suppressions(&self) -> &Arc<Suppressions> {
+        &self.suppressions
     }
 
     /// The metrics.

@@ -19,6 +19,7 @@ pub mod signing;
 
 pub mod access;
 pub mod events;
+pub mod suppression;
 
 pub mod admin;
 pub mod cli;

@@ -19,6 +19,8 @@ pub enum Kind {
     Expired,
     /// Taken back. An end.
     Cancelled,
+    /// The suppression list names it. An end.
+    Suppressed,
 }
 
 /// Milliseconds each stage of an attempt took; connect and tls are those of the session, zero on a reused one.
@@ -60,6 +62,9 @@ pub struct Event<'a> {
     /// The campaign.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub campaign: &'a str,
+    /// The list.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub list: &'a str,
     /// The client's words.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub tags: &'a [Box<str>],
@@ -119,6 +124,7 @@ impl<'a> Event<'a> {
             tenant: &envelope.stream.tenant,
             class: envelope.stream.class.as_str(),
             campaign: &envelope.stream.campaign,
+            list: envelope.list.as_deref().unwrap_or_default(),
             tags: &envelope.tags,
             accepted_at: envelope.accepted_at,
             attempt: 0,

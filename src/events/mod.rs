@@ -7,6 +7,7 @@
 
 mod archive;
 mod event;
+mod feedback;
 mod file;
 mod log;
 mod notice;
@@ -15,6 +16,7 @@ mod watch;
 
 pub use archive::{Archive, ArchiveError, Told};
 pub use event::{Event, Kind, Timings};
+pub use feedback::{Feedback, FeedbackKind};
 pub use log::{EventLog, EventLogError};
 pub use notice::{About, Notice, NoticeKind};
 pub use progress::Progress;

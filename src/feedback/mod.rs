@@ -21,6 +21,7 @@ mod field;
 pub mod probe;
 mod report;
 mod status;
+pub mod token;
 mod words;
 
 pub use delay::delay_report_due;

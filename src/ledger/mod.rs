@@ -60,12 +60,24 @@ pub enum Table {
     Warmup = 5,
     /// What egress paths were found to take, by source and site.
     Paces = 6,
+    /// Who must not be mailed, by scope and address.
+    Suppressions = 7,
+    /// How often an address failed for good, by address.
+    HardBounces = 8,
 }
 
 impl Table {
     /// The table of that number. 0 is the index's own, 1 stood for receipts before there were any on disk.
     fn from_number(number: u8) -> Option<Table> {
-        let all = [Table::Tenants, Table::Usage, Table::Orders, Table::Warmup, Table::Paces];
+        let all = [
+            Table::Tenants,
+            Table::Usage,
+            Table::Orders,
+            Table::Warmup,
+            Table::Paces,
+            Table::Suppressions,
+            Table::HardBounces,
+        ];
         all.into_iter().find(|table| *table as u8 == number)
     }
 }

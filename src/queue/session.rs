@@ -230,6 +230,18 @@ impl Queue {
             items.iter().for_each(|item| scheduler.drop_item(item));
             return Ok(false);
         }
+        let items = match self.refuse(&message, items) {
+            Ok(items) if items.is_empty() => {
+                self.lock().give_back(taken);
+                return Ok(false);
+            }
+            Ok(items) => items,
+            Err((items, failure)) => {
+                self.lock().give_back(taken);
+                self.settle(&message, items, Attempted::none(started, failure), Some(site));
+                return Ok(false);
+            }
+        };
         if let Err(failure) = self.sign(&message, started).await {
             self.lock().give_back(taken);
             self.settle(&message, items, Attempted::none(started, failure), Some(site));

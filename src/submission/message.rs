@@ -65,6 +65,8 @@ pub struct Completed {
     pub capacity: usize,
     /// Where it belongs.
     pub stream: Stream,
+    /// The list it goes to.
+    pub list: Option<Box<str>>,
     /// Its tags.
     pub tags: Vec<Box<str>>,
     /// Not tried before.
@@ -168,8 +170,9 @@ pub fn complete_with(
     let capacity = buffer.capacity();
     let mut content = Bytes::from(buffer);
     content.advance(start);
-    let (stream, tags) = (facts.options.stream(), facts.options.take_tags());
-    Ok(Completed { content, capacity, stream, tags, not_before, expires_at, key, overdue })
+    let (stream, list) = (facts.options.stream(), facts.options.take_list());
+    let tags = facts.options.take_tags();
+    Ok(Completed { content, capacity, stream, list, tags, not_before, expires_at, key, overdue })
 }
 
 /// What a walk over the header finds.

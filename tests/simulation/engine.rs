@@ -109,6 +109,7 @@ impl Engine {
         let (spool, mut opened) = opened.unwrap();
         let queue = Queue::new(
             Arc::clone(&spool),
+            Arc::default(),
             parts(world, config, &metrics),
             SigningPool::new(1, Clock, Arc::clone(&metrics)),
             Arc::clone(&metrics),

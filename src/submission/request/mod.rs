@@ -256,6 +256,7 @@ impl Making<'_> {
             eight_bit,
             ret: request.ret,
             envid: envelope.envid.clone(),
+            list: completed.list,
             tags: completed.tags,
             key: completed.key,
         };

@@ -151,6 +151,7 @@ impl Transaction {
             eight_bit,
             ret: self.parameters.ret,
             envid: self.parameters.envid,
+            list: completed.list,
             tags: completed.tags,
             key: completed.key,
         };
