@@ -1,6 +1,6 @@
 //! Reads bounces that nobody wrote for machines: finds who failed, and where the words are about each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::parts::{Parts, fields};
 use super::words::Words;
@@ -40,7 +40,7 @@ pub(super) fn recipients(parts: &Parts, words: &Words) -> Vec<Named> {
 }
 
 /// The addresses of who gets the report and of who sends it, in lower case.
-fn ours(parts: &Parts, words: &Words) -> Vec<String> {
+fn ours(parts: &Parts, words: &Words) -> HashSet<String> {
     let header = ["to", "from", "return-path", "reply-to", "cc", "sender", "delivered-to"];
     let header = header.iter().flat_map(|name| addresses(parts.field(name))).map(|found| found.1);
     let original = original(parts, words, &["from", "return-path", "sender", "reply-to"]);
@@ -48,7 +48,7 @@ fn ours(parts: &Parts, words: &Words) -> Vec<String> {
 }
 
 /// Whom the original was for: what its last hop said (`for <a@b>`), then what its author wrote.
-fn original_addressee(parts: &Parts, words: &Words, ours: &[String]) -> Option<String> {
+fn original_addressee(parts: &Parts, words: &Words, ours: &HashSet<String>) -> Option<String> {
     // From the last hop down: whoever forwarded it wrote another name above.
     let fields = fields(original_header(parts, words));
     let told = fields.iter().filter_map(|(name, value)| match name.as_str() {
@@ -245,7 +245,7 @@ fn addresses(text: &str) -> Vec<(usize, String)> {
         // Marks of Chinese and Japanese texts stand beside an address without a space.
         let mark = |c: char| matches!(c, '\u{3000}'..='\u{303f}' | '\u{ff00}'..='\u{ff20}' | '\u{2018}'..='\u{201d}');
         let sign = whole.find('@').unwrap_or(0);
-        let more = whole[..sign].char_indices().filter(|(_, c)| mark(*c)).map(|(at, c)| at + c.len_utf8()).last();
+        let more = whole[..sign].char_indices().filter(|(_, c)| mark(*c)).map(|(at, c)| at + c.len_utf8()).next_back();
         let (lead, whole) = (lead + more.unwrap_or(0), &whole[more.unwrap_or(0)..]);
         let whole = &whole[..whole.find(mark).unwrap_or(whole.len())];
         from = end;

@@ -64,7 +64,9 @@ fn of(value: &Value) -> Option<Notified> {
 fn usual_words(sort: &str) -> &'static str {
     match sort {
         "Permanent NoEmail" | "Permanent General" => "no such recipient",
-        "Permanent Suppressed" | "Permanent OnAccountSuppressionList" => "suppressed: history of bouncing as an invalid address",
+        "Permanent Suppressed" | "Permanent OnAccountSuppressionList" => {
+            "suppressed: history of bouncing as an invalid address"
+        }
         "Transient MailboxFull" => "mailbox full",
         "Transient MessageTooLarge" => "message too large",
         "Transient ContentRejected" => "message content rejected",

@@ -189,7 +189,8 @@ impl Signs {
         let has = |names: &[&str]| names.iter().any(|name| !parts.field(name).is_empty());
         let daemon = KINDS.senders.iter().any(|one| from.contains(one.as_str()));
         let submitted = parts.field("auto-submitted").to_lowercase();
-        let list = has(&LIST_FIELDS) || from.contains("-owner@") || from.contains("-help@") || from.contains("-bounces@");
+        let list =
+            has(&LIST_FIELDS) || from.contains("-owner@") || from.contains("-help@") || from.contains("-bounces@");
         let answers = has(&ANSWER_FIELDS) || parts.field("precedence").eq_ignore_ascii_case("auto_reply");
         let starts = |one: &String| subject.trim_start().starts_with(one.as_str());
         let mut signs = Signs {
@@ -241,7 +242,12 @@ impl Signs {
 
     fn weight(&self) -> i32 {
         let two = |sign: bool| if sign { 2 } else { 0 };
-        two(self.daemon) + two(self.about_failure) + 2 * two(self.named) + self.says + i32::from(self.coded) + self.points
+        two(self.daemon)
+            + two(self.about_failure)
+            + 2 * two(self.named)
+            + self.says
+            + i32::from(self.coded)
+            + self.points
     }
 }
 

@@ -27,7 +27,7 @@ use std::cell::OnceCell;
 
 use serde::Serialize;
 
-use super::classify::{Class, Reason, Verdict, classify_reply, codes};
+use super::classify::{Class, Permanence, Reason, Verdict, classify_reply, codes};
 use crate::mail::EnhancedCode;
 use parts::Parts;
 use words::Words;
@@ -124,7 +124,7 @@ pub fn read(message: &[u8]) -> Incoming {
         kind::Weighed::Bounce => named(&parts, &words),
         kind::Weighed::Other(kind) => return Incoming { kind, recipients: Vec::new(), complaint: None },
     };
-    let reader = Reader { words: &words, all: OnceCell::new() };
+    let reader = Reader { words: &words, all: OnceCell::new(), alone: named.len() == 1 };
     let recipients = named.into_iter().enumerate().map(|(at, one)| reader.judged(one, at)).collect();
     Incoming { kind: Kind::Bounce, recipients, complaint: None }
 }
@@ -165,6 +165,8 @@ struct Named {
 struct Reader<'a> {
     words: &'a Words,
     all: OnceCell<Judged>,
+    /// There is one recipient.
+    alone: bool,
 }
 
 /// What some words say.
@@ -195,6 +197,12 @@ impl Reader<'_> {
                 diagnostic = one.words;
             }
         }
+        if verdict.class == Class::Hard
+            && self.alone
+            && let Some(alive) = self.contradiction()
+        {
+            (verdict, diagnostic) = (alive.verdict.clone(), alive.text.clone());
+        }
         if action == Action::Delayed {
             // Not a failure yet: nothing is dead.
             verdict.class = Class::Soft;
@@ -204,6 +212,13 @@ impl Reader<'_> {
         }
         diagnostic.truncate(diagnostic.floor_char_boundary(DIAGNOSTIC_MAX));
         Bounced { recipient: one.recipient, original: one.original, action, status, reply, verdict, diagnostic }
+    }
+
+    /// What the words for people say of the only recipient, if it is that the mailbox is there. A mailer that put its own
+    /// words before a report of another's knows more; and a live address suppressed costs more than a dead one kept.
+    fn contradiction(&self) -> Option<&Judged> {
+        let all = self.all();
+        (all.verdict.reason == Reason::MailboxFull && all.verdict.confidence >= SURE).then_some(all)
     }
 
     /// What the words for people say of a recipient, if that is more than is known.
@@ -220,11 +235,7 @@ impl Reader<'_> {
             judged.verdict.confidence > known && judged.verdict.reason != Reason::Other
         };
         if at < words::SEARCHED_MAX {
-            let own = if one.words.is_empty() {
-                Vec::new()
-            } else {
-                words::own_candidates(&one.words, &one.recipient)
-            };
+            let own = if one.words.is_empty() { Vec::new() } else { words::own_candidates(&one.words, &one.recipient) };
             let transcript = self.words.transcript(&one.recipient);
             let shared = if own.is_empty() { self.words.candidates(&one.recipient) } else { Vec::new() };
             for text in transcript.into_iter().chain(own.iter().map(String::as_str)).chain(shared) {
@@ -240,8 +251,24 @@ impl Reader<'_> {
                 }
             }
         }
-        let all = self.all.get_or_init(|| judge(self.words.text(), codes, &one.host));
-        if is_better(all, &best) { Some(all.clone()) } else { best }
+        let all = self.all();
+        if !is_better(all, &best) {
+            return best;
+        }
+        let mut all = all.clone();
+        if known.permanence != Permanence::Unknown {
+            all.verdict.permanence = known.permanence;
+        }
+        if known.permanence == Permanence::Transient {
+            all.verdict.class = Class::Soft;
+        }
+        all.reply = codes.0.or(all.reply);
+        Some(all)
+    }
+
+    /// What all the words say, whoever is meant.
+    fn all(&self) -> &Judged {
+        self.all.get_or_init(|| judge(self.words.text(), (None, None), ""))
     }
 }
 

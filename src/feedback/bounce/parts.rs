@@ -129,7 +129,9 @@ impl Parts {
 /// Whether a part holds fields of a report (RFC 3464 §2.1).
 fn is_status(text: &str) -> bool {
     let low = text.to_ascii_lowercase();
-    ["final-recipient:", "original-recipient:", "reporting-mta:", "action:", "status:"].iter().any(|name| low.contains(name))
+    ["final-recipient:", "original-recipient:", "reporting-mta:", "action:", "status:"]
+        .iter()
+        .any(|name| low.contains(name))
 }
 
 /// The header with its empty line.

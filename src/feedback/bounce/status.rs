@@ -41,7 +41,12 @@ fn recipient(group: &str) -> Option<Named> {
     let first = |name: &str| all(name).first().copied();
     let of = |name: &str| first(name).map(address).filter(|address| !address.is_empty());
     let (last, original) = (of("final-recipient"), of("original-recipient"));
-    let named = last.clone().filter(|address| address.contains('@')).or(original.clone()).or(last).or(of("x-actual-recipient"))?;
+    let named = last
+        .clone()
+        .filter(|address| address.contains('@'))
+        .or(original.clone())
+        .or(last)
+        .or(of("x-actual-recipient"))?;
     let named = if named.contains('@') { named } else { of("x-actual-recipient").unwrap_or(named) };
     let word = first("action").unwrap_or_default().to_ascii_lowercase();
     let word = word.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();

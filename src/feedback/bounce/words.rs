@@ -216,7 +216,7 @@ impl Words {
     fn reply_start(&self, text: &str) -> Option<usize> {
         let bytes = text.as_bytes();
         for at in memchr::memchr2_iter(b'4', b'5', bytes) {
-            let opened = at.checked_sub(1).is_none_or(|before| b"\n:<'\" \t#".contains(&bytes[before]));
+            let opened = at.checked_sub(1).is_none_or(|before| b"\n:;<'\" \t#".contains(&bytes[before]));
             let ended = bytes.get(at + 3).is_some_and(|b| matches!(b, b' ' | b'-' | b':'));
             if opened && ended && super::codes(text.get(at..at + 4).unwrap_or_default()).0.is_some() {
                 self.looked.set(self.looked.get() + at);
@@ -279,4 +279,53 @@ pub(super) fn without_formulas(words: &str) -> String {
     let low = words.to_lowercase();
     let joined = low.split_whitespace().collect::<Vec<_>>().join(" ");
     FORMULAS.iter().fold(joined, |text, formula| text.replace(formula, " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feedback::bounce::free;
+
+    /// Every way through the words of a hostile report, for as many recipients as are searched for.
+    fn work(text: &str) -> (usize, usize) {
+        let parts = Parts { human: text.to_owned(), ..Parts::default() };
+        let words = Words::of(&parts);
+        let named = free::recipients(&parts, &words);
+        for one in named.iter().take(SEARCHED_MAX) {
+            words.transcript(&one.recipient);
+            words.candidates(&one.recipient);
+        }
+        (words.looked(), named.len())
+    }
+
+    /// Work is counted, not time: twice the words may cost twice as much for each recipient, not four times.
+    #[test]
+    fn work_grows_as_the_words_do() {
+        for piece in
+            [" ", "<", ":", "5", "550 ", " 55", "\n\n", "a@b ", "<<< 550\n", ">>> a@b.example\n", "\"'", "--\n", "é"]
+        {
+            let measured = |octets: usize| work(&piece.repeat(octets / piece.len()));
+            let ((small, few), (large, many)) = (measured(6_000), measured(48_000));
+            assert!(many <= SEARCHED_MAX && few <= SEARCHED_MAX);
+            // Six searches or looks for each of the recipients, and what is prepared once.
+            assert!(large <= 48_000 * (6 * many + 4), "{piece:?}: {large} octets looked at for {many}");
+            assert!(large <= 16 * small + 48_000, "{piece:?}: {small}, then {large}");
+        }
+    }
+
+    #[test]
+    fn the_receivers_own_line_goes_before_ours() {
+        let parts = Parts {
+            human: "   ----- Transcript of session follows -----\n>>> MAIL From:<me@here.example>\n<<< 550 no relay\n\
+                    554 <a@b.example>... Remote protocol error\n>>> RCPT To:<c@d.example>\n<<< 550 who is that\n"
+                .to_owned(),
+            ..Parts::default()
+        };
+        let words = Words::of(&parts);
+        assert_eq!(words.transcript("a@b.example"), Some("<<< 550 no relay\n"));
+        assert_eq!(words.transcript("C@d.example"), Some("<<< 550 who is that\n"));
+        assert_eq!(words.transcript("me@here.example"), Some("<<< 550 no relay\n"));
+        assert_eq!(words.transcript("nobody@b.example"), None);
+        assert_eq!(words.transcript(""), None);
+    }
 }

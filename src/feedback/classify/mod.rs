@@ -15,8 +15,10 @@ mod rules;
 mod taxonomy;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 pub use taxonomy::{Class, Permanence};
+pub use unknown::{Cluster, Unknown};
 
 pub use crate::mail::wording::codes;
 pub use crate::mail::{Fault, Reason};
@@ -57,9 +59,7 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
     let verdict = |reason: Reason, confidence: u8, rule: String, soft: bool| {
         // What is unknown for now may be known again: greylists, directories and name servers that are down.
         let passing = permanence == Permanence::Transient;
-        // A code of policy about a domain is about the sender's (RFC 7505 §4.2): a user may be unknown by policy, no host is.
-        let senders = reason == Reason::HostUnknown && enhanced.is_some_and(|code| code.1 == 7);
-        let class = if reason.is_lasting() && !soft && !passing && !senders { Class::Hard } else { Class::Soft };
+        let class = if reason.is_lasting() && !soft && !passing { Class::Hard } else { Class::Soft };
         Verdict { class, permanence, reason, blame: reason.fault(), confidence, rule }
     };
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.sure(code)?))) {
