@@ -137,7 +137,7 @@ pub(super) fn weigh(parts: &Parts, words: &Words) -> Weighed {
 /// auto-reply that repeats the report it answers.
 fn is_answer_with_report(parts: &Parts, words: &Words, reported: &[Named]) -> bool {
     let signs = Signs::of(parts, words);
-    let quotes = reported.iter().any(|one| !one.diagnostic.is_empty());
+    let quotes = reported.iter().any(|one| super::codes(&one.diagnostic).0.is_some_and(|code| code >= 400));
     (signs.challenge || signs.starts_absent || signs.held) && !quotes && !signs.named
         || parts.loose_status && !signs.daemon && signs.is_answer()
 }
@@ -230,12 +230,13 @@ impl Signs {
         }
         let bounce = self.daemon && self.says > 0 && self.coded;
         if self.starts_absent || self.challenge || self.held {
-            return !bounce;
+            return !bounce || self.challenge && self.says < 2;
         }
         let marked = self.absent || self.replied;
         let calm = self.away && !self.coded && (!self.daemon || self.says < 2);
         if self.about_failure {
-            return calm && (marked || !self.daemon) || self.away && marked && !bounce;
+            let answers = self.absent && !self.daemon && !self.coded;
+            return calm && (marked || !self.daemon) || self.away && marked && !bounce || answers;
         }
         self.absent || self.replied && !self.daemon && !self.refused || calm && (marked || self.points > 0)
     }

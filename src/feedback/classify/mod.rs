@@ -56,7 +56,10 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
         (Some(4), _) => Permanence::Transient,
         _ => Permanence::Unknown,
     };
+    // Codes that say that it is the sender's address (RFC 3463 §3.2), whatever words stand beside them.
+    let of_sender = enhanced.is_some_and(|code| code.1 == 1 && matches!(code.2, 7 | 8));
     let verdict = |reason: Reason, confidence: u8, rule: String, soft: bool| {
+        let reason = if of_sender && reason.is_lasting() { Reason::Policy } else { reason };
         // What is unknown for now may be known again: greylists, directories and name servers that are down.
         let passing = permanence == Permanence::Transient;
         let class = if reason.is_lasting() && !soft && !passing { Class::Hard } else { Class::Soft };
