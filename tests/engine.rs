@@ -26,6 +26,8 @@ mod grpc;
 mod heed;
 #[path = "engine/http.rs"]
 mod http;
+#[path = "engine/inbound.rs"]
+mod inbound;
 #[path = "engine/orders.rs"]
 mod orders;
 #[path = "engine/outcomes.rs"]
@@ -52,3 +54,5 @@ mod suppressed;
 mod tenants;
 #[path = "engine/times.rs"]
 mod times;
+#[path = "engine/trace.rs"]
+mod trace;

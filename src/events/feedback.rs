@@ -84,6 +84,9 @@ pub struct Feedback<'a> {
     /// The `id` of what led to it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub evidence: &'a str,
+    /// Of how many, if not of one: an import.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Until when it holds; absent: for good.
     #[serde(serialize_with = "display_some", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -112,6 +115,7 @@ impl<'a> Feedback<'a> {
             enhanced: None,
             reply: "",
             evidence: "",
+            count: None,
             until: None,
         }
     }

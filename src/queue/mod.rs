@@ -19,6 +19,7 @@
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
+//! | `returned.rs` | whose mail it was that something came back of |
 //! | `steer.rs`, `explain.rs` | orders, the reputation brake, warm-up; why mail goes as it goes |
 //! | `census.rs`, `probe.rs` | ways in for the simulation, fuzz targets and benchmarks |
 
@@ -37,6 +38,7 @@ mod ready;
 mod refuse;
 mod restore;
 mod retry;
+mod returned;
 mod room;
 mod scheduler;
 mod session;
@@ -66,6 +68,7 @@ use tokio_util::task::TaskTracker;
 pub use cancel::Cancelled;
 pub use explain::{Explanation, LimitView, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
+pub use returned::Mailed;
 pub use status::{MessageStatus, QueryError};
 pub use steer::{NewOrder, OrderError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
@@ -74,6 +77,7 @@ use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::{Archive, Progress};
+use crate::feedback::verp::Verp;
 use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
@@ -99,6 +103,8 @@ pub struct Parts {
     pub signer: Arc<Signer>,
     /// Says when to try again.
     pub retry: RetryPolicy,
+    /// Makes return paths that bring bounces to us.
+    pub verp: Verp,
     /// When the sender hears of delay.
     pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.

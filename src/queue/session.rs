@@ -251,8 +251,9 @@ impl Queue {
         let places = items.iter().flat_map(|item: &Item| item.recipients.iter());
         let recipients: Vec<&Recipient> = places.map(|place| &envelope.recipients[*place as usize]).collect();
         let empty = bytes::Bytes::new();
+        let returns = self.parts.load().verp.return_path(&envelope.reverse_path, id, &recipients);
         let job = Job {
-            reverse_path: &envelope.reverse_path,
+            reverse_path: returns.as_ref().unwrap_or(&envelope.reverse_path),
             recipients: &recipients,
             signature: message.signature.get().unwrap_or(&empty),
             content: &message.content,
