@@ -1,7 +1,9 @@
 //! The profiles say what a reply asks of us, `config/replies/` what it means. Both give a reason, and the queue asks both: the
 //! one for its schedule, the other for what it learns of lists and sources. Here is where they differ.
 
-use super::Profiles;
+use std::path::PathBuf;
+
+use super::{BUILT_IN, Profiles, file};
 use crate::feedback::bounce::score;
 use crate::feedback::classify::{Class, Permanence, Reason, classify_line};
 use crate::mail::wording::codes;
@@ -41,6 +43,13 @@ fn learned(reason: Reason) -> u8 {
     }
 }
 
+/// Every sample of every rule compiled in, with the name of its profile.
+fn samples() -> Vec<(String, String)> {
+    let (merged, _) = file::merge(BUILT_IN.iter().map(|(name, text)| (PathBuf::from(name), *text)));
+    let rules = merged.iter().flat_map(|profile| profile.rules.iter().map(|rule| (profile.name.to_string(), rule)));
+    rules.flat_map(|(name, rule)| rule.rule.sample.iter().map(move |line| (name.clone(), line.clone()))).collect()
+}
+
 /// What the tables of replies call a profile, and the other way round.
 fn hint(profile: &str) -> &str {
     if matches!(profile, "outlook" | "microsoft365") { "microsoft" } else { profile }
@@ -74,7 +83,7 @@ fn differences<'a>(replies: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -
 
 #[test]
 fn profiles_and_replies_differ_only_where_it_is_said_why() {
-    let samples: Vec<(String, String)> = super::tests::samples();
+    let samples: Vec<(String, String)> = samples();
     let table = include_str!("../../../tests/data/smtp-replies.tsv");
     let rows = score::rows(table);
     let tuned = rows.iter().filter(|row| !score::is_held_out(row["source"]));
@@ -119,7 +128,7 @@ fn what_they_differ_in_teaches_the_queue_the_same() {
 #[test]
 fn no_profile_waits_for_what_is_dead_for_good() {
     let profiles = Profiles::built_in();
-    for (name, line) in super::tests::samples() {
+    for (name, line) in samples() {
         let (code, enhanced) = codes(&line);
         let verdict = classify_line(&line, hint(&name));
         let advice = profiles.advise_text(&name, code, enhanced, &line);

@@ -78,13 +78,6 @@ fn what_is_waited_for_is_no_hard_bounce() {
     }
 }
 
-/// Every sample of every rule compiled in, with the name of its profile.
-pub(super) fn samples() -> Vec<(String, String)> {
-    let (merged, _) = file::merge(BUILT_IN.iter().map(|(name, text)| (PathBuf::from(name), *text)));
-    let rules = merged.iter().flat_map(|profile| profile.rules.iter().map(|rule| (profile.name.to_string(), rule)));
-    rules.flat_map(|(name, rule)| rule.rule.sample.iter().map(move |line| (name.clone(), line.clone()))).collect()
-}
-
 /// What the tables of replies call a provider.
 fn hint(name: &str) -> &str {
     match name {
