@@ -102,6 +102,9 @@ const LIST_FIELDS: [&str; 8] = [
     "x-listserver",
 ];
 
+/// A list says no in less, in bytes.
+const REFUSAL_MAX: usize = 3_000;
+
 pub(super) fn weigh(parts: &Parts, words: &Words) -> Weighed {
     if parts.complaint {
         return Weighed::Other(Kind::Complaint);
@@ -192,6 +195,9 @@ impl Signs {
         let list =
             has(&LIST_FIELDS) || from.contains("-owner@") || from.contains("-help@") || from.contains("-bounces@");
         let answers = has(&ANSWER_FIELDS) || parts.field("precedence").eq_ignore_ascii_case("auto_reply");
+        let answer = subject.trim_start().starts_with("re:") || has(&["in-reply-to"]);
+        // People on lists write about refusals, too: at more length, or in answers.
+        let said = daemon || list && !answer && words.text().len() < REFUSAL_MAX;
         let starts = |one: &String| subject.trim_start().starts_with(one.as_str());
         let mut signs = Signs {
             daemon,
@@ -199,18 +205,18 @@ impl Signs {
             about_failure: KINDS.subjects.is_met(&about),
             says: KINDS.texts.iter().filter(|one| one.is_met(&found)).count().min(2) as i32,
             coded: words.has_reply() || super::codes(words.text()).0.is_some_and(|code| code >= 400),
-            refused: (list || daemon) && (KINDS.refusals.is_met(&about) || KINDS.refusals.is_met(&found)),
+            refused: (list || daemon) && KINDS.refusals.is_met(&about) || said && KINDS.refusals.is_met(&found),
             held: KINDS.holds.is_met(&about) || KINDS.holds.is_met(&found),
             starts_absent: KINDS.absence_starts.iter().any(starts),
             absent: answers || KINDS.absences.is_met(&about),
             away: KINDS.vacations.is_met(&found),
             challenge: KINDS.challenges.is_met(&found)
                 || KINDS.challenges.is_met(&about)
-                || has(&["x-bluebottle-request", "x-spamarrest-speed", "x-delivery-agent"]),
+                || has(&["x-bluebottle-request"])
+                || parts.field("x-delivery-agent").starts_with("TMDA"),
             replied: submitted.starts_with("auto-replied"),
             points: 0,
         };
-        let answer = subject.trim_start().starts_with("re:") || has(&["in-reply-to"]);
         signs.points += i32::from(parts.field("return-path") == "<>");
         signs.points += if parts.field("content-type").to_lowercase().contains("delivery-status") { 3 } else { 0 };
         signs.points += i32::from(!submitted.is_empty() && submitted != "no");
