@@ -5,6 +5,8 @@ pub mod daemon;
 
 pub mod submission;
 
+pub mod inbound;
+
 pub mod ledger;
 pub mod log;
 pub mod spool;
@@ -19,6 +21,7 @@ pub mod signing;
 
 pub mod access;
 pub mod events;
+pub mod suppression;
 
 pub mod admin;
 pub mod cli;
@@ -32,13 +35,15 @@ pub mod telemetry;
 /// Ways in for fuzz targets, the replay of their seeds and benchmarks. No part of the API: may change at any time.
 #[doc(hidden)]
 pub mod probe {
-    use crate::{access, config, delivery, feedback, ledger, log, mail, queue, shaping, signing, spool, submission};
+    use crate::{
+        access, config, delivery, feedback, inbound, ledger, log, mail, queue, shaping, signing, spool, submission,
+    };
 
     /// Takes foreign octets; panics if what is promised of them does not hold.
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 24] = [
+    pub const TARGETS: [(&str, Target); 25] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -59,6 +64,7 @@ pub mod probe {
         ("config", config::probe::config),
         ("report", feedback::probe::report),
         ("bounce", feedback::probe::bounce),
+        ("mailbox", inbound::probe::mailbox),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),
         ("author", access::probe::author),

@@ -12,7 +12,9 @@ mod send;
 mod serve;
 mod shaping;
 mod spool;
+mod suppression;
 mod tenant;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,11 +52,16 @@ enum Command {
     /// Look at the queue of the running daemon, and steer it.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Tell everything that happened to a message, and what waits of it.
+    Trace(trace::TraceArguments),
     /// Say where mail to an address would go now, at what pace, and why.
     Explain(explain::ExplainArguments),
     /// Say who may submit: tenants of the running daemon, their tokens and quotas.
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Say who is not mailed any more: the suppression list of the running daemon.
+    #[command(subcommand)]
+    Suppression(suppression::SuppressionCommand),
     /// Say what a refusal or a bounce means.
     #[command(subcommand)]
     Bounce(bounce::BounceCommand),
@@ -108,11 +115,13 @@ pub fn run() -> ExitCode {
         Command::Dkim(command) => dkim::run(command),
         Command::Send { words } => return send::run("posthaste send", &words),
         Command::Queue(command) => queue::run(command),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Spool(command) => spool::run(command),
         Command::Shaping(command) => shaping::run(command),
         Command::Bounce(command) => bounce::run(command),
         Command::Tenant(command) => tenant::run(command),
+        Command::Suppression(command) => suppression::run(command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("posthaste: {error:#}");

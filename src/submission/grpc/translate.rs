@@ -32,6 +32,7 @@ pub(super) fn request(asked: v1::SubmitRequest) -> (Request, Vec<Violation>) {
     let request = Request {
         tenant: said(asked.tenant),
         campaign: said(asked.campaign),
+        list: said(asked.list),
         class: class_text(asked.class),
         tags: asked.tags,
         not_before: asked.not_before.map(when),
@@ -101,6 +102,14 @@ fn when(time: prost_types::Timestamp) -> When {
     match milliseconds() {
         Some(milliseconds) => When::At(Timestamp(milliseconds)),
         None => When::Text(format!("{} seconds and {} nanoseconds since 1970", time.seconds, time.nanos)),
+    }
+}
+
+/// A time as RFC 3339; one that is none as another text, which is refused as a time.
+pub(super) fn time_text(time: prost_types::Timestamp) -> String {
+    match when(time) {
+        When::At(time) => time.to_string(),
+        When::Text(text) => text,
     }
 }
 

@@ -35,6 +35,9 @@ pub(super) struct Submission {
     /// What the message belongs to.
     #[schema(min_length = 1, max_length = 128)]
     campaign: Option<String>,
+    /// The list it goes to: bulk mail with one gets fields by which its recipient leaves that list (RFC 8058).
+    #[schema(min_length = 1, max_length = 128)]
+    list: Option<String>,
     /// Whether somebody waits for it. Default: `transactional`.
     #[schema(schema_with = openapi::class_or_null)]
     class: Option<String>,
@@ -156,7 +159,7 @@ impl Submission {
     /// It is no JSON, or a field is unknown, twice there, or not of its type; the field is named by its path.
     pub(super) fn read(json: &[u8]) -> Result<Request, Rejection> {
         let Object(submission) =
-            serde_json::from_slice::<Object<Submission>>(json).map_err(|error| rejection(json, &error))?;
+            serde_json::from_slice::<Object<Submission>>(json).map_err(|error| json_rejection(json, &error))?;
         submission.request()
     }
 
@@ -188,6 +191,7 @@ impl Submission {
         Ok(Request {
             tenant: self.tenant,
             campaign: self.campaign,
+            list: self.list,
             class: self.class,
             tags: self.tags.0,
             not_before: self.not_before.map(When::Text),
@@ -233,7 +237,7 @@ impl Submission {
 }
 
 /// What serde_json says, with the field to blame.
-fn rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
+pub(super) fn json_rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
     let path = place::path(json, error.line(), error.column());
     let path = if path.is_empty() { Cow::Borrowed("body") } else { path.into() };
     Rejection::invalid(path, error.to_string())

@@ -35,6 +35,7 @@ use super::message::{self, Circumstances, HEADROOM, MessageError};
 use super::options::{Asked, OptionError, PREFIX};
 use super::received::Received;
 use super::rejection::{Rejection, Violation};
+use super::ways_back::WaysBack;
 use crate::access::Principal;
 use crate::clock::Timestamp;
 use crate::mail::{self, Domain, EnvelopeAddress, Keyed, MessageId, Recipient, header};
@@ -127,7 +128,8 @@ pub fn prepare_within<D: Door>(
         Box::new(Keyed { key, fingerprint, messages: copies as u32 })
     });
     let first = door.next_ids(copies as u32);
-    let making = Making { request: &request, envelope: &envelope, expire_after, circumstances };
+    let ways_back = door.ways_back();
+    let making = Making { request: &request, envelope: &envelope, expire_after, ways_back, circumstances };
     let mut messages: SmallVec<[NewMessage; 1]> = SmallVec::with_capacity(copies);
     let mut overdue = envelope.overdue.clone().map(|why| Box::new(Rejection::invalid("expires_at", why)));
     for copy in 0..copies {
@@ -142,7 +144,7 @@ pub fn prepare_within<D: Door>(
         Some(overdue) if keyed.is_none() => Err(*overdue),
         overdue => {
             messages[0].envelope.key = keyed;
-            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue })
+            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue, client: None })
         }
     }
 }
@@ -207,6 +209,7 @@ struct Making<'a> {
     request: &'a Request,
     envelope: &'a Envelope,
     expire_after: Duration,
+    ways_back: Option<Arc<WaysBack>>,
     circumstances: &'a ApiCircumstances<'a>,
 }
 
@@ -240,8 +243,20 @@ impl Making<'_> {
         let asked = Asked::default();
         // What it said beside the content is in the fingerprint of the request.
         let said = "";
-        let known =
-            Circumstances { received, reverse_path, recipients, asked, said, smtputf8, eight_bit, expire_after };
+        let tenant = circumstances.principal.tenant.as_ref().map(|tenant| &*tenant.name);
+        let ways_back = self.ways_back.as_deref();
+        let known = Circumstances {
+            received,
+            reverse_path,
+            recipients,
+            asked,
+            said,
+            tenant,
+            ways_back,
+            smtputf8,
+            eight_bit,
+            expire_after,
+        };
         let completed = message::complete_with(buffer, &known, envelope.options.clone())
             .map_err(|error| refused(&error, circumstances.names.raw))?;
         let envelope = mail::Envelope {
@@ -256,6 +271,7 @@ impl Making<'_> {
             eight_bit,
             ret: request.ret,
             envid: envelope.envid.clone(),
+            list: completed.list,
             tags: completed.tags,
             key: completed.key,
         };
@@ -268,6 +284,7 @@ fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Vio
     let given = [
         ("tenant", "Tenant", request.tenant.is_some()),
         ("campaign", "Campaign", request.campaign.is_some()),
+        ("list", "List", request.list.is_some()),
         ("class", "Class", request.class.is_some()),
         ("tags", "Tags", !request.tags.is_empty()),
         ("not_before", "Not-Before", request.not_before.is_some()),

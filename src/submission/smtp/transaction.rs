@@ -10,11 +10,13 @@ use bytes::Bytes;
 use super::super::message::{self, Circumstances, MessageError};
 use super::super::options::{Asked, OptionError};
 use super::super::received::Received;
+use super::super::ways_back::WaysBack;
 use super::content::{Content, Whole};
 use super::limits::MemoryShare;
 use super::parameters::{MailParameters, RcptParameters};
 use crate::access::Principal;
-use crate::mail::{Envelope, EnvelopeAddress, Recipient, ReversePath};
+use crate::clock::Timestamp;
+use crate::mail::{Envelope, EnvelopeAddress, Recipient, ReversePath, Stream};
 
 /// From here on equal recipients are found by a table instead of by looking at each.
 const TABLE_FROM: usize = 16;
@@ -55,12 +57,14 @@ pub(super) struct Submitted {
 }
 
 /// What is known of the session when a transaction completes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Trace<'a> {
     /// The trace field, its recipient still unsaid.
     pub(super) received: Received<'a>,
     /// How long a message lives unless it says otherwise.
     pub(super) expire_after: Duration,
+    /// What is added so that recipients can leave.
+    pub(super) ways_back: Option<Arc<WaysBack>>,
 }
 
 impl Transaction {
@@ -127,6 +131,8 @@ impl Transaction {
                 recipients: &self.recipients,
                 asked: self.asked,
                 said: &self.parameters.said(),
+                tenant: self.principal.tenant.as_ref().map(|tenant| &*tenant.name),
+                ways_back: trace.ways_back.as_deref(),
                 smtputf8,
                 eight_bit,
                 expire_after: trace.expire_after,
@@ -151,10 +157,26 @@ impl Transaction {
             eight_bit,
             ret: self.parameters.ret,
             envid: self.parameters.envid,
+            list: completed.list,
             tags: completed.tags,
             key: completed.key,
         };
         Ok(Submitted { principal: self.principal, envelope, content: completed.content, overdue, memory })
+    }
+}
+
+impl Transaction {
+    /// The message and its envelope with nothing done to them, for what comes back.
+    pub(super) fn untouched(self, whole: Whole, at: Timestamp) -> (Arc<Principal>, Envelope, Bytes, MemoryShare) {
+        let Whole { buffer, memory, eight_bit } = whole;
+        let envelope = Envelope {
+            reverse_path: self.reverse_path,
+            recipients: self.recipients,
+            smtputf8: self.parameters.smtputf8,
+            eight_bit,
+            ..Envelope::unreadable(Stream::default(), at)
+        };
+        (self.principal, envelope, Bytes::from(buffer).slice(message::HEADROOM..), memory)
     }
 }
 
