@@ -157,11 +157,9 @@ impl Tally {
         // What has no command was our own judgement.
         let spoke = line.event != "delivered" && line.command.is_some() && line.code >= 400;
         let enhanced: Option<EnhancedCode> = line.enhanced.parse().ok();
-        let judged =
-            spoke.then(|| (read(old, &before, line, enhanced), read(new, &provider, line, enhanced)));
+        let judged = spoke.then(|| (read(old, &before, line, enhanced), read(new, &provider, line, enhanced)));
         if let Some(at) = Timestamp::parse_rfc3339(&line.time) {
-            let attempt =
-                Attempt { at: at.0, source: &line.source, site: &line.site, message: &line.message_id };
+            let attempt = Attempt { at: at.0, source: &line.source, site: &line.site, message: &line.message_id };
             self.plays.0.add(attempt, old.get(&before), judged.as_ref().map(|(from, _)| from));
             self.plays.1.add(attempt, new.get(&provider), judged.as_ref().map(|(_, to)| to));
         }

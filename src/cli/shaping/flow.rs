@@ -143,7 +143,8 @@ pub(super) fn compare(before: Play, after: Play) -> Vec<Compared> {
 
 /// As a table: each cell is what it was, and what it would be if that differs.
 pub(super) fn in_words(compared: &[Compared]) -> String {
-    let mut rows = vec![["provider", "source", "attempts", "held", "longest wait", "slowest pace", "paused"].map(String::from)];
+    let mut rows =
+        vec![["provider", "source", "attempts", "held", "longest wait", "slowest pace", "paused"].map(String::from)];
     for Compared { provider, source, before, after } in compared {
         let both = |of: &dyn Fn(&Flow) -> String| match (of(before), of(after)) {
             (before, after) if before == after => before,
