@@ -94,6 +94,7 @@ impl Daemon {
             if let Err(error) = into.recall_paces(&paces) {
                 tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
             }
+            into.reserve(opened.messages);
             restoring.restore(&mut opened, &mut |message| into.restore(message))
         };
         let restored = match queue.recall(&ledger) {

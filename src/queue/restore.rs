@@ -11,6 +11,11 @@ use crate::mail::AddressHost;
 use crate::spool::{ENDED, Restored, RestoredRecipient, Update};
 
 impl Queue {
+    /// So many messages are going to be restored: their places are made in one piece, which leaves no holes in memory.
+    pub fn reserve(&self, messages: usize) {
+        self.lock().reserve(messages);
+    }
+
     /// An unfinished message found at start-up joins the queue with the states it had.
     pub fn restore(self: &Arc<Queue>, restored: Restored) {
         let Restored { id, envelope, recipients, taken_back } = restored;

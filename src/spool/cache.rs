@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::Message;
 use crate::mail::MessageId;
 
-/// What a message costs beyond its content, roughly.
-const OVERHEAD: usize = 512;
+/// What a message costs beyond its content, roughly: its envelope, and what may be free in its buffer.
+const OVERHEAD: usize = 2048;
 
 /// Bounded in octets. When full, newcomers stay on disk: the older ones will be sent first and are worth more here.
 #[derive(Debug)]

@@ -170,6 +170,12 @@ impl Scheduler {
         self.counts.open.iter().sum::<i64>().max(0) as usize
     }
 
+    /// Makes room for so many messages more.
+    pub(super) fn reserve(&mut self, messages: usize) {
+        self.messages.reserve(messages);
+        self.sleepers.reserve(messages);
+    }
+
     /// Adds a message. `groups` are its open recipients, each in one of them.
     pub(super) fn add(
         &mut self,
