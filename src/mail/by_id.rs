@@ -1,5 +1,8 @@
 //! A table of messages by their ids, compact: a million of them may wait.
 
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
 use hashbrown::HashTable;
 use slab::Slab;
 
@@ -130,6 +133,29 @@ pub(crate) const fn size_in_slab<T>() -> usize {
     size_of::<Slot<T>>()
 }
 
+/// A map by message id, where entries do not know theirs.
+pub type IdMap<T> = HashMap<MessageId, T, BuildHasherDefault<IdHasher>>;
+/// A set of message ids.
+pub type IdSet = HashSet<MessageId, BuildHasherDefault<IdHasher>>;
+
+/// Hashes message ids, and nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        octets.iter().for_each(|octet| self.write_u64(u64::from(*octet)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = hash(MessageId(self.0 ^ id));
+    }
+}
+
 /// Ids are our own, so nobody chooses them to collide. They differ in few bits, which the product spreads over all.
 fn hash(id: MessageId) -> u64 {
     let product = u128::from(id.0) * 0x9e37_79b9_7f4a_7c15;
@@ -138,8 +164,6 @@ fn hash(id: MessageId) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use rand::rngs::SmallRng;
     use rand::{RngExt, SeedableRng};
 

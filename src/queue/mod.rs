@@ -260,13 +260,8 @@ impl Queue {
             size: message.content.len() as u64,
             expires,
         };
-        let groups = groups.into_iter().map(|(host, recipients)| Group {
-            host: host.clone(),
-            attempts: 0,
-            late: false,
-            recipients,
-            due,
-        });
+        let groups =
+            groups.into_iter().map(|(host, recipients)| Group { host, attempts: 0, late: false, recipients, due });
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
 

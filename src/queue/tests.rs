@@ -43,15 +43,15 @@ fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
         size: 0,
         expires: EXPIRY,
     };
-    let host = |name: &str| AddressHost::Domain(name.parse().unwrap());
-    let group = |name, places: &[u32]| Group {
-        host: host(name),
+    let [a, b] = ["a.example", "b.example"].map(|name| AddressHost::Domain(name.parse().unwrap()));
+    let group = |host, places: &[u32]| Group {
+        host,
         attempts: 0,
         late: false,
         recipients: places.iter().copied().collect(),
         due: 0,
     };
-    scheduler.add(0, newcomer, [group("a.example", &[0, 2]), group("b.example", &[1])], actions);
+    scheduler.add(0, newcomer, [group(&a, &[0, 2]), group(&b, &[1])], actions);
     scheduler
 }
 
@@ -107,8 +107,9 @@ fn who_wakes_behind_his_expiry_is_given_up_at_once() {
 #[test]
 fn a_message_partly_asleep_is_given_up_at_once() {
     let (mut scheduler, mut actions) = (Scheduler::default(), Vec::new());
+    let host = AddressHost::Domain("a.example".parse().unwrap());
     let group = |recipient, due| Group {
-        host: AddressHost::Domain("a.example".parse().unwrap()),
+        host: &host,
         attempts: 1,
         late: false,
         recipients: [recipient].into_iter().collect(),
@@ -149,7 +150,7 @@ fn the_sleepers_of_what_is_taken_back_go_in_slices() {
     for id in 1..=100 {
         let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
         let host = AddressHost::Domain("a.example".parse().unwrap());
-        let group = Group { host, attempts: 1, late: false, recipients: [0].into_iter().collect(), due: 50_000 };
+        let group = Group { host: &host, attempts: 1, late: false, recipients: [0].into_iter().collect(), due: 50_000 };
         scheduler.add(
             0,
             Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY },
@@ -215,7 +216,7 @@ fn with_a_busy_session(now: u64) -> Scheduler {
 fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
     let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
     let group =
-        Group { host: probe::a_route().0, attempts: 0, late: false, recipients: [0].into_iter().collect(), due: now };
+        Group { host: &probe::a_route().0, attempts: 0, late: false, recipients: [0].into_iter().collect(), due: now };
     scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY }, [group], actions);
 }
 
