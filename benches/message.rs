@@ -35,6 +35,7 @@ pub fn envelope() -> Envelope {
         eight_bit: false,
         ret: None,
         envid: None,
+        list: None,
         tags: vec!["order".into()],
         key: None,
         delay_report_at: None,

@@ -5,6 +5,8 @@ pub mod daemon;
 
 pub mod submission;
 
+pub mod inbound;
+
 pub mod ledger;
 pub mod log;
 pub mod spool;
@@ -19,6 +21,7 @@ pub mod signing;
 
 pub mod access;
 pub mod events;
+pub mod suppression;
 
 pub mod admin;
 pub mod cli;

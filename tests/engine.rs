@@ -26,6 +26,8 @@ mod grpc;
 mod heed;
 #[path = "engine/http.rs"]
 mod http;
+#[path = "engine/inbound.rs"]
+mod inbound;
 #[path = "engine/orders.rs"]
 mod orders;
 #[path = "engine/outcomes.rs"]
@@ -46,7 +48,11 @@ mod sites;
 mod sources;
 #[path = "engine/submission.rs"]
 mod submission;
+#[path = "engine/suppressed.rs"]
+mod suppressed;
 #[path = "engine/tenants.rs"]
 mod tenants;
 #[path = "engine/times.rs"]
 mod times;
+#[path = "engine/trace.rs"]
+mod trace;

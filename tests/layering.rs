@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From what conducts to what everybody may use. Modules on one line do not know one another, but for the last line.
-const ORDER: [&[&str]; 11] = [
+const ORDER: [&[&str]; 12] = [
     &["cli"],
     &["demo"],
     &["daemon"],
+    &["inbound"],
     &["submission", "admin"],
     &["queue"],
     &["routing", "shaping", "signing", "delivery", "feedback"],

@@ -11,6 +11,7 @@ mod check;
 mod credentials;
 mod egress;
 mod hostname;
+mod inbound;
 mod limit;
 mod load;
 #[doc(hidden)]
@@ -21,6 +22,7 @@ mod reputation;
 mod scope;
 mod shaping;
 mod size;
+mod suppression;
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +36,7 @@ pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
+pub use inbound::{FeedbackConfig, InboundConfig};
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
@@ -42,6 +45,7 @@ pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
+pub use suppression::{SuppressionConfig, SuppressionScope};
 
 use crate::mail::Domain;
 
@@ -68,10 +72,16 @@ pub struct Config {
     pub retry: RetryConfig,
     /// What senders hear of their mail.
     pub reports: ReportsConfig,
+    /// How what comes back finds us.
+    pub feedback: FeedbackConfig,
+    /// The listener for what comes back.
+    pub inbound: InboundConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// Who is not mailed any more.
+    pub suppression: SuppressionConfig,
     /// What is known of receivers.
     pub shaping: ShapingConfig,
     /// What keeps complaints and unknown users down.
@@ -111,8 +121,11 @@ impl Default for Config {
             delivery: DeliveryConfig::default(),
             retry: RetryConfig::default(),
             reports: ReportsConfig::default(),
+            feedback: FeedbackConfig::default(),
+            inbound: InboundConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            suppression: SuppressionConfig::default(),
             shaping: ShapingConfig::default(),
             brake: BrakeConfig::default(),
             warmup: Vec::new(),

@@ -1,12 +1,12 @@
 //! What an event says.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::mail::{Blame, EnhancedCode, Envelope, MessageId, TlsFacts};
 
 /// What happened to a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The receiver took it. An end.
@@ -19,6 +19,18 @@ pub enum Kind {
     Expired,
     /// Taken back. An end.
     Cancelled,
+    /// The suppression list names it. An end.
+    Suppressed,
+}
+
+impl Kind {
+    /// Nothing more happens to the recipient; every recipient has exactly one such event.
+    pub fn is_end(self) -> bool {
+        match self {
+            Kind::Delivered | Kind::Bounced | Kind::Expired | Kind::Cancelled | Kind::Suppressed => true,
+            Kind::Deferred => false,
+        }
+    }
 }
 
 /// Milliseconds each stage of an attempt took; connect and tls are those of the session, zero on a reused one.
@@ -60,6 +72,9 @@ pub struct Event<'a> {
     /// The campaign.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub campaign: &'a str,
+    /// The list.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub list: &'a str,
     /// The client's words.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub tags: &'a [Box<str>],
@@ -74,6 +89,9 @@ pub struct Event<'a> {
     /// The site.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub site: &'a str,
+    /// The family that the site belongs to; `default`: to none that is known, `relay`: it is a fixed route.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub provider: &'a str,
     /// Our source, by name.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub source: &'a str,
@@ -119,11 +137,13 @@ impl<'a> Event<'a> {
             tenant: &envelope.stream.tenant,
             class: envelope.stream.class.as_str(),
             campaign: &envelope.stream.campaign,
+            list: envelope.list.as_deref().unwrap_or_default(),
             tags: &envelope.tags,
             accepted_at: envelope.accepted_at,
             attempt: 0,
             next_attempt: None,
             site: "",
+            provider: "",
             source: "",
             source_address: None,
             mx_host: "",

@@ -48,6 +48,7 @@ pub fn report(octets: &[u8]) {
         eight_bit: !content.is_ascii(),
         ret: octets.len().is_multiple_of(2).then_some(Ret::Full),
         envid: (!envid.is_empty()).then(|| envid.clone().into()),
+        list: None,
         tags: Vec::new(),
         key: None,
         delay_report_at: None,

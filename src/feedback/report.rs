@@ -126,6 +126,7 @@ pub fn delivery_report(
         eight_bit,
         ret: None,
         envid: None,
+        list: None,
         tags: Vec::new(),
         key: None,
     };

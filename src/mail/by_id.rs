@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn ids_spread() {
-        let ids = (0..1u64 << 16).map(|n| MessageId((1_700_000_000_000 + n / 8) << 22 | n % 8));
+        let ids = (0..1u64 << 16).map(|n| MessageId(((1_700_000_000_000 + n / 8) << 22) | (n % 8)));
         let mut low = vec![0u8; 1 << 16];
         let mut high = [0u32; 128];
         for id in ids {

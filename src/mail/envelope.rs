@@ -34,6 +34,8 @@ pub struct Envelope {
     pub ret: Option<Ret>,
     /// The client's name for the envelope, xtext-encoded as given (RFC 3461 §4.4).
     pub envid: Option<Box<str>>,
+    /// The list it goes to, in the client's own terms: whoever unsubscribes leaves this list. `None`: it goes to none.
+    pub list: Option<Box<str>>,
     /// Free words for the events, from X-Posthaste-Tags.
     pub tags: Vec<Box<str>>,
     /// How the client calls the submission this message is the first of; `None`: not at all.
@@ -55,6 +57,7 @@ impl Envelope {
             eight_bit: false,
             ret: None,
             envid: None,
+            list: None,
             tags: Vec::new(),
             key: None,
         }

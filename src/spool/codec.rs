@@ -96,8 +96,9 @@ impl<'a> Reader<'a> {
 }
 
 /// Raised when a field is added or means something else. Version 2: the idempotency key, behind the recipients. Version 3:
-/// the first octet of its fingerprint says what made it. Version 4: when delay is reported, behind the key.
-const VERSION: u8 = 4;
+/// the first octet of its fingerprint says what made it. Version 4: when delay is reported, behind the key. Version 5: the list,
+/// behind that.
+const VERSION: u8 = 5;
 
 const SMTPUTF8: u8 = 1;
 const EIGHT_BIT: u8 = 2;
@@ -106,6 +107,7 @@ const RET_HDRS: u8 = 8;
 const ENVID: u8 = 16;
 const KEY: u8 = 32;
 const DELAY_REPORT: u8 = 64;
+const LIST: u8 = 128;
 
 pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     w.u8(VERSION);
@@ -120,6 +122,7 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     flags |= if envelope.envid.is_some() { ENVID } else { 0 };
     flags |= if envelope.key.is_some() { KEY } else { 0 };
     flags |= if envelope.delay_report_at.is_some() { DELAY_REPORT } else { 0 };
+    flags |= if envelope.list.is_some() { LIST } else { 0 };
     w.u8(flags);
     w.number(envelope.accepted_at.0);
     w.number(envelope.not_before.0);
@@ -143,6 +146,9 @@ pub(super) fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     if let Some(at) = envelope.delay_report_at {
         w.number(at.0);
     }
+    if let Some(list) = &envelope.list {
+        w.text(list);
+    }
 }
 
 /// Whether an envelope has a key, without reading it.
@@ -151,7 +157,7 @@ pub(super) fn has_key(head: &[u8]) -> bool {
 }
 
 pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
-    // Version 1 had no keys, versions before 4 no reports of delay, and so not their flags.
+    // Version 1 had no keys, versions before 4 no reports of delay, before 5 no lists, and so not their flags.
     let version = r.u8("version")?;
     if !(1..=VERSION).contains(&version) {
         return Err(CodecError("version"));
@@ -171,6 +177,7 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
     let recipients = (0..r.number("recipients")?).map(|_| read_recipient(r)).collect::<Result<_>>()?;
     let key = if flags & KEY != 0 { Some(Box::new(read_key(r, version)?)) } else { None };
     let delay_report_at = if flags & DELAY_REPORT != 0 { Some(r.time("delay report")?) } else { None };
+    let list = if flags & LIST != 0 { Some(r.text("list")?.into()) } else { None };
     Ok(Envelope {
         reverse_path,
         recipients,
@@ -183,6 +190,7 @@ pub(super) fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope> {
         eight_bit: flags & EIGHT_BIT != 0,
         ret,
         envid,
+        list,
         tags,
         key,
     })
@@ -280,6 +288,7 @@ mod tests {
             eight_bit: false,
             ret: Some(Ret::Hdrs),
             envid: Some("QQ314159".into()),
+            list: Some("news".into()),
             tags: vec!["one".into(), "two".into()],
             key: Some(Box::new(Keyed {
                 key: "order-4711".parse().unwrap(),
@@ -298,6 +307,7 @@ mod tests {
             tags: vec![],
             key: None,
             delay_report_at: None,
+            list: None,
             ..sample()
         };
         for envelope in [sample(), null] {
@@ -319,12 +329,17 @@ mod tests {
 
     #[test]
     fn earlier_versions_read() {
-        let undelayed = Envelope { delay_report_at: None, ..sample() };
+        let unlisted = Envelope { list: None, ..sample() };
+        let undelayed = Envelope { delay_report_at: None, ..unlisted.clone() };
         let unkeyed = Envelope { key: None, ..undelayed.clone() };
         let unknown = Keyed { fingerprint: Fingerprint::UNKNOWN, ..*sample().key.unwrap() };
         let unprinted = Envelope { key: Some(Box::new(unknown)), ..undelayed.clone() };
-        let written =
-            [(1, unkeyed.clone(), unkeyed), (2, undelayed.clone(), unprinted), (3, undelayed.clone(), undelayed)];
+        let written = [
+            (1, unkeyed.clone(), unkeyed),
+            (2, undelayed.clone(), unprinted),
+            (3, undelayed.clone(), undelayed),
+            (4, unlisted.clone(), unlisted),
+        ];
         for (version, written, read) in written {
             let mut w = Writer::default();
             write_envelope(&mut w, &written);

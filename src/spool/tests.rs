@@ -52,6 +52,7 @@ fn envelope(recipients: u32) -> Envelope {
         eight_bit: false,
         ret: None,
         envid: None,
+        list: None,
         tags: Vec::new(),
         key: None,
         delay_report_at: None,

@@ -68,6 +68,8 @@ pub struct Completed {
     pub capacity: usize,
     /// Where it belongs.
     pub stream: Stream,
+    /// The list it goes to.
+    pub list: Option<Box<str>>,
     /// Its tags.
     pub tags: Vec<Box<str>>,
     /// Not tried before.
@@ -168,8 +170,9 @@ pub fn complete_with(
     let start = close_gaps(&mut buffer, section_end, &facts.removed);
     let start = put_in_front(&mut buffer, start, facts.prefix(circumstances).as_bytes());
     let (content, capacity) = fitted(buffer, start);
-    let (stream, tags) = (facts.options.stream(), facts.options.take_tags());
-    Ok(Completed { content, capacity, stream, tags, not_before, expires_at, key, overdue })
+    let (stream, list) = (facts.options.stream(), facts.options.take_list());
+    let tags = facts.options.take_tags();
+    Ok(Completed { content, capacity, stream, list, tags, not_before, expires_at, key, overdue })
 }
 
 /// The content from `start` on, and what it occupies. A buffer much larger than what it holds is left for the next one:

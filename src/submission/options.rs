@@ -43,6 +43,7 @@ pub struct Options {
     tenant: Option<Arc<str>>,
     campaign: Option<Arc<str>>,
     class: Option<Class>,
+    list: Option<Box<str>>,
     tags: Option<Vec<Box<str>>>,
     not_before: Option<Timestamp>,
     expires_at: Option<Timestamp>,
@@ -78,6 +79,7 @@ impl Options {
             match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
                 "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
                 "campaign" => word(value).and_then(|word| once(&mut self.campaign, word.into())),
+                "list" => word(value).and_then(|word| once(&mut self.list, word.into())),
                 "class" => class(value).and_then(|class| once(&mut self.class, class)),
                 "tags" => tags(value).and_then(|tags| once(&mut self.tags, tags)),
                 "not-before" => time(value, now)
@@ -97,6 +99,11 @@ impl Options {
             class: self.class.or(self.asked.class).unwrap_or_default(),
             campaign: self.campaign.clone().unwrap_or_default(),
         }
+    }
+
+    /// The list it goes to.
+    pub fn take_list(&mut self) -> Option<Box<str>> {
+        self.list.take()
     }
 
     /// Its tags.

@@ -76,6 +76,10 @@ pub struct Metrics {
     pub ledger_readonly: IntGaugeVec,
     /// Records and files found damaged since the start, by log: receipts, facts.
     pub ledger_damaged: IntGaugeVec,
+    /// Entries of the suppression list, by scope: global, tenant, list.
+    pub suppressions: IntGaugeVec,
+    /// Times that mail was kept from an address, by reason: hard-bounce, complaint, unsubscribe, manual.
+    pub suppressed: IntCounterVec,
     /// Seconds per message spent signing.
     pub signing: Histogram,
     /// Messages held back because their key could not be used.
@@ -92,6 +96,10 @@ pub struct Metrics {
     pub warmup_day: IntGaugeVec,
     /// Recipients a source that is warmed up may still mail today, by source and provider.
     pub warmup_left: IntGaugeVec,
+    /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster.
+    pub inbound_messages: IntCounterVec,
+    /// Recipients that came back by mail after their mail had been taken, by provider and reason.
+    pub bounces: IntCounterVec,
     /// 1 if the last reload of the configuration worked, else 0.
     pub config_ok: Gauge,
 }
@@ -173,6 +181,8 @@ impl Metrics {
             ledger_index_ok: gauge(&r, "ledger_index_ok", "1 while the ledger's index answers from disk"),
             ledger_readonly: gauges(&r, "ledger_readonly", "1 while a log of the ledger takes nothing", &["log"]),
             ledger_damaged: gauges(&r, "ledger_damaged", "records of the ledger found damaged", &["log"]),
+            suppressions: gauges(&r, "suppressions", "entries of the suppression list", &["scope"]),
+            suppressed: counters(&r, "suppressed_total", "times that mail was kept from an address", &["reason"]),
             signing: histogram(&r, "signing_seconds", "time to sign a message", 0.000_02, 2.0, 14),
             signing_failures: counter(&r, "signing_failures_total", "messages held back for want of a usable key"),
             events: counter(&r, "events_total", "events written"),
@@ -185,6 +195,8 @@ impl Metrics {
             brakes: counters(&r, "brakes_total", "thresholds of reputation crossed", &["provider", "what"]),
             warmup_day: gauges(&r, "warmup_day", "day of the plan a source is at", &["source", "provider"]),
             warmup_left: gauges(&r, "warmup_left", "recipients a source may still mail today", &["source", "provider"]),
+            inbound_messages: counters(&r, "inbound_messages_total", "messages taken at addresses of ours", &["kind"]),
+            bounces: counters(&r, "bounces_total", "recipients that came back by mail", &["provider", "reason"]),
             config_ok: register(&r, Gauge::with_opts(opts("config_last_reload_ok", "1 if the last reload worked"))),
             registry: r,
         };

@@ -213,6 +213,7 @@ impl Arrival {
             eight_bit: false,
             ret: None,
             envid: None,
+            list: None,
             tags: Vec::new(),
             key: None,
             delay_report_at: None,

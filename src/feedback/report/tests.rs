@@ -20,6 +20,7 @@ pub(in crate::feedback) fn envelope(sender: &str, recipients: Vec<Recipient>) ->
         eight_bit: false,
         ret: None,
         envid: None,
+        list: None,
         tags: Vec::new(),
         key: None,
     }

@@ -142,7 +142,7 @@ pub fn prepare_within<D: Door>(
         Some(overdue) if keyed.is_none() => Err(*overdue),
         overdue => {
             messages[0].envelope.key = keyed;
-            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue })
+            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue, client: None })
         }
     }
 }
@@ -256,6 +256,7 @@ impl Making<'_> {
             eight_bit,
             ret: request.ret,
             envid: envelope.envid.clone(),
+            list: completed.list,
             tags: completed.tags,
             key: completed.key,
         };
@@ -268,6 +269,7 @@ fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Vio
     let given = [
         ("tenant", "Tenant", request.tenant.is_some()),
         ("campaign", "Campaign", request.campaign.is_some()),
+        ("list", "List", request.list.is_some()),
         ("class", "Class", request.class.is_some()),
         ("tags", "Tags", !request.tags.is_empty()),
         ("not_before", "Not-Before", request.not_before.is_some()),

@@ -1,0 +1,318 @@
+//! Tokens: what we write on the wire so that whatever comes back can be believed and resolved, and nobody can forge one.
+//!
+//! | token | stands in | names | form |
+//! |---|---|---|---|
+//! | [`Sent`] | VERP return path, `CFBL-Feedback-ID` | a message, and which of its recipients | 36 letters and digits, case does not matter |
+//! | [`Subscription`] | unsubscribe addresses (URL, mailto) | whose subscription to what | base64url, as long as it must be |
+//!
+//! Each is authenticated by HMAC-SHA256, cut to 80 bits, under a key derived for its kind, so that one kind cannot stand in
+//! for the other. A message's token ends with the lifetime that is asked for when it is read, counted from the time in the
+//! message id; a subscription's does not end: a link in an old letter must work.
+//!
+//! A token names the recipient by 32 bits of a hash: enough to tell the recipients of one message apart.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use aws_lc_rs::{constant_time, digest, hmac, rand};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::clock::Timestamp;
+use crate::mail::{Class, EnvelopeAddress, MessageId, Stream};
+
+/// Octets of a token's HMAC.
+const MAC: usize = 10;
+/// Message id, recipient, HMAC.
+const SENT: usize = 8 + 4 + MAC;
+/// Longest text that is looked at.
+const TEXT_MAX: usize = 2_000;
+/// Crockford's base 32, small letters.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// A message that was sent, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Which.
+    pub message: MessageId,
+    /// Which of its recipients; `None`: any of them.
+    pub recipient: Option<RecipientHash>,
+}
+
+/// Tells the recipients of one message apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecipientHash(u32);
+
+impl RecipientHash {
+    /// Of this address. Never that of "any".
+    pub fn of(address: &EnvelopeAddress) -> RecipientHash {
+        let hash = digest::digest(&digest::SHA256, address.to_string().to_lowercase().as_bytes());
+        let number = u32::from_be_bytes(hash.as_ref()[..4].try_into().expect("four octets"));
+        RecipientHash(number.max(1))
+    }
+}
+
+/// What an unsubscribe address ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Whose.
+    pub address: EnvelopeAddress,
+    /// To mail of this stream. Without a list, it is the stream that is left.
+    pub stream: Stream,
+    /// To this list.
+    pub list: Option<Box<str>>,
+    /// The message that the address stood in.
+    pub message: MessageId,
+}
+
+/// Why a text is no token of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It does not have the form of one.
+    #[error("not a token")]
+    Malformed,
+    /// It has the form, but we did not make it, or not for this purpose.
+    #[error("not a token of ours")]
+    Forged,
+    /// We made it too long ago.
+    #[error("the token has expired")]
+    Expired,
+}
+
+/// The keys behind all tokens.
+pub struct Tokens {
+    sent: hmac::Key,
+    subscription: hmac::Key,
+}
+
+impl Tokens {
+    /// From a secret of any length.
+    pub fn new(secret: &[u8]) -> Tokens {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let derive = |purpose: &str| hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose.as_bytes()).as_ref());
+        Tokens { sent: derive("sent"), subscription: derive("subscription") }
+    }
+
+    /// From the file at `path`; if there is none, it is made, readable by its owner only. Blocks.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or holds fewer than 16 octets.
+    pub fn load_or_make(path: &Path) -> io::Result<Tokens> {
+        let secret = match std::fs::read(path) {
+            Ok(secret) => secret,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
+            Err(error) => return Err(error),
+        };
+        if secret.len() < 16 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "fewer than 16 octets are no secret"));
+        }
+        Ok(Tokens::new(&secret))
+    }
+
+    /// The token of a message.
+    pub fn sent(&self, sent: Sent) -> String {
+        let mut octets = [0; SENT];
+        octets[..8].copy_from_slice(&sent.message.0.to_be_bytes());
+        octets[8..12].copy_from_slice(&sent.recipient.map_or(0, |hash| hash.0).to_be_bytes());
+        let mac = hmac::sign(&self.sent, &octets[..12]);
+        octets[12..].copy_from_slice(&mac.as_ref()[..MAC]);
+        base32(&octets)
+    }
+
+    /// Reads the token of a message that is not older than `lifetime`.
+    ///
+    /// # Errors
+    /// It is none, or not ours, or too old.
+    pub fn read_sent(&self, text: &str, now: Timestamp, lifetime: Duration) -> Result<Sent, TokenError> {
+        let octets: [u8; SENT] = from_base32(text).ok_or(TokenError::Malformed)?;
+        let mac = hmac::sign(&self.sent, &octets[..12]);
+        constant_time::verify_slices_are_equal(&mac.as_ref()[..MAC], &octets[12..]).map_err(|_| TokenError::Forged)?;
+        let message = MessageId(u64::from_be_bytes(octets[..8].try_into().expect("eight octets")));
+        let recipient = u32::from_be_bytes(octets[8..12].try_into().expect("four octets"));
+        if now.since(message.time()) > lifetime {
+            return Err(TokenError::Expired);
+        }
+        Ok(Sent { message, recipient: (recipient != 0).then_some(RecipientHash(recipient)) })
+    }
+
+    /// The token of a subscription.
+    pub fn subscription(&self, subscription: &Subscription) -> String {
+        let Subscription { address, stream, list, message } = subscription;
+        let mut octets = vec![1, stream.class as u8];
+        octets.extend_from_slice(&message.0.to_be_bytes());
+        let address = address.to_string();
+        for text in [&address, &*stream.tenant, &*stream.campaign, list.as_deref().unwrap_or_default()] {
+            octets.extend_from_slice(&(text.len() as u16).to_be_bytes());
+            octets.extend_from_slice(text.as_bytes());
+        }
+        let mac = hmac::sign(&self.subscription, &octets);
+        octets.extend_from_slice(&mac.as_ref()[..MAC]);
+        URL_SAFE_NO_PAD.encode(octets)
+    }
+
+    /// Reads the token of a subscription.
+    ///
+    /// # Errors
+    /// It is none, or not ours.
+    pub fn read_subscription(&self, text: &str) -> Result<Subscription, TokenError> {
+        if text.len() > TEXT_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let octets = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Malformed)?;
+        let (said, mac) = octets.split_at_checked(octets.len().saturating_sub(MAC)).ok_or(TokenError::Malformed)?;
+        let ours = hmac::sign(&self.subscription, said);
+        constant_time::verify_slices_are_equal(&ours.as_ref()[..MAC], mac).map_err(|_| TokenError::Forged)?;
+        read_subscription(said).ok_or(TokenError::Malformed)
+    }
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+/// Makes a secret and its file, which is there whole or not at all.
+fn make(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Write;
+    let mut secret = vec![0; 32];
+    rand::fill(&mut secret).map_err(|_| io::Error::other("the system has no randomness"))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // Only its owner may read what `tempfile` makes.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(&secret)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    std::fs::File::open(dir)?.sync_all()?;
+    Ok(secret)
+}
+
+fn read_subscription(mut rest: &[u8]) -> Option<Subscription> {
+    let (&[1, class], more) = rest.split_first_chunk()? else { return None };
+    let (message, more) = more.split_first_chunk()?;
+    rest = more;
+    let mut text = || {
+        let (len, more) = rest.split_first_chunk()?;
+        let (text, more) = more.split_at_checked(u16::from_be_bytes(*len).into())?;
+        rest = more;
+        std::str::from_utf8(text).ok()
+    };
+    let (address, tenant, campaign, list) = (text()?, text()?, text()?, text()?);
+    Some(Subscription {
+        address: address.parse().ok()?,
+        stream: Stream {
+            tenant: tenant.into(),
+            class: *Class::ALL.get(usize::from(class))?,
+            campaign: campaign.into(),
+        },
+        list: Some(list).filter(|list| !list.is_empty()).map(Into::into),
+        message: MessageId(u64::from_be_bytes(*message)),
+    })
+}
+
+/// Five bits a digit, the highest first; the last digit is filled up with zeroes.
+fn base32(octets: &[u8]) -> String {
+    let digits = (octets.len() * 8).div_ceil(5);
+    let bit = |at: usize| octets.get(at / 8).map_or(0, |octet| octet >> (7 - at % 8) & 1);
+    let digit = |place: usize| (0..5).fold(0, |value, at| value << 1 | bit(place * 5 + at));
+    (0..digits).map(|place| char::from(DIGITS[usize::from(digit(place))])).collect()
+}
+
+fn from_base32<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != (N * 8).div_ceil(5) {
+        return None;
+    }
+    let (mut octets, mut filled) = ([0; N], 0);
+    for letter in text.bytes() {
+        let value = DIGITS.iter().position(|digit| *digit == letter.to_ascii_lowercase())? as u8;
+        for at in (0..5).rev() {
+            let bit = value >> at & 1;
+            match octets.get_mut(filled / 8) {
+                Some(octet) => *octet |= bit << (7 - filled % 8),
+                // What fills up is zero, or two texts were one token.
+                None if bit == 1 => return None,
+                None => {}
+            }
+            filled += 1;
+        }
+    }
+    Some(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn tokens() -> Tokens {
+        Tokens::new(b"a secret of some length")
+    }
+
+    fn subscription() -> Subscription {
+        Subscription {
+            address: "a@them.example".parse().unwrap(),
+            stream: Stream { tenant: "shop".into(), class: Class::Bulk, campaign: "spring".into() },
+            list: Some("news".into()),
+            message: MessageId(77 << 22),
+        }
+    }
+
+    #[test]
+    fn what_is_made_is_read_in_any_case() {
+        let address: EnvelopeAddress = "A@them.example".parse().unwrap();
+        let same: EnvelopeAddress = "a@THEM.example".parse().unwrap();
+        assert_eq!(RecipientHash::of(&address), RecipientHash::of(&same));
+        for recipient in [None, Some(RecipientHash::of(&address))] {
+            let sent = Sent { message: MessageId(Timestamp(1_700_000_000_000).0 << 22 | 5), recipient };
+            let text = tokens().sent(sent);
+            assert_eq!(text.len(), 36);
+            for text in [text.to_uppercase(), text] {
+                let now = Timestamp(1_700_000_000_000);
+                assert_eq!(tokens().read_sent(&text, now.after(DAY), DAY), Ok(sent));
+                assert_eq!(tokens().read_sent(&text, now.after(2 * DAY), DAY), Err(TokenError::Expired));
+                assert_eq!(Tokens::new(b"another").read_sent(&text, now, DAY), Err(TokenError::Forged));
+            }
+        }
+        for subscription in [subscription(), Subscription { list: None, ..subscription() }] {
+            let text = tokens().subscription(&subscription);
+            assert_eq!(tokens().read_subscription(&text), Ok(subscription));
+            assert_eq!(Tokens::new(b"another").read_subscription(&text), Err(TokenError::Forged));
+        }
+    }
+
+    #[test]
+    fn no_octet_can_be_changed() {
+        let sent = tokens().sent(Sent { message: MessageId(9 << 22), recipient: None });
+        let subscription = tokens().subscription(&subscription());
+        for place in 0..sent.len() {
+            for other in "0z-é".chars().filter(|other| !sent[place..].starts_with(*other)) {
+                let text = format!("{}{other}{}", &sent[..place], &sent[place + 1..]);
+                assert!(tokens().read_sent(&text, Timestamp(9), DAY).is_err(), "{text}");
+            }
+        }
+        for place in 0..subscription.len() {
+            let other = if subscription[place..].starts_with('A') { 'B' } else { 'A' };
+            let text = format!("{}{other}{}", &subscription[..place], &subscription[place + 1..]);
+            assert!(tokens().read_subscription(&text).is_err(), "{text}");
+        }
+        for text in ["", "a", "====", &"A".repeat(10_000)] {
+            assert_eq!(tokens().read_subscription(text), Err(TokenError::Malformed));
+            assert_eq!(tokens().read_sent(text, Timestamp(9), DAY), Err(TokenError::Malformed));
+        }
+    }
+
+    #[test]
+    fn the_secret_is_made_once_and_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.key");
+        let made = Tokens::load_or_make(&path).unwrap().subscription(&subscription());
+        let read = Tokens::load_or_make(&path).unwrap().subscription(&subscription());
+        assert_eq!(made, read);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "short").unwrap();
+        assert!(Tokens::load_or_make(&path).is_err());
+    }
+}
