@@ -1,5 +1,7 @@
 //! The wiring diagram: builds every part, joins them, reloads, and stops them along the path of mail, upstream first.
 
+mod doors;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
+use self::doors::{Certificates, Doors};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::clock::Clock;
@@ -19,7 +21,7 @@ use crate::events::{Archive, EventLog};
 use crate::feedback;
 use crate::feedback::token::Tokens;
 use crate::feedback::verp::Verp;
-use crate::inbound::{self, Inbound};
+use crate::inbound;
 use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
@@ -30,14 +32,15 @@ use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
-use crate::submission::grpc::Grpc;
-use crate::submission::http::Http;
-use crate::submission::{Gate, Submission, load_tls, web};
+use crate::submission::Gate;
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
-/// How often dead disk space is looked for.
-const RECLAIM_EVERY: Duration = Duration::from_secs(1);
+/// How often segments are looked for that may be used again.
+const FREE_EVERY: Duration = Duration::from_millis(200);
+
+/// Every so many times, also for what is worth copying so that they may.
+const RECLAIM_EVERY: u32 = 5;
 
 /// Segments emptied before the next look, so that a disk that refuses copies is not asked without pause.
 const ROUNDS_MAX: usize = 64;
@@ -108,6 +111,7 @@ impl Daemon {
             if let Err(error) = into.recall_paces(&paces) {
                 tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
             }
+            into.reserve(opened.messages);
             restoring.restore(&mut opened, &mut |message| into.restore(message))
         };
         let restored = match queue.recall(&ledger) {
@@ -184,6 +188,11 @@ impl Daemon {
         self.doors.inbound.local_addrs()
     }
 
+    /// Where recipients unsubscribe.
+    pub fn page_addresses(&self) -> &[SocketAddr] {
+        self.doors.inbound.page_addrs()
+    }
+
     /// Where the admin surface is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
@@ -249,93 +258,6 @@ impl Daemon {
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Daemon").field("smtp", &self.smtp_addresses()).finish_non_exhaustive()
-    }
-}
-
-/// What mail comes in by.
-struct Doors {
-    smtp: Submission,
-    grpc: Grpc,
-    http: Http,
-    inbound: Inbound,
-}
-
-/// What the doors show their clients; read before anything is changed.
-struct Certificates {
-    smtp: Option<Arc<ServerConfig>>,
-    grpc: Option<Arc<ServerConfig>>,
-    http: Option<Arc<ServerConfig>>,
-    inbound: Option<Arc<ServerConfig>>,
-}
-
-impl Doors {
-    /// Opens all of them, or none.
-    async fn open(
-        config: &Config,
-        hostname: &Domain,
-        gate: &Arc<Gate>,
-        back: inbound::Parts,
-        events: &Arc<EventLog>,
-        metrics: &Arc<Metrics>,
-        clock: Clock,
-    ) -> anyhow::Result<Doors> {
-        let Certificates { smtp: tls, inbound: back_tls, .. } = Certificates::load(config)?;
-        let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
-        let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
-        let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
-        let (door, log, counts) = (Arc::clone(gate), Arc::clone(events), Arc::clone(metrics));
-        let grpc = match Grpc::start(&config.submission.grpc, hostname.clone(), door, log, counts, clock) {
-            Ok(grpc) => grpc,
-            Err(error) => {
-                smtp.close(Duration::from_secs(1)).await;
-                return Err(error.into());
-            }
-        };
-        let (door, counts, name) = (Arc::clone(gate), Arc::clone(metrics), hostname.clone());
-        let http = match Http::start(&config.submission.http, name, door, counts, clock) {
-            Ok(http) => http,
-            Err(error) => {
-                tokio::join!(smtp.close(Duration::from_secs(1)), grpc.close(Duration::from_secs(1)));
-                return Err(error.into());
-            }
-        };
-        match Inbound::start(config, hostname, back_tls, back) {
-            Ok(inbound) => Ok(Doors { smtp, grpc, http, inbound }),
-            Err(error) => {
-                let second = Duration::from_secs(1);
-                tokio::join!(smtp.close(second), grpc.close(second), http.close(second));
-                Err(error.into())
-            }
-        }
-    }
-
-    fn reload(&self, config: &Config, certificates: Certificates) {
-        self.smtp.reload(config.submission.smtp.clone(), certificates.smtp);
-        self.grpc.reload(&config.submission.grpc, certificates.grpc);
-        self.http.reload(&config.submission.http, certificates.http);
-        self.inbound.reload(config, certificates.inbound);
-    }
-
-    /// No new mail; what is being received may come to its end within `grace`.
-    async fn close(&self, grace: Duration) {
-        let Doors { smtp, grpc, http, inbound } = self;
-        tokio::join!(smtp.close(grace), grpc.close(grace), http.close(grace), inbound.close(grace));
-    }
-}
-
-impl Certificates {
-    fn load(config: &Config) -> anyhow::Result<Certificates> {
-        let smtp = &config.submission.smtp;
-        let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
-            _ => None,
-        };
-        let inbound = match (&config.inbound.tls_cert_file, &config.inbound.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key, None)?),
-            _ => None,
-        };
-        let (grpc, http) = (web::tls(&config.submission.grpc)?, web::tls(&config.submission.http)?);
-        Ok(Certificates { smtp, grpc, http, inbound })
     }
 }
 
@@ -479,15 +401,22 @@ fn profiles(config: &Config) -> anyhow::Result<Profiles> {
     Ok(profiles)
 }
 
-/// Gives dead disk space back, once a second and for as long as there is more to do.
+/// Gives dead disk space back; once a second, and for as long as there is more to do, by copying too.
 async fn housekeep(spool: Arc<Spool>) {
-    let mut tick = tokio::time::interval(RECLAIM_EVERY);
+    let mut tick = tokio::time::interval(FREE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for round in (0..RECLAIM_EVERY).cycle() {
         tick.tick().await;
         for _ in 0..ROUNDS_MAX {
             let spool = Arc::clone(&spool);
-            match tokio::task::spawn_blocking(move || spool.reclaim()).await {
+            let reclaim = move || match round {
+                0 => spool.reclaim(),
+                _ => {
+                    spool.free();
+                    Ok(false)
+                }
+            };
+            match tokio::task::spawn_blocking(reclaim).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => break,
                 Ok(Err(error)) => {

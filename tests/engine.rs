@@ -56,3 +56,5 @@ mod tenants;
 mod times;
 #[path = "engine/trace.rs"]
 mod trace;
+#[path = "engine/unsubscribe.rs"]
+mod unsubscribe;

@@ -15,7 +15,7 @@ pub use doors::UNIX_PATH_MAX;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reputation, suppression};
+use super::{ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reputation, suppression, unsubscribe};
 use crate::mail::Domain;
 
 /// Everything about `config` that is wrong or looks so.
@@ -38,6 +38,7 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.limits(config);
     check.reputation(config);
     inbound::check(&mut check, config);
+    unsubscribe::check(&mut check, config);
     for (severity, key, why, remedy) in suppression::problems(&config.suppression) {
         check.add(severity, key, why, remedy.into());
     }

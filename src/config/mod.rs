@@ -26,6 +26,7 @@ mod scope;
 mod shaping;
 mod size;
 mod suppression;
+mod unsubscribe;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
 pub use suppression::{SuppressionConfig, SuppressionScope};
+pub use unsubscribe::{Page, UnsubscribeConfig};
 
 use crate::mail::Domain;
 
@@ -80,6 +82,8 @@ pub struct Config {
     pub feedback: FeedbackConfig,
     /// The listener for what comes back.
     pub inbound: InboundConfig,
+    /// How recipients leave lists.
+    pub unsubscribe: UnsubscribeConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
@@ -127,6 +131,7 @@ impl Default for Config {
             reports: ReportsConfig::default(),
             feedback: FeedbackConfig::default(),
             inbound: InboundConfig::default(),
+            unsubscribe: UnsubscribeConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             suppression: SuppressionConfig::default(),

@@ -15,6 +15,8 @@ use crate::mail::{AddressHost, Domain, EnhancedCode, EnvelopeAddress, Reply};
 pub enum Mailbox {
     /// The return path of a message.
     Bounce(Sent),
+    /// Where recipients leave lists.
+    Unsubscribe,
     /// Who looks after our domains.
     Postmaster(EnvelopeAddress),
 }
@@ -51,8 +53,8 @@ pub(super) enum Local<'a> {
     Bounce(&'a str),
     /// `fbl+TOKEN`: complaints (CFBL). Not taken yet.
     Complaint(&'a str),
-    /// `unsubscribe+TOKEN`. Not taken yet.
-    Unsubscribe(&'a str),
+    /// `unsubscribe`; the token is the subject.
+    Unsubscribe,
     /// `dmarc`: aggregate reports. Not taken yet.
     Dmarc,
     /// `tlsrpt`: TLS reports. Not taken yet.
@@ -76,10 +78,8 @@ impl<'a> Local<'a> {
         if let Some(token) = behind("fbl+") {
             return Local::Complaint(token);
         }
-        if let Some(token) = behind("unsubscribe+") {
-            return Local::Unsubscribe(token);
-        }
         let names = [
+            ("unsubscribe", Local::Unsubscribe),
             ("dmarc", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),
             ("postmaster", Local::Postmaster),
@@ -126,9 +126,8 @@ impl Mailboxes {
                 Err(TokenError::Malformed | TokenError::Forged) => Err(NoMailbox::Unknown),
             },
             Local::Postmaster => self.postmaster.clone().map(Mailbox::Postmaster).ok_or(NoMailbox::Unknown),
-            Local::Complaint(_) | Local::Unsubscribe(_) | Local::Dmarc | Local::TlsReports | Local::Other => {
-                Err(NoMailbox::Unknown)
-            }
+            Local::Unsubscribe => Ok(Mailbox::Unsubscribe),
+            Local::Complaint(_) | Local::Dmarc | Local::TlsReports | Local::Other => Err(NoMailbox::Unknown),
         }
     }
 }
@@ -146,7 +145,7 @@ mod tests {
             ("b", Local::Other),
             ("bb+x", Local::Other),
             ("FBL+x", Local::Complaint("x")),
-            ("Unsubscribe+aB", Local::Unsubscribe("aB")),
+            ("Unsubscribe", Local::Unsubscribe),
             ("DMARC", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),
             ("Postmaster", Local::Postmaster),

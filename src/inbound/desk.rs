@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::seen::Seen;
@@ -151,6 +151,10 @@ impl Desk {
                 self.hand_on(arrived, to).await?;
                 "postmaster"
             }
+            (Mailbox::Unsubscribe, _) => {
+                self.leave(arrived).await?;
+                "unsubscribe"
+            }
             (Mailbox::Bounce(sent), Kind::Bounce) => {
                 self.returned(arrived, *sent, &incoming.recipients).await?;
                 "bounce"
@@ -176,9 +180,7 @@ impl Desk {
 
     /// Keeps event lines; they are on disk when this resolves.
     pub(super) async fn keep(&self, lines: Vec<u8>) -> Result<(), Rejection> {
-        let (synced, is_synced) = oneshot::channel();
-        self.parts.spool.note_synced(lines, synced);
-        is_synced.await.map_err(|_| Rejection::trouble("it could not be stored, try again later"))
+        self.parts.keep(lines).await.map_err(|_| Rejection::trouble("it could not be stored, try again later"))
     }
 }
 

@@ -208,6 +208,11 @@ impl Queue {
         })
     }
 
+    /// Who is not mailed.
+    pub fn suppressions(&self) -> &Arc<Suppressions> {
+        &self.suppressions
+    }
+
     /// The event log that takes what the spool exports: who asks after a message that just ended waits for it. Only the
     /// first call counts.
     pub fn follow_events(&self, progress: Progress) {
@@ -281,7 +286,7 @@ impl Queue {
         let groups =
             groups.into_iter().flat_map(|(host, recipients)| split(recipients, refused).map(move |part| (host, part)));
         let groups = groups.map(|(host, (recipients, refused))| Group {
-            host: host.clone(),
+            host,
             attempts: 0,
             late: false,
             recipients,

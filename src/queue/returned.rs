@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::status::{QueryError, TOLD_WITHIN};
-use crate::events::Told;
-use crate::mail::{Class, EnvelopeAddress, MessageId, Stream};
+use crate::events::Origin;
+use crate::mail::{EnvelopeAddress, MessageId, Stream};
 use crate::spool::SpoolError;
 
 /// A recipient of a message that we sent.
@@ -49,7 +49,9 @@ impl Queue {
             Err(error) => return Err(error.into()),
         };
         let archive = self.parts.load().archive.clone();
-        if let Some(mailed) = from_events(&archive.find(id).await?, &matches) {
+        let asked = matches.clone();
+        let of_line = move |recipient: &str| recipient.parse().is_ok_and(|address| asked(&address));
+        if let Some(mailed) = archive.origin(id, of_line).await?.and_then(of_event) {
             return Ok(Some(mailed));
         }
         let Some(message) = waiting else { return Ok(None) };
@@ -72,20 +74,13 @@ impl Queue {
     }
 }
 
-fn from_events(lines: &[Told], matches: &impl Fn(&EnvelopeAddress) -> bool) -> Option<Mailed> {
-    lines.iter().rev().find_map(|line| {
-        let recipient: EnvelopeAddress = line.recipient.parse().ok().filter(matches)?;
-        Some(Mailed {
-            recipient,
-            sender: line.sender.clone(),
-            stream: Stream {
-                tenant: line.tenant.as_str().into(),
-                class: Class::parse(&line.class).unwrap_or_default(),
-                campaign: line.campaign.as_str().into(),
-            },
-            list: None,
-            source: String::new(),
-            provider: String::new(),
-        })
+fn of_event(origin: Origin) -> Option<Mailed> {
+    Some(Mailed {
+        recipient: origin.recipient.parse().ok()?,
+        sender: origin.sender,
+        stream: Stream { tenant: origin.tenant.into(), class: origin.class, campaign: origin.campaign.into() },
+        list: origin.list.map(Into::into),
+        source: origin.source,
+        provider: origin.provider,
     })
 }

@@ -19,6 +19,8 @@ mod index;
 mod limits;
 mod line;
 pub mod orders;
+#[doc(hidden)]
+pub mod probe;
 pub mod provider;
 mod rows;
 pub mod steering;

@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 use super::fingerprint::fingerprint_of_mail;
 use super::options::{Asked, OptionError, Options, PREFIX};
 use super::received::Received;
+use super::ways_back::{WaysBack, Written};
 use crate::clock::Timestamp;
 use crate::mail::header::{self, Field};
 use crate::mail::{EnhancedCode, EnvelopeAddress, Keyed, Recipient, Reply, ReversePath, Stream};
@@ -34,6 +35,9 @@ const HOPS_MAX: usize = 100;
 
 /// Longest header section, in octets. Reading it is work that no other session on the same thread can interrupt.
 const HEADER_MAX: usize = 1 << 20;
+
+/// Content up to this many octets may be copied once more to spare memory: that takes a microsecond or two.
+const COPIED_MAX: usize = 64 << 10;
 
 /// What is known of a message when its content is complete.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +52,10 @@ pub struct Circumstances<'a> {
     pub asked: Asked,
     /// The same and what else it said of the envelope, as given: it counts in the fingerprint, as RCPT's parameters do.
     pub said: &'a str,
+    /// The client's own tenant, where it is bound to one.
+    pub tenant: Option<&'a str>,
+    /// By which recipients leave what they get; `None`: not our affair.
+    pub ways_back: Option<&'a WaysBack>,
     /// The client said SMTPUTF8.
     pub smtputf8: bool,
     /// The content holds octets above 127.
@@ -166,13 +174,25 @@ pub fn complete_with(
     let section_end = HEADROOM + section.len();
     let start = close_gaps(&mut buffer, section_end, &facts.removed);
     let start = put_in_front(&mut buffer, start, facts.prefix(circumstances).as_bytes());
+    let (content, capacity) = fitted(buffer, start);
+    let (stream, list) = (facts.options.stream(), facts.options.take_list());
+    let tags = facts.options.take_tags();
+    Ok(Completed { content, capacity, stream, list, tags, not_before, expires_at, key, overdue })
+}
+
+/// The content from `start` on, and what it occupies. A buffer much larger than what it holds is left for the next one:
+/// shrunk where it stands it would leave a hole in memory that no other buffer fits into, for as long as the content waits
+/// (16 KB for 10).
+fn fitted(mut buffer: Vec<u8>, start: usize) -> (Bytes, usize) {
+    let len = buffer.len() - start;
+    if len <= COPIED_MAX && (buffer.capacity() - len) * 4 > len {
+        return (Bytes::copy_from_slice(&buffer[start..]), len);
+    }
     buffer.shrink_to_fit();
     let capacity = buffer.capacity();
     let mut content = Bytes::from(buffer);
     content.advance(start);
-    let (stream, list) = (facts.options.stream(), facts.options.take_list());
-    let tags = facts.options.take_tags();
-    Ok(Completed { content, capacity, stream, list, tags, not_before, expires_at, key, overdue })
+    (content, capacity)
 }
 
 /// What a walk over the header finds.
@@ -184,6 +204,7 @@ struct Facts {
     has_from: bool,
     has_date: bool,
     has_message_id: bool,
+    has_unsubscribe: bool,
     headless: bool,
     hops: usize,
 }
@@ -227,6 +248,7 @@ impl Facts {
             4 if field.is("From") => self.has_from = true,
             4 if field.is("Date") => self.has_date = true,
             10 if field.is("Message-ID") => self.has_message_id = true,
+            16 if field.is("List-Unsubscribe") => self.has_unsubscribe = true,
             8 if field.is("Received") => self.hops += 1,
             3 if field.is("Bcc") => self.remove(field, shift),
             10 if field.is("Resent-Bcc") => self.remove(field, shift),
@@ -262,6 +284,15 @@ impl Facts {
                 ReversePath::Null => write(format_args!("From: MAILER-DAEMON@{by}\r\n")),
                 ReversePath::Address(address) => write(format_args!("From: {}\r\n", HeaderAddress(address))),
             }
+        }
+        if let Some(ways_back) = circumstances.ways_back.filter(|_| !self.has_unsubscribe) {
+            let mut stream = self.options.stream();
+            if let Some(tenant) = circumstances.tenant.filter(|_| stream.tenant.is_empty()) {
+                stream.tenant = tenant.into();
+            }
+            let (list, recipients) = (self.options.list(), circumstances.recipients);
+            let written = Written { message: id, stream: &stream, list, recipients };
+            write(format_args!("{}", ways_back.unsubscribe_fields(&written)));
         }
         if self.headless {
             write(format_args!("\r\n"));
