@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use posthaste::feedback::bounce::score::{self, Share};
+use posthaste::feedback::complaint;
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
@@ -41,4 +42,16 @@ fn bounces_are_understood_as_well_as_documented() {
     check_at_most("live addresses suppressed", figures.live_suppressed, 4);
     check_at_most("ordinary mail taken for a bounce", figures.ordinary, 0);
     check_at_most("auto-replies taken for a bounce", figures.auto_replies, 0);
+}
+
+#[test]
+fn complaints_are_read_whole() {
+    let dir = data().join("arf");
+    let table = fs::read_to_string(dir.join("expected.tsv")).expect("readable");
+    for standard in [true, false] {
+        let open = |file: &str| fs::read(dir.join(file));
+        let figures = complaint::score::complaints(&table, open, standard).expect("readable");
+        assert_eq!(figures.misses, Vec::<String>::new());
+        assert!(figures.detected.all >= 7 && figures.fields().all >= 20);
+    }
 }

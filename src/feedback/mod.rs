@@ -15,8 +15,10 @@
 
 pub mod bounce;
 pub mod classify;
+pub mod complaint;
 mod delay;
 mod field;
+mod mime;
 #[doc(hidden)]
 pub mod probe;
 mod report;
