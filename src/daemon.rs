@@ -16,6 +16,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Client;
 use crate::events::{Archive, EventLog};
+use crate::feedback::token::Tokens;
+use crate::feedback::verp::Verp;
+use crate::inbound::{self, Inbound};
 use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
@@ -29,6 +32,7 @@ use crate::spool::{Opened, Outlets, Spool};
 use crate::submission::grpc::Grpc;
 use crate::submission::http::Http;
 use crate::submission::{Gate, Submission, load_tls, web};
+use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
 /// How often dead disk space is looked for.
@@ -41,6 +45,7 @@ const ROUNDS_MAX: usize = 64;
 pub struct Daemon {
     doors: Doors,
     queue: Arc<Queue>,
+    suppressions: Arc<Suppressions>,
     admin: Admin,
     access: Arc<Access>,
     saving_usage: JoinHandle<()>,
@@ -49,6 +54,7 @@ pub struct Daemon {
     spool: Arc<Spool>,
     ledger: Arc<Ledger>,
     events: Arc<EventLog>,
+    tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     hostname: Domain,
 }
@@ -62,7 +68,8 @@ impl Daemon {
         let clock = Clock;
         let metrics = Arc::new(Metrics::new());
         let hostname = config.hostname().context("hostname")?;
-        let parts = parts(config, &hostname, None, &metrics)?;
+        let tokens = open_tokens(config)?;
+        let parts = parts(config, &hostname, None, &tokens, &metrics)?;
 
         // The event log first: where it ends decides which events the spool hands over again.
         let events_dir = config.data_dir.join("events");
@@ -71,14 +78,17 @@ impl Daemon {
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, &metrics).await?;
         let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
+        let suppressions = Arc::new(Suppressions::default());
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
+        let suppressions = Arc::new(Suppressions::default());
         let queue = Queue::new(
             Arc::clone(&spool),
+            Arc::clone(&suppressions),
             parts,
             pool,
             Arc::clone(&metrics),
@@ -103,7 +113,16 @@ impl Daemon {
         let surfaces = match restored {
             Ok(()) => {
                 let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), Arc::clone(&ledger)));
-                surfaces(config, &hostname, gate, &events, &metrics, clock).await
+                let back = inbound::Parts {
+                    queue: Arc::clone(&queue),
+                    spool: Arc::clone(&spool),
+                    suppressions: Arc::clone(&suppressions),
+                    tokens: Arc::clone(&tokens),
+                    access: Arc::clone(&access),
+                    metrics: Arc::clone(&metrics),
+                    clock,
+                };
+                surfaces(config, &hostname, gate, back, &events, &metrics, clock).await
             }
             Err(error) => Err(error),
         };
@@ -124,6 +143,7 @@ impl Daemon {
         Ok(Daemon {
             doors,
             queue,
+            suppressions,
             admin,
             access,
             saving_usage,
@@ -132,6 +152,7 @@ impl Daemon {
             spool,
             ledger,
             events,
+            tokens,
             metrics,
             hostname,
         })
@@ -152,6 +173,11 @@ impl Daemon {
         self.doors.http.local_addrs()
     }
 
+    /// Where what comes back is taken.
+    pub fn inbound_addresses(&self) -> &[SocketAddr] {
+        self.doors.inbound.local_addrs()
+    }
+
     /// Where the admin surface is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
@@ -160,6 +186,11 @@ impl Daemon {
     /// The queue.
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    /// Who must not be mailed.
+    pub fn suppressions(&self) -> &Arc<Suppressions> {
+        &self.suppressions
     }
 
     /// The metrics.
@@ -173,7 +204,7 @@ impl Daemon {
     /// # Errors
     /// Nothing was changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        let built = parts(config, &self.hostname, Some(&*self.queue.egress()), &self.metrics)
+        let built = parts(config, &self.hostname, Some(&*self.queue.egress()), &self.tokens, &self.metrics)
             .and_then(|parts| Ok((parts, Certificates::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
         let (parts, certificates) = built?;
@@ -217,6 +248,7 @@ struct Doors {
     smtp: Submission,
     grpc: Grpc,
     http: Http,
+    inbound: Inbound,
 }
 
 /// What the doors show their clients; read before anything is changed.
@@ -224,6 +256,7 @@ struct Certificates {
     smtp: Option<Arc<ServerConfig>>,
     grpc: Option<Arc<ServerConfig>>,
     http: Option<Arc<ServerConfig>>,
+    inbound: Option<Arc<ServerConfig>>,
 }
 
 impl Doors {
@@ -232,11 +265,12 @@ impl Doors {
         config: &Config,
         hostname: &Domain,
         gate: &Arc<Gate>,
+        back: inbound::Parts,
         events: &Arc<EventLog>,
         metrics: &Arc<Metrics>,
         clock: Clock,
     ) -> anyhow::Result<Doors> {
-        let Certificates { smtp: tls, .. } = Certificates::load(config)?;
+        let Certificates { smtp: tls, inbound: back_tls, .. } = Certificates::load(config)?;
         let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
         let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
         let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
@@ -248,10 +282,19 @@ impl Doors {
                 return Err(error.into());
             }
         };
-        match Http::start(&config.submission.http, hostname, Arc::clone(gate), Arc::clone(metrics), clock) {
-            Ok(http) => Ok(Doors { smtp, grpc, http }),
+        let (door, counts, name) = (Arc::clone(gate), Arc::clone(metrics), hostname.clone());
+        let http = match Http::start(&config.submission.http, name, door, counts, clock) {
+            Ok(http) => http,
             Err(error) => {
                 tokio::join!(smtp.close(Duration::from_secs(1)), grpc.close(Duration::from_secs(1)));
+                return Err(error.into());
+            }
+        };
+        match Inbound::start(config, hostname, back_tls, back) {
+            Ok(inbound) => Ok(Doors { smtp, grpc, http, inbound }),
+            Err(error) => {
+                let second = Duration::from_secs(1);
+                tokio::join!(smtp.close(second), grpc.close(second), http.close(second));
                 Err(error.into())
             }
         }
@@ -261,11 +304,13 @@ impl Doors {
         self.smtp.reload(config.submission.smtp.clone(), certificates.smtp);
         self.grpc.reload(&config.submission.grpc, certificates.grpc);
         self.http.reload(&config.submission.http, certificates.http);
+        self.inbound.reload(config, certificates.inbound);
     }
 
     /// No new mail; what is being received may come to its end within `grace`.
     async fn close(&self, grace: Duration) {
-        tokio::join!(self.smtp.close(grace), self.grpc.close(grace), self.http.close(grace));
+        let Doors { smtp, grpc, http, inbound } = self;
+        tokio::join!(smtp.close(grace), grpc.close(grace), http.close(grace), inbound.close(grace));
     }
 }
 
@@ -276,7 +321,12 @@ impl Certificates {
             (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
             _ => None,
         };
-        Ok(Certificates { smtp, grpc: web::tls(&config.submission.grpc)?, http: web::tls(&config.submission.http)? })
+        let inbound = match (&config.inbound.tls_cert_file, &config.inbound.tls_key_file) {
+            (Some(cert), Some(key)) => Some(load_tls(cert, key, None)?),
+            _ => None,
+        };
+        let (grpc, http) = (web::tls(&config.submission.grpc)?, web::tls(&config.submission.http)?);
+        Ok(Certificates { smtp, grpc, http, inbound })
     }
 }
 
@@ -285,11 +335,12 @@ async fn surfaces(
     config: &Config,
     hostname: &Domain,
     gate: Arc<Gate>,
+    back: inbound::Parts,
     events: &Arc<EventLog>,
     metrics: &Arc<Metrics>,
     clock: Clock,
 ) -> anyhow::Result<(Admin, Doors)> {
-    let doors = Doors::open(config, hostname, &gate, events, metrics, clock).await?;
+    let doors = Doors::open(config, hostname, &gate, back, events, metrics, clock).await?;
     // After the doors, so that /readyz says yes only when they are open.
     let (queue, access) = (Arc::clone(gate.queue()), Arc::clone(gate.access()));
     match Admin::start(config.admin.listen, queue, access, Arc::clone(metrics)).await {
@@ -311,6 +362,13 @@ async fn close_files(spool: Arc<Spool>, ledger: Arc<Ledger>, events: Arc<EventLo
     if let Err(error) = last.await {
         tracing::error!(error = %error, "the spool did not close cleanly");
     }
+}
+
+/// The secret behind what we write on the wire; made when the daemon starts for the first time.
+fn open_tokens(config: &Config) -> anyhow::Result<Arc<Tokens>> {
+    let file = config.feedback.key_file(&config.data_dir);
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("{}", config.data_dir.display()))?;
+    Tokens::load_or_make(&file).map(Arc::new).with_context(|| format!("secret of tokens in {}", file.display()))
 }
 
 async fn open_ledger(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<Ledger>> {
@@ -347,7 +405,13 @@ async fn open_spool(
 }
 
 /// Everything the queue conducts, from one configuration; `before`: the sources and pools that are in force.
-fn parts(config: &Config, hostname: &Domain, before: Option<&Egress>, metrics: &Arc<Metrics>) -> anyhow::Result<Parts> {
+fn parts(
+    config: &Config,
+    hostname: &Domain,
+    before: Option<&Egress>,
+    tokens: &Arc<Tokens>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Parts> {
     let router = Router::new(&config.dns, &config.delivery, &config.route)?.with_hostname(hostname);
     let client = Client::new(&config.delivery, hostname, Arc::clone(metrics));
     let (signer, problems) = Signer::load(&config.dkim);
@@ -361,6 +425,7 @@ fn parts(config: &Config, hostname: &Domain, before: Option<&Egress>, metrics: &
         signer: Arc::new(signer),
         retry: RetryPolicy::new(&config.retry),
         reports: config.reports.clone(),
+        verp: Verp::new(&config.feedback, Arc::clone(tokens)),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, before)?),

@@ -5,6 +5,8 @@ pub mod daemon;
 
 pub mod submission;
 
+pub mod inbound;
+
 pub mod ledger;
 pub mod log;
 pub mod spool;

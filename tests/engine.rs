@@ -46,6 +46,8 @@ mod sites;
 mod sources;
 #[path = "engine/submission.rs"]
 mod submission;
+#[path = "engine/suppressed.rs"]
+mod suppressed;
 #[path = "engine/tenants.rs"]
 mod tenants;
 #[path = "engine/times.rs"]

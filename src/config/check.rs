@@ -11,7 +11,7 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname, reputation};
+use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reputation};
 use crate::mail::Domain;
 
 /// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
@@ -36,6 +36,7 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.dkim(config);
     check.limits(config);
     check.reputation(config);
+    inbound::check(&mut check, config);
     check.problems
 }
 
@@ -65,7 +66,7 @@ impl Check<'_> {
         }
     }
 
-    fn lasts(&mut self, key: &str, value: Duration) {
+    pub(super) fn lasts(&mut self, key: &str, value: Duration) {
         if value.is_zero() {
             self.error(key, "0s leaves no time at all", "set a longer time");
         }
@@ -81,7 +82,7 @@ impl Check<'_> {
     }
 
     /// A file that will be read. `secret`: others should not be able to.
-    fn readable(&mut self, key: &str, file: &Path, secret: bool) {
+    pub(super) fn readable(&mut self, key: &str, file: &Path, secret: bool) {
         let opened = std::fs::File::open(file).and_then(|open| open.metadata());
         match opened {
             Err(why) => {
@@ -132,6 +133,8 @@ impl Check<'_> {
             let named = addresses.iter().enumerate();
             listeners.extend(named.map(|(index, address)| (format!("submission.{key}[{index}]"), *address)));
         }
+        let inbound = config.inbound.listen.iter().enumerate();
+        listeners.extend(inbound.map(|(index, address)| (format!("inbound.listen[{index}]"), *address)));
         listeners.push(("admin.listen".into(), config.admin.listen));
         for (index, (key, address)) in listeners.iter().enumerate() {
             if address.port() == 0 {
@@ -197,7 +200,7 @@ impl Check<'_> {
         self.client_authorities(&key, smtp.tls_client_ca_file.as_deref(), smtp.tls_cert_file.is_some());
     }
 
-    fn certificate(&mut self, key: &dyn Fn(&str) -> String, cert: Option<&Path>, private: Option<&Path>) {
+    pub(super) fn certificate(&mut self, key: &dyn Fn(&str) -> String, cert: Option<&Path>, private: Option<&Path>) {
         match (cert, private) {
             (None, None) => {}
             (Some(cert), Some(private)) => {

@@ -11,6 +11,7 @@ mod check;
 mod credentials;
 mod egress;
 mod hostname;
+mod inbound;
 mod limit;
 mod load;
 #[doc(hidden)]
@@ -34,6 +35,7 @@ pub use check::UNIX_PATH_MAX;
 pub use credentials::Credentials;
 pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
+pub use inbound::{FeedbackConfig, InboundConfig};
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
@@ -68,6 +70,10 @@ pub struct Config {
     pub retry: RetryConfig,
     /// What senders hear of their mail.
     pub reports: ReportsConfig,
+    /// How what comes back finds us.
+    pub feedback: FeedbackConfig,
+    /// The listener for what comes back.
+    pub inbound: InboundConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
@@ -111,6 +117,8 @@ impl Default for Config {
             delivery: DeliveryConfig::default(),
             retry: RetryConfig::default(),
             reports: ReportsConfig::default(),
+            feedback: FeedbackConfig::default(),
+            inbound: InboundConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             shaping: ShapingConfig::default(),

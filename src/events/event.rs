@@ -19,6 +19,8 @@ pub enum Kind {
     Expired,
     /// Taken back. An end.
     Cancelled,
+    /// The suppression list names it. An end.
+    Suppressed,
 }
 
 /// Milliseconds each stage of an attempt took; connect and tls are those of the session, zero on a reused one.

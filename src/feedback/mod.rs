@@ -24,6 +24,7 @@ pub mod probe;
 mod report;
 mod status;
 pub mod token;
+pub mod verp;
 mod words;
 
 pub use delay::delay_report_due;

@@ -41,7 +41,7 @@ pub struct Sent {
 }
 
 /// Tells the recipients of one message apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecipientHash(u32);
 
 impl RecipientHash {

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::Queue;
+use super::scheduler::Recipients;
 use crate::log::Health;
 use crate::mail::{EnhancedCode, MessageId, Reply};
 use crate::spool::{Message, SpoolError};
@@ -66,9 +67,14 @@ impl Queue {
         let (answer, answered) = oneshot::channel();
         let last = Arc::new(Last { result: Mutex::new(None), answer: Some(answer) });
         let queue = Arc::clone(self);
+        let refused = messages.iter().map(|message| (message.id, self.refused_at_the_door(message)));
+        let refused: SmallVec<[_; 1]> = refused.filter(|(_, places)| !places.is_empty()).collect();
         // They join the queue here, not in the future, so that a client that goes away loses nothing.
         self.spool.accept(messages, move |result| {
-            let result = result.map(|message| queue.admit(&message));
+            let result = result.map(|message| {
+                let places = refused.iter().find(|(id, _)| *id == message.id).map(|(_, places)| places);
+                queue.admit(&message, places.unwrap_or(&Recipients::None));
+            });
             *last.result.lock().expect("no code panics under this lock") = Some(result);
         });
         async move {

@@ -19,6 +19,7 @@
 //! | `settle.rs`, `settlement.rs` | outcomes become states, events and reports |
 //! | `restore.rs`, `view.rs` | start-up; what operators see and do |
 //! | `status.rs`, `cancel.rs` | what senders see and do |
+//! | `returned.rs` | whose mail it was that something came back of |
 //! | `steer.rs`, `explain.rs` | orders, the reputation brake, warm-up; why mail goes as it goes |
 //! | `census.rs`, `probe.rs` | ways in for the simulation, fuzz targets and benchmarks |
 
@@ -34,8 +35,10 @@ mod paced;
 #[doc(hidden)]
 pub mod probe;
 mod ready;
+mod refuse;
 mod restore;
 mod retry;
+mod returned;
 mod room;
 mod scheduler;
 mod session;
@@ -65,6 +68,7 @@ use tokio_util::task::TaskTracker;
 pub use cancel::Cancelled;
 pub use explain::{Explanation, LimitView, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
+pub use returned::Mailed;
 pub use status::{MessageStatus, QueryError};
 pub use steer::{NewOrder, OrderError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
@@ -73,6 +77,7 @@ use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::{Archive, Progress};
+use crate::feedback::verp::Verp;
 use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
@@ -82,6 +87,7 @@ use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
+use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 use contents::Contents;
 use scheduler::{Action, Group, HostId, Limits, Newcomer, PathName, Recipients, Scheduler, Verdict};
@@ -97,6 +103,8 @@ pub struct Parts {
     pub signer: Arc<Signer>,
     /// Says when to try again.
     pub retry: RetryPolicy,
+    /// Makes return paths that bring bounces to us.
+    pub verp: Verp,
     /// When the sender hears of delay.
     pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.
@@ -144,6 +152,8 @@ pub struct Queue {
     /// Cancelled by `close`: what waits for others without a message in its hands is given up.
     stopping: CancellationToken,
     runtime: tokio::runtime::Handle,
+    /// Who must not be mailed.
+    suppressions: Arc<Suppressions>,
     chance: Mutex<SmallRng>,
     /// Where orders and warm-ups are kept; see [`recall`](Queue::recall).
     ledger: OnceLock<Arc<Ledger>>,
@@ -156,6 +166,7 @@ impl Queue {
     /// before [`start`](Queue::start).
     pub fn new(
         spool: Arc<Spool>,
+        suppressions: Arc<Suppressions>,
         parts: Parts,
         pool: SigningPool,
         metrics: Arc<Metrics>,
@@ -185,6 +196,7 @@ impl Queue {
             events: OnceLock::new(),
             stopping: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
+            suppressions,
             chance: Mutex::new(chance),
             ledger: OnceLock::new(),
             paces_saved: Mutex::default(),
@@ -244,7 +256,8 @@ impl Queue {
     }
 
     /// A durable message joins the queue. Called once for each, on any thread; does not block.
-    pub fn admit(self: &Arc<Queue>, message: &Message) {
+    /// `refused`: the recipients that the suppression list names.
+    fn admit(self: &Arc<Queue>, message: &Message, refused: &Recipients) {
         let envelope = &message.envelope;
         self.metrics.recipients_accepted.inc_by(envelope.recipients.len() as u64);
         let timestamp = self.clock.timestamp();
@@ -260,12 +273,15 @@ impl Queue {
             size: message.content.len() as u64,
             expires,
         };
-        let groups = groups.into_iter().map(|(host, recipients)| Group {
+        let groups =
+            groups.into_iter().flat_map(|(host, recipients)| split(recipients, refused).map(move |part| (host, part)));
+        let groups = groups.map(|(host, (recipients, refused))| Group {
             host: host.clone(),
             attempts: 0,
             late: false,
             recipients,
             due,
+            refused,
         });
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
     }
@@ -396,6 +412,17 @@ fn limits(delivery: &DeliveryConfig, profiles: &Profiles) -> Limits {
 }
 
 /// A host, and the places of the recipients there.
+/// Recipients in two parts: those to be mailed, and those that are `refused`; a part without recipients is left out.
+fn split(recipients: Recipients, refused: &Recipients) -> impl Iterator<Item = (Recipients, bool)> + use<> {
+    let (no, yes) = if refused.is_empty() {
+        (Recipients::None, recipients)
+    } else {
+        let part = |wanted| recipients.iter().copied().filter(|place| refused.contains(place) == wanted).collect();
+        (part(true), part(false))
+    };
+    [(yes, false), (no, true)].into_iter().filter(|(part, _): &(Recipients, bool)| !part.is_empty())
+}
+
 type AtHost<'a> = (&'a AddressHost, Recipients);
 
 /// Places of the recipients by host, hosts in order of first appearance.

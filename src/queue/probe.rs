@@ -174,8 +174,14 @@ impl Crowd {
             let id = MessageId(serial as u64 + 1);
             let (tenant, campaign) = (format!("tenant {}", serial % 1000), format!("campaign {serial}"));
             let stream = &Stream { tenant: tenant.into(), class: Class::Bulk, campaign: campaign.into() };
-            let groups =
-                [Group { host: host.clone(), attempts: 0, late: false, recipients: Recipients::One(0), due: 1 }];
+            let groups = [Group {
+                host: host.clone(),
+                attempts: 0,
+                late: false,
+                recipients: Recipients::One(0),
+                due: 1,
+                refused: false,
+            }];
             let accepted_at = Timestamp(0);
             let newcomer = Newcomer { id, stream, accepted_at, recipients: 1, size: 10_000, expires: u64::MAX };
             scheduler.add(1, newcomer, groups, &mut actions);
@@ -320,8 +326,14 @@ impl<'a> World<'a> {
             groups.entry(host.clone()).or_default().push(recipient as u32);
         }
         let due = self.now + delay;
-        let groups =
-            groups.into_iter().map(|(host, recipients)| Group { host, attempts: 0, late: false, recipients, due });
+        let groups = groups.into_iter().map(|(host, recipients)| Group {
+            host,
+            attempts: 0,
+            late: false,
+            recipients,
+            due,
+            refused: false,
+        });
         let stream = Stream { class: Class::ALL[seed % 3], ..Stream::default() };
         let (stream, accepted_at, expires) = (&stream, Timestamp(0), self.now + EXPIRY);
         self.messages.insert(id, (vec![false; recipients], expires));
@@ -365,7 +377,7 @@ impl<'a> World<'a> {
                     self.scheduler.landed(std::slice::from_ref(&item));
                     match verdict {
                         Verdict::Later(_) => self.defer(item),
-                        Verdict::Never(_) => self.end_all(&item),
+                        Verdict::Never(_) | Verdict::Refused => self.end_all(&item),
                     }
                 }),
             }

@@ -30,7 +30,14 @@ impl Queue {
             let due = at(now, timestamp, due).min(expires).max(now + 1);
             let host = recipient.address.host();
             let group = *places.entry((host, attempts, late, due)).or_insert_with(|| {
-                groups.push(Group { host: host.clone(), attempts, late, recipients: Recipients::None, due });
+                groups.push(Group {
+                    host: host.clone(),
+                    attempts,
+                    late,
+                    recipients: Recipients::None,
+                    due,
+                    refused: false,
+                });
                 groups.len() - 1
             });
             groups[group].recipients.push(place as u32);

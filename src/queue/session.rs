@@ -230,6 +230,18 @@ impl Queue {
             items.iter().for_each(|item| scheduler.drop_item(item));
             return Ok(false);
         }
+        let items = match self.refuse(&message, items) {
+            Ok(items) if items.is_empty() => {
+                self.lock().give_back(taken);
+                return Ok(false);
+            }
+            Ok(items) => items,
+            Err((items, failure)) => {
+                self.lock().give_back(taken);
+                self.settle(&message, items, Attempted::none(started, failure), Some(site));
+                return Ok(false);
+            }
+        };
         if let Err(failure) = self.sign(&message, started).await {
             self.lock().give_back(taken);
             self.settle(&message, items, Attempted::none(started, failure), Some(site));
@@ -239,8 +251,9 @@ impl Queue {
         let places = items.iter().flat_map(|item: &Item| item.recipients.iter());
         let recipients: Vec<&Recipient> = places.map(|place| &envelope.recipients[*place as usize]).collect();
         let empty = bytes::Bytes::new();
+        let returns = self.parts.load().verp.return_path(&envelope.reverse_path, id, &recipients);
         let job = Job {
-            reverse_path: &envelope.reverse_path,
+            reverse_path: returns.as_ref().unwrap_or(&envelope.reverse_path),
             recipients: &recipients,
             signature: message.signature.get().unwrap_or(&empty),
             content: &message.content,

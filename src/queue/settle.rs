@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::contents::Loaded;
 use super::heed::{self, Reader};
-use super::scheduler::{Item, SiteId, Verdict};
+use super::scheduler::{Item, Recipients, SiteId, Verdict};
 use super::settlement::{Attempted, Next, Settlement};
+use super::steer::says_unknown;
 use super::{Parts, Queue, at};
 use crate::clock::Timestamp;
 use crate::events::{Event, Kind};
@@ -57,7 +58,7 @@ impl Queue {
         let report_at = late_at.filter(|late_at| *late_at > now).map(|late_at| late_at.max(now.after(PAUSE_MIN)));
         let mut reader = Reader::new(&parts.profiles, attempted.provider());
         let mut outcomes = attempted.outcomes.iter();
-        let mut moves = Vec::with_capacity(items.len());
+        let (mut moves, mut unknown) = (Vec::with_capacity(items.len()), Vec::new());
         for item in items {
             let mut waits: SmallVec<[Waits; 1]> = SmallVec::new();
             let mut again = item.with_none(item.attempts, item.spoilt + u8::from(attempted.instead.is_some()));
@@ -76,6 +77,9 @@ impl Queue {
                     }
                 };
                 let outcome = heed::reread(outcome, advice);
+                if outcome.as_ref().is_some_and(|outcome| says_unknown(outcome, attempted.provider())) {
+                    unknown.push(*recipient);
+                }
                 let wait = heed::wait(advice, &parts.retry, item.attempts);
                 let place = waits.iter().position(|other| other.wait == wait).unwrap_or_else(|| {
                     let due = now.after(self.delay(&parts, wait, item.attempts)).min(message.envelope.expires_at);
@@ -95,6 +99,9 @@ impl Queue {
         }
         self.write(&parts, settlement, None);
         self.relocate(now, moves, site);
+        if !unknown.is_empty() {
+            self.tell_of_unknown(message, unknown);
+        }
     }
 
     /// Settles recipients that were not attempted because their host or site takes no mail now.
@@ -103,11 +110,16 @@ impl Queue {
             self.breathe().await;
             let started = self.clock.timestamp();
             let (failure, outcome): (_, fn(Failure) -> Outcome) = match &verdict {
+                Verdict::Refused => {
+                    let why = "the message cannot be read";
+                    (Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), why), Outcome::Deferred)
+                }
                 Verdict::Later(failure) => (failure.clone(), Outcome::Deferred),
                 Verdict::Never(failure) => (failure.clone(), Outcome::Failed),
             };
             let outcomes = vec![Some(outcome(failure.clone())); item.recipients.len()];
             match self.load_to_settle(&item, &verdict, started).await {
+                Ok(message) if matches!(verdict, Verdict::Refused) => self.settle_refused(&message, item),
                 Ok(message) => {
                     let mut attempted = Attempted::none(started, failure);
                     attempted.outcomes = outcomes;
@@ -134,6 +146,7 @@ impl Queue {
         let becomes_late =
             !item.late && feedback::delay_report_due(&message.envelope, delay_after).is_some_and(|at| now >= at);
         match verdict {
+            Verdict::Refused => Ok(Loaded::envelope(message)),
             Verdict::Later(_) if now < message.envelope.expires_at && !becomes_late => Ok(Loaded::envelope(message)),
             Verdict::Later(_) | Verdict::Never(_) => self.load_or_envelope(item.message).await,
         }
@@ -281,7 +294,7 @@ impl Queue {
             changes: settlement.changes,
             synced,
         };
-        self.spool.record(update, move |report| queue.admit(&report));
+        self.spool.record(update, move |report| queue.admit(&report, &Recipients::None));
     }
 
     /// Sends every item to its next place.

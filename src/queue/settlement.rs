@@ -13,6 +13,7 @@ use crate::feedback::{self, Fate, ReportedRecipient};
 use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Origin, Outcome, Reply};
 use crate::routing::Route;
 use crate::spool::{Change, End, Message, RecipientState};
+use crate::suppression::Entry;
 use crate::telemetry::Metrics;
 
 /// Connections that may break under an item before it waits by the schedule.
@@ -197,6 +198,17 @@ impl<'a> Settlement<'a> {
         claimed
     }
 
+    /// A recipient that the suppression list names.
+    pub(super) fn suppressed(&mut self, queue: &Queue, recipient: u32, attempts: u32, entry: &Entry) {
+        if !self.claim(queue, recipient) {
+            return;
+        }
+        let reply = Reply::ours(550, EnhancedCode(5, 7, 1), entry.to_string());
+        let told = Told { reply: &reply, command: None, blame: Some(Blame::Recipient), next_attempt: None };
+        self.tell(Kind::Suppressed, recipient, attempts, &told, None);
+        self.end(recipient, End::Suppressed);
+    }
+
     fn taken_back(&mut self, recipient: u32, attempts: u32, attempted: Option<&Attempted<'_>>) -> Next {
         let reply = Reply::ours(250, EnhancedCode(2, 0, 0), "taken back before it was delivered");
         let told = Told { reply: &reply, command: None, blame: None, next_attempt: None };
@@ -263,8 +275,9 @@ impl<'a> Settlement<'a> {
     pub(super) fn count(&self, metrics: &Metrics) {
         for (kind, provider) in &self.counted {
             let (attempt, end) = match kind {
-                Kind::Cancelled => {
-                    metrics.recipients.with_label_values(&[End::Cancelled.as_str()]).inc();
+                Kind::Cancelled | Kind::Suppressed => {
+                    let end = if *kind == Kind::Cancelled { End::Cancelled } else { End::Suppressed };
+                    metrics.recipients.with_label_values(&[end.as_str()]).inc();
                     continue;
                 }
                 Kind::Delivered => ("delivered", Some(End::Delivered)),

@@ -16,7 +16,7 @@ use crate::spool::SpoolError;
 pub(super) const SLICE: usize = 4096;
 
 /// How long the event log may take to write the end of a message. It is a matter of milliseconds if its disk is well.
-const TOLD_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// Messages older than this do not end any more, or hardly ever.
 const LIVED_AT_MOST: Duration = Duration::from_secs(7 * 86_400);
 
@@ -35,6 +35,15 @@ pub enum QueryError {
     /// The daemon is shutting down.
     #[error("shutting down")]
     Closing,
+}
+
+impl From<ArchiveError> for QueryError {
+    fn from(error: ArchiveError) -> QueryError {
+        match error {
+            ArchiveError::Busy => QueryError::Busy,
+            ArchiveError::Read(error) => QueryError::Events(error.to_string()),
+        }
+    }
 }
 
 /// What is known of a message.
@@ -72,10 +81,7 @@ impl Queue {
             Err(SpoolError::Unknown(_)) => {
                 let told = tokio::time::timeout(TOLD_WITHIN, self.until_told(id)).await.is_ok();
                 let archive = self.parts.load().archive.clone();
-                let lines = archive.find(id).await.map_err(|error| match error {
-                    ArchiveError::Busy => QueryError::Busy,
-                    ArchiveError::Read(error) => QueryError::Events(error.to_string()),
-                })?;
+                let lines = archive.find(id).await?;
                 let status = from_events(id, &lines);
                 if !told && self.may_have_ended_now(id) && status.as_ref().is_none_or(|status| status.waiting) {
                     return Err(QueryError::Events(
@@ -89,7 +95,7 @@ impl Queue {
     }
 
     /// Until the last event of a message that is not waiting any more is in the event log.
-    async fn until_told(&self, id: MessageId) {
+    pub(super) async fn until_told(&self, id: MessageId) {
         self.spool.until_told(id).await;
         if let Some(events) = self.events.get() {
             events.caught_up().await;

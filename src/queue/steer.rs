@@ -382,6 +382,11 @@ fn judge(outcome: &Outcome, provider: &str) -> Learned {
     }
 }
 
+/// Whether the receiver says for good that there is no such mailbox.
+pub(super) fn says_unknown(outcome: &Outcome, provider: &str) -> bool {
+    matches!(outcome, Outcome::Failed(_)) && judge(outcome, provider) == Learned::UnknownUser
+}
+
 /// A scope as notices have it.
 fn about(scope: &Scope) -> About<'_> {
     fn name(name: &Option<String>) -> &str {

@@ -50,6 +50,7 @@ fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
         late: false,
         recipients: places.iter().copied().collect(),
         due: 0,
+        refused: false,
     };
     scheduler.add(0, newcomer, [group("a.example", &[0, 2]), group("b.example", &[1])], actions);
     scheduler
@@ -113,6 +114,7 @@ fn a_message_partly_asleep_is_given_up_at_once() {
         late: false,
         recipients: [recipient].into_iter().collect(),
         due,
+        refused: false,
     };
     let stream = Stream::default();
     let newcomer = Newcomer {
@@ -149,7 +151,14 @@ fn the_sleepers_of_what_is_taken_back_go_in_slices() {
     for id in 1..=100 {
         let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
         let host = AddressHost::Domain("a.example".parse().unwrap());
-        let group = Group { host, attempts: 1, late: false, recipients: [0].into_iter().collect(), due: 50_000 };
+        let group = Group {
+            host,
+            attempts: 1,
+            late: false,
+            recipients: [0].into_iter().collect(),
+            due: 50_000,
+            refused: false,
+        };
         scheduler.add(
             0,
             Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY },
@@ -214,8 +223,14 @@ fn with_a_busy_session(now: u64) -> Scheduler {
 /// One more message for that site.
 fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
     let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
-    let group =
-        Group { host: probe::a_route().0, attempts: 0, late: false, recipients: [0].into_iter().collect(), due: now };
+    let group = Group {
+        host: probe::a_route().0,
+        attempts: 0,
+        late: false,
+        recipients: [0].into_iter().collect(),
+        due: now,
+        refused: false,
+    };
     scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY }, [group], actions);
 }
 

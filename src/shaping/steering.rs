@@ -221,6 +221,11 @@ impl Steering {
         self.note(now, stream, (source, provider), Some(Sign::Complained), Some(Fact::Complaint), recipients)
     }
 
+    /// So many recipients of a stream that a provider had taken came back: it knows no such user.
+    pub fn returned(&mut self, now: u64, stream: &Stream, provider: &str, recipients: u32) -> SmallVec<[Braked; 1]> {
+        self.note(now, stream, (None, provider), None, Some(Fact::UnknownUser), recipients)
+    }
+
     /// An order has ended: what the brake held begins with a clean slate.
     pub fn ended(&mut self, order: &Order) {
         if order.deed != Deed::Exempt && order.by == BRAKE {

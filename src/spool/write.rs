@@ -74,10 +74,21 @@ impl Spool {
     /// Tells of what belongs to no message: event lines, each ending in a line feed. They come to the event log once they
     /// are on disk; a crash before that may lose them, and nothing else.
     pub fn note(self: &Arc<Self>, events: impl Into<Bytes>) {
-        let events = events.into();
-        // A state of no message: nothing keeps its record but that the event log does not have it yet.
+        let note = self.note_record(events.into(), None);
+        self.log.append([note]);
+    }
+
+    /// The same for what somebody else's responsibility ends with: it is synced like a message, and then `synced` is told;
+    /// dropped if that never comes.
+    pub fn note_synced(self: &Arc<Self>, events: impl Into<Bytes>, synced: oneshot::Sender<()>) {
+        let note = self.note_record(events.into(), Some(synced));
+        self.log.append([Append { durability: Durability::Synced, ..note }]);
+    }
+
+    /// A state of no message: nothing keeps its record but that the event log does not have it yet.
+    fn note_record(self: &Arc<Self>, events: Bytes, synced: Option<oneshot::Sender<()>>) -> Append {
         let head = state::write(&[], None, false, &events);
-        self.log.append([self.state_record(NOBODY, head, false, events, None, None)]);
+        self.state_record(NOBODY, head, false, events, None, synced)
     }
 
     /// Notes that a message was taken back while recipients of it were in flight. If their outcome is lost in a crash, they are

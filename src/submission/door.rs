@@ -1,6 +1,7 @@
 //! What stands behind the listeners: whoever takes responsibility for a message.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,22 @@ use smallvec::SmallVec;
 
 use super::rejection::Rejection;
 use crate::access::Principal;
-use crate::mail::{Envelope, MessageId, Receipt};
+use crate::mail::{Envelope, EnvelopeAddress, MessageId, Receipt, Reply};
 
 /// The one door every listener hands its messages to. The daemon's is the [`Gate`](super::Gate) with the queue behind it;
 /// tests record.
 pub trait Door: Send + Sync + 'static {
+    /// What the SMTP listeners in front of it are for.
+    const SERVICE: Service = Service::Submission;
+
+    /// Asked for each recipient of an SMTP transaction.
+    ///
+    /// # Errors
+    /// No mail is taken for this address: the reply for the client, who did wrong to ask.
+    fn receives(&self, _address: &EnvelopeAddress) -> Result<(), Reply> {
+        Ok(())
+    }
+
     /// The first of `count` ids that follow one another, for messages about to be handed over; a message's id stands in
     /// its Received field. Never given out twice.
     fn next_ids(&self, count: u32) -> MessageId;
@@ -41,6 +53,26 @@ pub trait Door: Send + Sync + 'static {
     fn expire_after(&self) -> Duration;
 }
 
+/// What an SMTP listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Clients that may submit hand over what is to be sent.
+    Submission,
+    /// Anybody hands over what comes back to addresses that the door knows. The door gets the message as it came: nothing is
+    /// added to it, and no order in it is obeyed.
+    Inbound,
+}
+
+impl Service {
+    /// The `listener` label of metrics.
+    pub fn listener(self) -> &'static str {
+        match self {
+            Service::Submission => "smtp",
+            Service::Inbound => "inbound",
+        }
+    }
+}
+
 /// What one submission hands over. Its messages stand or fall together.
 #[derive(Debug, Clone)]
 pub struct Handover {
@@ -52,6 +84,8 @@ pub struct Handover {
     /// What is wrong with its times. It is refused for that unless its key is known: what was good when it was first sent
     /// may have passed when it is repeated. Only where there is a key.
     pub overdue: Option<Box<Rejection>>,
+    /// The address it came from, where somebody wants to know.
+    pub client: Option<IpAddr>,
 }
 
 /// A message about to be accepted.
@@ -68,6 +102,11 @@ pub struct NewMessage {
 impl Handover {
     /// One message.
     pub fn one(principal: Arc<Principal>, id: MessageId, envelope: Envelope, content: Bytes) -> Handover {
-        Handover { principal, messages: smallvec::smallvec![NewMessage { id, envelope, content }], overdue: None }
+        Handover {
+            principal,
+            messages: smallvec::smallvec![NewMessage { id, envelope, content }],
+            overdue: None,
+            client: None,
+        }
     }
 }

@@ -37,7 +37,7 @@ use rustls::ServerConfig;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-pub use door::{Door, Handover, NewMessage};
+pub use door::{Door, Handover, NewMessage, Service};
 pub use gate::Gate;
 pub use rejection::{Rejection, RejectionKind, Violation};
 #[doc(hidden)]
@@ -58,6 +58,7 @@ pub struct Submission {
     controls: Arc<Controls>,
     tasks: TaskTracker,
     local_addrs: Vec<SocketAddr>,
+    listener: &'static str,
     _abort: DropGuard,
 }
 
@@ -65,9 +66,9 @@ pub struct Submission {
 #[derive(Debug, thiserror::Error)]
 pub enum SubmissionError {
     /// An address of `listen` or `listen_tls` is taken, not ours, or not allowed.
-    #[error("listen on {address} (submission.{door}.listen)")]
+    #[error("listen on {address} ({}listen)", table_of(.door))]
     Bind {
-        /// Of which door: smtp, grpc or http.
+        /// Of which door: smtp, grpc, http or inbound.
         door: &'static str,
         /// Which.
         address: SocketAddr,
@@ -109,7 +110,7 @@ impl Submission {
         let clear = config.listen.iter().map(|address| (*address, Opening::InTheClear));
         let all: Vec<_> = clear.chain(config.listen_tls.iter().map(|address| (*address, Opening::Tls))).collect();
         for &(address, opening) in &all {
-            let error = |source| SubmissionError::Bind { door: "smtp", address, source };
+            let error = |source| SubmissionError::Bind { door: D::SERVICE.listener(), address, source };
             // Alone, [::] also serves IPv4; beside 0.0.0.0 it must not, or the second bind fails.
             let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             let listener = smtp::bind(address, all.iter().any(|(other, _)| *other == v4)).map_err(error)?;
@@ -123,8 +124,10 @@ impl Submission {
             tasks.spawn(smtp::accept(listener, opening, shared.clone(), tasks.clone()));
         }
         let abort = controls.aborting.clone().drop_guard();
-        tracing::info!(listen = ?local_addrs, "accepting mail by SMTP");
-        Ok(Submission { controls, tasks, local_addrs, _abort: abort })
+        if !local_addrs.is_empty() {
+            tracing::info!(listen = ?local_addrs, listener = D::SERVICE.listener(), "accepting mail by SMTP");
+        }
+        Ok(Submission { controls, tasks, local_addrs, listener: D::SERVICE.listener(), _abort: abort })
     }
 
     /// Where it listens, in the order of `config.listen` and then `config.listen_tls`; ports given as 0 are the real ones.
@@ -138,7 +141,7 @@ impl Submission {
     pub fn reload(&self, config: SmtpConfig, tls: Option<Arc<ServerConfig>>) {
         let policy = self.controls.policy.load();
         if (&config.listen, &config.listen_tls) != (&policy.config.listen, &policy.config.listen_tls) {
-            tracing::warn!("submission.smtp.listen or listen_tls has changed; this needs a restart");
+            tracing::warn!("{}listen or listen_tls has changed; this needs a restart", table_of(self.listener));
         }
         self.controls.change(Policy { config, tls });
     }
@@ -157,4 +160,9 @@ impl Submission {
         self.controls.aborting.cancel();
         self.tasks.wait().await;
     }
+}
+
+/// The table of the configuration that a door is set up in, with the dot behind it.
+fn table_of(door: &str) -> String {
+    if door == "inbound" { "inbound.".into() } else { format!("submission.{door}.") }
 }

@@ -1,5 +1,7 @@
 //! What an entry says.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::Evidence;
@@ -76,6 +78,18 @@ pub enum Reason {
     Manual,
 }
 
+impl Reason {
+    /// As events, files and metrics spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::HardBounce => "hard-bounce",
+            Reason::Complaint => "complaint",
+            Reason::Unsubscribe => "unsubscribe",
+            Reason::Manual => "manual",
+        }
+    }
+}
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -93,6 +107,18 @@ pub struct Entry {
     pub since: Timestamp,
     /// Until when; `None`: for good.
     pub until: Option<Timestamp>,
+}
+
+impl fmt::Display for Entry {
+    /// Why mail to it is refused, for events.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "suppressed: {} by {}, since {}", self.reason.as_str(), self.source, self.since)?;
+        match &self.scope {
+            Scope::Global => Ok(()),
+            Scope::Tenant(tenant) => write!(f, ", for tenant {tenant:?}"),
+            Scope::List { tenant, list } => write!(f, ", for list {list:?} of tenant {tenant:?}"),
+        }
+    }
 }
 
 impl Entry {

@@ -92,6 +92,10 @@ pub struct Metrics {
     pub warmup_day: IntGaugeVec,
     /// Recipients a source that is warmed up may still mail today, by source and provider.
     pub warmup_left: IntGaugeVec,
+    /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster.
+    pub inbound_messages: IntCounterVec,
+    /// Recipients that came back by mail after their mail had been taken, by provider and reason.
+    pub bounces: IntCounterVec,
     /// 1 if the last reload of the configuration worked, else 0.
     pub config_ok: Gauge,
 }
@@ -185,6 +189,8 @@ impl Metrics {
             brakes: counters(&r, "brakes_total", "thresholds of reputation crossed", &["provider", "what"]),
             warmup_day: gauges(&r, "warmup_day", "day of the plan a source is at", &["source", "provider"]),
             warmup_left: gauges(&r, "warmup_left", "recipients a source may still mail today", &["source", "provider"]),
+            inbound_messages: counters(&r, "inbound_messages_total", "messages taken at addresses of ours", &["kind"]),
+            bounces: counters(&r, "bounces_total", "recipients that came back by mail", &["provider", "reason"]),
             config_ok: register(&r, Gauge::with_opts(opts("config_last_reload_ok", "1 if the last reload worked"))),
             registry: r,
         };

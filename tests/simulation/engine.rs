@@ -13,6 +13,8 @@ use posthaste::clock::Clock;
 use posthaste::config::Config;
 use posthaste::delivery::Client;
 use posthaste::events::Archive;
+use posthaste::feedback::token::Tokens;
+use posthaste::feedback::verp::Verp;
 use posthaste::log::sim::{Deed, Fault, SimFiles};
 use posthaste::log::{Drive, LogOptions, Position};
 use posthaste::queue::{Parts, Queue, RetryPolicy};
@@ -109,6 +111,7 @@ impl Engine {
         let (spool, mut opened) = opened.unwrap();
         let queue = Queue::new(
             Arc::clone(&spool),
+            Arc::default(),
             parts(world, config, &metrics),
             SigningPool::new(1, Clock, Arc::clone(&metrics)),
             Arc::clone(&metrics),
@@ -221,6 +224,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         signer: Arc::new(Signer::load(&config.dkim).0),
         retry: RetryPolicy::new(&config.retry),
         reports: config.reports.clone(),
+        verp: Verp::new(&config.feedback, Arc::new(Tokens::new(b"the secret of a simulation"))),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, None).unwrap()),

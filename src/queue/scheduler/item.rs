@@ -112,6 +112,8 @@ pub(in crate::queue) struct Group {
     pub(in crate::queue) late: bool,
     pub(in crate::queue) recipients: Recipients,
     pub(in crate::queue) due: u64,
+    /// The suppression list names them: not to be mailed.
+    pub(in crate::queue) refused: bool,
 }
 
 /// What a session takes away to deliver: recipients of one message.

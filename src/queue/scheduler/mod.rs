@@ -84,6 +84,8 @@ pub(super) enum Verdict {
     Later(Failure),
     /// Give up.
     Never(Failure),
+    /// The suppression list names them; no matter of host or site.
+    Refused,
 }
 
 /// Numbers for metrics and `queue list`.
@@ -181,11 +183,11 @@ impl Scheduler {
         let Newcomer { id, stream, accepted_at, recipients, size, expires } = newcomer;
         let stream = self.streams.take(stream, |stream| self.egress.pool_of(stream));
         let mut open = Open::of(recipients);
-        let mut items: SmallVec<[(Item, u64); 1]> = SmallVec::new();
-        for Group { host, attempts, late, recipients, due } in groups {
+        let mut items: SmallVec<[(Item, u64, bool); 1]> = SmallVec::new();
+        for Group { host, attempts, late, recipients, due, refused } in groups {
             recipients.iter().for_each(|r| open.set(*r));
             let host = self.hosts.take(host);
-            items.push((Item { message: id, host, attempts, spoilt: 0, late, recipients }, due));
+            items.push((Item { message: id, host, attempts, spoilt: 0, late, recipients }, due, refused));
         }
         self.counts.open[self.streams.class(stream) as usize] += open.len() as i64;
         self.streams.count(stream, open.len() as i64);
@@ -202,8 +204,11 @@ impl Scheduler {
             size: Size::of(size),
             open,
         });
-        for (item, due) in items {
-            if due <= now {
+        for (item, due, refused) in items {
+            if refused {
+                self.count_awake(&item);
+                self.turn_away(vec![item], Verdict::Refused, actions);
+            } else if due <= now {
                 self.wake(now, item, actions);
             } else {
                 self.sleepers.insert(due, item);
@@ -266,16 +271,23 @@ impl Scheduler {
         if message.is_unwanted() {
             return self.drop_item(&item);
         }
-        message.awake += item.recipients.len() as u32;
-        self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
-        if now >= message.expires {
+        let (expires, id) = (message.expires, item.message);
+        self.count_awake(&item);
+        if now >= expires {
             actions.push(Action::Expire(item.message, item.recipients.to_vec()));
             return self.drop_item(&item);
         }
-        if message.expiry.is_none() {
-            message.expiry = Some(self.expiries.insert(message.expires, item.message));
+        if let Some(message) = self.messages.get_mut(id).filter(|message| message.expiry.is_none()) {
+            message.expiry = Some(self.expiries.insert(message.expires, id));
         }
         self.forward(now, item, actions);
+    }
+
+    /// The time of the item's recipients has come.
+    fn count_awake(&mut self, item: &Item) {
+        let Some(message) = self.messages.get_mut(item.message) else { return };
+        message.awake += item.recipients.len() as u32;
+        self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
     }
 
     fn forward(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {

@@ -142,6 +142,19 @@ impl Scheduler {
         }
     }
 
+    /// So many recipients whose mail had been taken turned out to be unknown.
+    pub(in crate::queue) fn returned(
+        &mut self,
+        now: u64,
+        stream: &Stream,
+        provider: &str,
+        recipients: u32,
+        actions: &mut Vec<Action>,
+    ) {
+        let braked = self.shaper.steering.returned(now, stream, provider, recipients);
+        actions.extend(braked.into_iter().map(Action::Braked));
+    }
+
     /// The limits in force for a subject.
     pub(in crate::queue) fn limits_of(&self, now: u64, subject: &Subject<'_>) -> Vec<InForce<'_>> {
         self.shaper.limits.in_force(now, subject)

@@ -121,7 +121,14 @@ impl World {
         self.messages += 1;
         let id = MessageId(self.messages);
         let host = self.hosts[host].clone();
-        let groups = [Group { host, attempts: 0, late: false, recipients: (0..recipients).collect(), due: self.now }];
+        let groups = [Group {
+            host,
+            attempts: 0,
+            late: false,
+            recipients: (0..recipients).collect(),
+            due: self.now,
+            refused: false,
+        }];
         let recipients = recipients as usize;
         let newcomer = Newcomer { id, stream, accepted_at: Timestamp(0), recipients, size, expires: NEVER };
         self.scheduler.add(self.now, newcomer, groups, &mut self.actions);

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::super::*;
 use crate::config::{ByteSize, Config, EventsConfig};
 use crate::events::EventLog;
+use crate::feedback::token::Tokens;
 use crate::log::sim::SimFiles;
 use crate::log::{Drive, Files, LogOptions};
 use crate::mail::{Envelope, Recipient, Stream};
@@ -56,10 +57,11 @@ impl Whole {
             hostname,
             archive: Archive::new(dir.path(), 1),
             reports: config.reports.clone(),
+            verp: Verp::new(&config.feedback, Arc::new(Tokens::new(b"0123456789abcdef"))),
         };
         let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
         let chance = rand::SeedableRng::seed_from_u64(1);
-        let queue = Queue::new(Arc::clone(&spool), parts, pool, metrics, Clock, chance);
+        let queue = Queue::new(Arc::clone(&spool), Arc::default(), parts, pool, metrics, Clock, chance);
         queue.follow_events(log.progress());
         spool.restore(&mut opened, &mut |restored| queue.restore(restored)).unwrap();
         Whole { queue, spool, told, files, log, _dir: dir }
@@ -76,7 +78,7 @@ impl Whole {
         envelope.expires_at = now.after(Duration::from_secs(7200));
         let message = Arc::new(Message::new(id, envelope, bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n")));
         let queue = Arc::clone(&self.queue);
-        self.spool.accept([message], move |accepted| queue.admit(&accepted.unwrap()));
+        self.spool.accept([message], move |accepted| queue.admit(&accepted.unwrap(), &Recipients::None));
         self.spool.step();
         id
     }

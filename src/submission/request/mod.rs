@@ -142,7 +142,7 @@ pub fn prepare_within<D: Door>(
         Some(overdue) if keyed.is_none() => Err(*overdue),
         overdue => {
             messages[0].envelope.key = keyed;
-            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue })
+            Ok(Handover { principal: Arc::clone(&circumstances.principal), messages, overdue, client: None })
         }
     }
 }

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::limits::{Clients, Memory};
 use self::refusal::Reason;
 use self::sasl::Authority;
+use super::door::{Door, Service};
 use crate::access::Principal;
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
@@ -45,9 +46,6 @@ use crate::telemetry::Metrics;
 
 pub(super) use self::listener::{accept, bind};
 pub(super) use self::serve::Opening;
-
-/// The `listener` label of metrics.
-const LISTENER: &str = "smtp";
 
 /// What an operator may change while the daemon runs.
 #[derive(Debug)]
@@ -99,11 +97,12 @@ pub(super) struct Shared<D> {
     clients: Arc<Clients>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    accepted: IntCounter,
+    /// Messages that are to be sent.
+    accepted: Option<IntCounter>,
     connections: IntGauge,
 }
 
-impl<D> Shared<D> {
+impl<D: Door> Shared<D> {
     /// Sessions that speak as `hostname`, ask `authority` who their clients are, and hand to `door`.
     pub(super) fn new(
         hostname: Domain,
@@ -113,14 +112,22 @@ impl<D> Shared<D> {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Shared<D> {
-        let accepted = metrics.messages_accepted.with_label_values(&[LISTENER]);
-        let connections = metrics.connections.with_label_values(&["", "submission"]);
+        let accepted = match D::SERVICE {
+            Service::Submission => Some(metrics.messages_accepted.with_label_values(&[D::SERVICE.listener()])),
+            // Counted by what they are, when that is known.
+            Service::Inbound => None,
+        };
+        let state = match D::SERVICE {
+            Service::Submission => "submission",
+            Service::Inbound => "inbound",
+        };
+        let connections = metrics.connections.with_label_values(&["", state]);
         let clients = Arc::new(Clients::default());
         let network = Principal::network();
         Shared { hostname, door, authority, network, controls, clients, clock, metrics, accepted, connections }
     }
 
     fn refused(&self, reason: Reason) {
-        self.metrics.submissions_refused.with_label_values(&[LISTENER, reason.as_str()]).inc();
+        self.metrics.submissions_refused.with_label_values(&[D::SERVICE.listener(), reason.as_str()]).inc();
     }
 }

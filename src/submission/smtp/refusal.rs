@@ -30,6 +30,8 @@ pub(super) enum Reason {
     Relay,
     /// Credentials that are wrong, not complete, or not to be said in the clear.
     Auth,
+    /// A recipient that is none of ours.
+    Recipient,
     /// Larger than `max_message_size`.
     Size,
     /// More than `recipients_max`.
@@ -70,6 +72,7 @@ impl Reason {
             Reason::Address => "address",
             Reason::Relay => "relay",
             Reason::Auth => "auth",
+            Reason::Recipient => "recipient",
             Reason::Size => "size",
             Reason::Recipients => "recipients",
             Reason::LineLength => "line_length",
@@ -91,7 +94,9 @@ impl Reason {
     /// find out: a recipient too many (RFC 5321 §4.5.3.1.10), a message too large or unfit.
     pub(super) fn is_clients_error(self) -> bool {
         match self {
-            Reason::Syntax | Reason::Sequence | Reason::Address | Reason::Relay | Reason::Auth => true,
+            Reason::Syntax | Reason::Sequence | Reason::Address | Reason::Relay | Reason::Auth | Reason::Recipient => {
+                true
+            }
             Reason::Aftermath
             | Reason::Size
             | Reason::Recipients

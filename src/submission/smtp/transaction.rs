@@ -14,7 +14,8 @@ use super::content::{Content, Whole};
 use super::limits::MemoryShare;
 use super::parameters::{MailParameters, RcptParameters};
 use crate::access::Principal;
-use crate::mail::{Envelope, EnvelopeAddress, Recipient, ReversePath};
+use crate::clock::Timestamp;
+use crate::mail::{Envelope, EnvelopeAddress, Recipient, ReversePath, Stream};
 
 /// From here on equal recipients are found by a table instead of by looking at each.
 const TABLE_FROM: usize = 16;
@@ -156,6 +157,21 @@ impl Transaction {
             key: completed.key,
         };
         Ok(Submitted { principal: self.principal, envelope, content: completed.content, overdue, memory })
+    }
+}
+
+impl Transaction {
+    /// The message and its envelope with nothing done to them, for what comes back.
+    pub(super) fn as_it_came(self, whole: Whole, at: Timestamp) -> (Arc<Principal>, Envelope, Bytes, MemoryShare) {
+        let Whole { buffer, memory, eight_bit } = whole;
+        let envelope = Envelope {
+            reverse_path: self.reverse_path,
+            recipients: self.recipients,
+            smtputf8: self.parameters.smtputf8,
+            eight_bit,
+            ..Envelope::unreadable(Stream::default(), at)
+        };
+        (self.principal, envelope, Bytes::from(buffer).slice(message::HEADROOM..), memory)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::super::super::door::Door;
+use super::super::super::door::{Door, Service};
 use super::super::input::Input;
 use super::super::refusal::{Reason, Refusal};
 use super::super::replies::Outcome;
@@ -25,7 +25,8 @@ impl<D: Door> Session<D> {
     /// The keyword of EHLO, if AUTH is possible now.
     pub(super) fn auth_offer(&self) -> Option<String> {
         let names: Vec<&str> = Mechanism::offered(self.binding.is_some()).map(Mechanism::name).collect();
-        (self.auth_is_safe() && self.authenticated.is_none()).then(|| format!("AUTH {}", names.join(" ")))
+        (self.auth_is_possible() && self.auth_is_safe() && self.authenticated.is_none())
+            .then(|| format!("AUTH {}", names.join(" ")))
     }
 
     /// Whether a password may be said here: over TLS, or from where nobody listens.
@@ -35,7 +36,7 @@ impl<D: Door> Session<D> {
 
     /// Whether the client could authenticate, maybe after STARTTLS.
     pub(super) fn auth_is_possible(&self) -> bool {
-        self.policy.tls.is_some() || self.auth_is_safe()
+        D::SERVICE == Service::Submission && (self.policy.tls.is_some() || self.auth_is_safe())
     }
 
     /// `AUTH mechanism [initial-response]`.
@@ -50,7 +51,10 @@ impl<D: Door> Session<D> {
             return Err(Refusal::sequence("a transaction is open; end it or say RSET"));
         }
         if !self.auth_is_possible() {
-            let text = "AUTH is not possible here: it needs TLS, which is not set up";
+            let text = match D::SERVICE {
+                Service::Submission => "AUTH is not possible here: it needs TLS, which is not set up",
+                Service::Inbound => "AUTH is not possible here",
+            };
             return Err(Refusal::new(Reason::Syntax, 502, (5, 5, 1), text));
         }
         if !self.auth_is_safe() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::super::door::Door;
+use super::super::super::door::{Door, Service};
 use super::super::super::received::HelloName;
 use super::super::command::{self, Command};
 use super::super::content::Fault;
@@ -134,8 +134,11 @@ impl<D: Door> Session<D> {
             let size = self.policy.config.max_message_size.0;
             text.push_str("\nPIPELINING\nSIZE ");
             text.push_str(&size.to_string());
-            text.push_str("\n8BITMIME\nSMTPUTF8\nENHANCEDSTATUSCODES\nCHUNKING\nDSN\n");
-            orders::announce(&mut text, self.shared.clock.timestamp());
+            text.push_str("\n8BITMIME\nSMTPUTF8\nENHANCEDSTATUSCODES\nCHUNKING\n");
+            if D::SERVICE == Service::Submission {
+                text.push_str("DSN\n");
+                orders::announce(&mut text, self.shared.clock.timestamp());
+            }
             if let Some(offer) = self.auth_offer() {
                 text.push_str(&offer);
                 text.push('\n');
@@ -190,6 +193,9 @@ impl<D: Door> Session<D> {
 
     /// Who submits: whoever the client showed to be, by AUTH or its certificate, else a trusted network.
     fn principal(&self) -> Result<Arc<Principal>, Refusal> {
+        if D::SERVICE == Service::Inbound {
+            return Ok(Arc::clone(&self.shared.network));
+        }
         if let Some(principal) = &self.authenticated {
             return Ok(Arc::clone(principal));
         }
@@ -220,6 +226,8 @@ impl<D: Door> Session<D> {
         }
         let refusal = if eight_bit && !transaction.parameters.smtputf8 {
             Refusal::new(Reason::Address, 553, (5, 6, 7), "this address needs SMTPUTF8")
+        } else if let Err(reply) = self.shared.door.receives(&recipient.address) {
+            Refusal { reply, reason: Reason::Recipient, fatal: false }
         } else if transaction.recipients.len() >= self.policy.config.recipients_max {
             let text = format!("too many recipients: recipients_max is {}", self.policy.config.recipients_max);
             Refusal::new(Reason::Recipients, 452, (4, 5, 3), text)

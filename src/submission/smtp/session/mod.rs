@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::super::door::Door;
+use super::super::door::{Door, Service};
 use super::super::received::HelloName;
 use super::super::rejection::Rejection;
 use super::data::DotReader;
@@ -266,8 +266,11 @@ impl<D: Door> Session<D> {
                 // A client that gets mail through is not one that only tries (as Postfix counts).
                 self.errors = 0;
                 let before = if receipt.replayed { " (accepted before)" } else { "" };
-                self.shared.accepted.inc_by(u64::from(!receipt.replayed));
-                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, queued as {}{before}", receipt.id))
+                if let Some(accepted) = &self.shared.accepted {
+                    accepted.inc_by(u64::from(!receipt.replayed));
+                }
+                let what = if D::SERVICE == Service::Inbound { "taken" } else { "queued" };
+                Reply::ours(250, EnhancedCode(2, 0, 0), format!("ok, {what} as {}{before}", receipt.id))
             }
             Err(Rejection { reply, .. }) => {
                 self.count(Reason::Door);

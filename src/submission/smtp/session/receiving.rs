@@ -4,7 +4,7 @@ use std::mem;
 
 use tracing::Level;
 
-use super::super::super::door::{Door, Handover};
+use super::super::super::door::{Door, Handover, Service};
 use super::super::super::options::OptionError;
 use super::super::super::received::{Protocol, Received};
 use super::super::super::rejection::Rejection;
@@ -161,6 +161,9 @@ impl<D: Door> Session<D> {
     /// Completes the message and hands it to the door.
     fn submit(&mut self, transaction: Transaction, whole: Whole) -> Result<(), Refusal> {
         let Some(hello) = &self.hello else { return Err(Refusal::sequence("say EHLO first")) };
+        if D::SERVICE == Service::Inbound {
+            return self.hand_in(transaction, whole);
+        }
         let shared = &*self.shared;
         let id = shared.door.next_ids(1);
         let protocol = Protocol {
@@ -193,10 +196,21 @@ impl<D: Door> Session<D> {
             .overdue
             .map(|OptionError { field, value, why }| Box::new(Rejection::invalid(field, format!("{value:?}: {why}"))));
         let handover = Handover::one(submitted.principal, id, submitted.envelope, submitted.content);
-        let handover = Handover { overdue, ..handover };
-        let accepting = shared.door.accept(handover);
-        let ticket = Ticket::new(id, record, submitted.memory);
-        self.replies.push_pending(Box::pin(async move { Outcome::Message(accepting.await) }), ticket);
+        self.hand_over(Handover { overdue, ..handover }, Ticket::new(id, record, submitted.memory));
         Ok(())
+    }
+
+    /// Hands what came back to the door as it is.
+    fn hand_in(&mut self, transaction: Transaction, whole: Whole) -> Result<(), Refusal> {
+        let id = self.shared.door.next_ids(1);
+        let (principal, envelope, content, memory) = transaction.as_it_came(whole, self.shared.clock.timestamp());
+        let handover = Handover { client: Some(self.client), ..Handover::one(principal, id, envelope, content) };
+        self.hand_over(handover, Ticket::new(id, None, memory));
+        Ok(())
+    }
+
+    fn hand_over(&mut self, handover: Handover, ticket: Ticket) {
+        let accepting = self.shared.door.accept(handover);
+        self.replies.push_pending(Box::pin(async move { Outcome::Message(accepting.await) }), ticket);
     }
 }

@@ -1,0 +1,96 @@
+//! Whom the suppression list names is not mailed, whenever the entry comes; and a mailbox that does not exist gets there.
+
+use std::sync::Arc;
+
+use posthaste::clock::{Clock, Timestamp};
+use posthaste::suppression::{Entry, Reason, Scope, Subject, Suppressions};
+
+use crate::peer::{At, Do, Peer};
+use crate::world::{World, listeners, zone};
+
+fn entry(address: &str, scope: Scope) -> Entry {
+    Entry {
+        subject: Subject::address(&address.parse().unwrap()),
+        scope,
+        reason: Reason::Complaint,
+        evidence: "".into(),
+        source: "a test".into(),
+        since: Timestamp(1_700_000_000_000),
+        until: None,
+    }
+}
+
+async fn world(them: &Peer) -> (World, Arc<Suppressions>) {
+    let world = World::start(zone(&["them"]), them.address().port(), |_| {}).await;
+    let list = Arc::clone(world.daemon().suppressions());
+    (world, list)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_whom_the_list_names() {
+    let them = Peer::good(listeners(1).await.pop().unwrap());
+    let (world, list) = world(&them).await;
+    let shop = Scope::Tenant("shop".into());
+    let past = Entry { until: Some(Clock.timestamp()), ..entry("back@them.test", Scope::Global) };
+    let domain = Entry { subject: Subject::Domain("gone.test".parse().unwrap()), ..entry("a@b.test", Scope::Global) };
+    let new = vec![entry("No@THEM.test", Scope::Global), entry("not-shop@them.test", shop), past, domain];
+    list.add(new).await.unwrap();
+    // Of one message the others are mailed; a message without others is not routed at all.
+    world.send(&["yes@them.test", "no@them.test", "back@them.test"]).await;
+    world.send(&["someone@gone.test"]).await;
+    world.send_with(&["not-shop@them.test"], "X-Posthaste-Tenant: shop\r\n").await;
+    world.send_with(&["not-shop@them.test"], "X-Posthaste-Tenant: press\r\n").await;
+    for (name, who) in [("delivered", "yes@"), ("delivered", "back@"), ("delivered", "not-shop@")] {
+        world.until(name, who, 1).await;
+    }
+    world.until("suppressed", "", 3).await;
+    world.until_empty().await;
+    let told = world.told("suppressed", "no@them.test");
+    assert_eq!(told[0].0["reply"], "suppressed: complaint by a test, since 2023-11-14T22:13:20.000Z");
+    assert_eq!(world.told("suppressed", "not-shop@")[0].0["tenant"], "shop");
+    assert_eq!(world.told("suppressed", "someone@gone.test").len(), 1);
+    assert_eq!(world.told("delivered", "not-shop@")[0].0["tenant"], "press");
+    assert_eq!(world.events().len(), 6, "{:?}", world.events());
+    assert!(!them.recipients().iter().any(|recipient| recipient == "no@them.test"));
+    assert_eq!(world.metric("posthaste_recipients_total", &["suppressed"]).await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_comes_while_mail_waits_counts() {
+    let them = Peer::good(listeners(1).await.pop().unwrap());
+    let (mut world, list) = world(&them).await;
+    let later = "X-Posthaste-Not-Before: 1s\r\n";
+    world.send_with(&["no@them.test"], later).await;
+    world.send_with(&["yes@them.test", "no@them.test"], later).await;
+    list.add(vec![entry("no@them.test", Scope::Global)]).await.unwrap();
+    world.until("suppressed", "no@them.test", 2).await;
+    world.until("delivered", "yes@them.test", 1).await;
+    world.until_empty().await;
+    assert_eq!(them.recipients(), ["yes@them.test"]);
+    // Their ends are on disk.
+    world.stop(std::time::Duration::from_secs(5)).await;
+    world.start_again().await;
+    world.until_empty().await;
+    assert_eq!(world.events().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mailbox_that_does_not_exist_is_not_mailed_again() {
+    let them = Peer::start(listeners(1).await.pop().unwrap(), |ask| match ask.at {
+        At::Rcpt if ask.text.contains("nobody") => Do::Say("550 5.1.1 no such user here"),
+        At::Rcpt if ask.text.contains("blocked") => Do::Say("550 5.7.1 your address is on a blocklist"),
+        _ => Do::Take,
+    });
+    let (world, list) = world(&them).await;
+    world.send(&["nobody@them.test", "blocked@them.test", "yes@them.test"]).await;
+    world.until("bounced", "nobody@them.test", 1).await;
+    world.until("bounced", "blocked@them.test", 1).await;
+    let stream = posthaste::mail::Stream::default();
+    let held = |address: &str| list.check(&stream, None, &address.parse().unwrap(), Clock.timestamp()).unwrap();
+    world.see("an entry", || held("nobody@them.test")).await;
+    world.send(&["nobody@them.test", "blocked@them.test"]).await;
+    world.until("suppressed", "nobody@them.test", 1).await;
+    world.until("bounced", "blocked@them.test", 2).await;
+    assert!(held("blocked@them.test").is_none() && held("yes@them.test").is_none());
+    assert_eq!(held("nobody@them.test").unwrap().reason, Reason::HardBounce);
+}
