@@ -78,7 +78,6 @@ impl Daemon {
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, &metrics).await?;
         let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
-        let suppressions = Arc::new(Suppressions::default());
         let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
         let floor = Arc::clone(&spool);
         events.on_synced(Box::new(move |segment| floor.set_exported(segment)));

@@ -18,10 +18,12 @@ pub mod classify;
 pub mod complaint;
 mod delay;
 mod field;
+pub mod marks;
 mod mime;
 #[doc(hidden)]
 pub mod probe;
 mod report;
+pub mod reports;
 mod status;
 pub mod token;
 pub mod verp;

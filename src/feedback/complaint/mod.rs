@@ -13,6 +13,7 @@
 //! Nothing here is believed. Whether a token is ours, and what follows, the handler of incoming mail says.
 
 mod arf;
+pub mod cfbl;
 
 mod find;
 mod foreign;
