@@ -26,6 +26,8 @@ mod grpc;
 mod heed;
 #[path = "engine/http.rs"]
 mod http;
+#[path = "engine/inbound.rs"]
+mod inbound;
 #[path = "engine/orders.rs"]
 mod orders;
 #[path = "engine/outcomes.rs"]

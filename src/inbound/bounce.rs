@@ -176,7 +176,7 @@ impl Desk {
             tenant,
             list,
             by: &entry.source,
-            reason: "hard-bounce",
+            reason: entry.reason.as_str(),
             evidence: &entry.evidence,
             until: entry.until,
             ..Feedback::new(arrived.at, FeedbackKind::Suppression, "added")

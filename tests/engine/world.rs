@@ -108,6 +108,11 @@ impl World {
         Door::open(self.daemon().smtp_addresses()[0]).await
     }
 
+    /// A session with the listener for what comes back.
+    pub async fn back(&self) -> Door {
+        Door::open(self.daemon().inbound_addresses()[0]).await
+    }
+
     /// One message from `a@us.test`; its id.
     pub async fn send(&self, to: &[&str]) -> String {
         self.door().await.send("a@us.test", to, "").await
