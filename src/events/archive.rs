@@ -65,7 +65,13 @@ pub struct Told {
     pub class: String,
     /// The campaign.
     pub campaign: String,
-    /// When the message was accepted.
+    /// The list.
+    pub list: String,
+    /// Our source, by name.
+    pub source: String,
+    /// The host spoken to.
+    pub mx_host: String,
+    /// When the message was accepted; empty in lines about what came back.
     pub accepted_at: String,
     /// Number of the attempt.
     pub attempt: u32,

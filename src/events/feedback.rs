@@ -84,6 +84,9 @@ pub struct Feedback<'a> {
     /// The `id` of what led to it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub evidence: &'a str,
+    /// More, by name: the sums of a report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<&'a serde_json::Value>,
     /// Until when it holds; absent: for good.
     #[serde(serialize_with = "display_some", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -112,6 +115,7 @@ impl<'a> Feedback<'a> {
             enhanced: None,
             reply: "",
             evidence: "",
+            details: None,
             until: None,
         }
     }

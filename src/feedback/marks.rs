@@ -93,7 +93,10 @@ impl Marks {
                 _ => None,
             };
             let token = self.tokens.sent(Sent { message: id, recipient });
-            let _ = write!(marked.fields, "CFBL-Address: {PREFIX}{token}@{domain}; report=arf\r\nCFBL-Feedback-ID: {token}\r\n");
+            let _ = write!(
+                marked.fields,
+                "CFBL-Address: {PREFIX}{token}@{domain}; report=arf\r\nCFBL-Feedback-ID: {token}\r\n"
+            );
             marked.also = also;
         }
         if let Some(last) = self.sender.as_ref().filter(|_| !has_id) {
@@ -186,7 +189,10 @@ mod tests {
         let lines: Vec<&str> = fields.split("\r\n").collect();
         let token = lines[1].strip_prefix("CFBL-Feedback-ID: ").unwrap();
         assert_eq!(lines[0], format!("CFBL-Address: fbl+{token}@b.us.example; report=arf"));
-        assert_eq!(lines[2], "Feedback-ID: spring--sale--:shop:bulk:mta1.us.example".replace("bulk", Class::default().as_str()));
+        assert_eq!(
+            lines[2],
+            "Feedback-ID: spring--sale--:shop:bulk:mta1.us.example".replace("bulk", Class::default().as_str())
+        );
         assert!(lines.len() == 4 && lines[3].is_empty() && lines.iter().all(|line| line.len() <= 100));
         let own = b"cfbl-address: x@us.example\r\nfeedback-id: x\r\nFrom: a@us.example\r\n\r\n";
         assert_eq!(of(&marks, own, ours), Marked::default());

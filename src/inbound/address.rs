@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::feedback::token::{Sent, TokenError, Tokens};
-use crate::feedback::verp;
+use crate::feedback::{marks, verp};
 use crate::mail::{AddressHost, Domain, EnhancedCode, EnvelopeAddress, Reply};
 
 /// An address of ours, with what stands in it.
@@ -15,6 +15,10 @@ use crate::mail::{AddressHost, Domain, EnhancedCode, EnvelopeAddress, Reply};
 pub enum Mailbox {
     /// The return path of a message.
     Bounce(Sent),
+    /// For complaints: of a message (RFC 9477), or of whoever has registered our address.
+    Complaints(Option<Sent>),
+    /// For DMARC and TLS reports.
+    Reports,
     /// Who looks after our domains.
     Postmaster(EnvelopeAddress),
 }
@@ -49,13 +53,15 @@ impl NoMailbox {
 pub(super) enum Local<'a> {
     /// `b+TOKEN`: a return path.
     Bounce(&'a str),
-    /// `fbl+TOKEN`: complaints (CFBL). Not taken yet.
+    /// `fbl+TOKEN`: complaints of a message (RFC 9477).
     Complaint(&'a str),
+    /// `fbl`: complaints, as registered with those who have feedback loops.
+    Complaints,
     /// `unsubscribe+TOKEN`. Not taken yet.
     Unsubscribe(&'a str),
-    /// `dmarc`: aggregate reports. Not taken yet.
+    /// `dmarc`: aggregate reports.
     Dmarc,
-    /// `tlsrpt`: TLS reports. Not taken yet.
+    /// `tlsrpt`: TLS reports.
     TlsReports,
     /// `postmaster` (RFC 5321 §4.5.1) or `abuse` (RFC 2142 §2).
     Postmaster,
@@ -71,11 +77,12 @@ impl<'a> Local<'a> {
             _ => None,
         };
         let forms: [(&str, fn(&'a str) -> Local<'a>); 3] =
-            [(verp::PREFIX, Local::Bounce), ("fbl+", Local::Complaint), ("unsubscribe+", Local::Unsubscribe)];
+            [(verp::PREFIX, Local::Bounce), (marks::PREFIX, Local::Complaint), ("unsubscribe+", Local::Unsubscribe)];
         if let Some((token, form)) = forms.iter().find_map(|(prefix, form)| Some((behind(prefix)?, form))) {
             return form(token);
         }
         let names = [
+            ("fbl", Local::Complaints),
             ("dmarc", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),
             ("postmaster", Local::Postmaster),
@@ -115,17 +122,26 @@ impl Mailboxes {
             return Err(NoMailbox::Elsewhere);
         }
         match Local::read(address.local()) {
-            Local::Bounce(token) => match self.tokens.read_sent(token, now, self.lifetime) {
-                Ok(sent) => Ok(Mailbox::Bounce(sent)),
-                Err(TokenError::Expired) => Err(NoMailbox::Expired),
-                // Who forges does not learn by how much.
-                Err(TokenError::Malformed | TokenError::Forged) => Err(NoMailbox::Unknown),
-            },
+            Local::Bounce(token) => self.sent(token, now).map(Mailbox::Bounce),
+            Local::Complaint(token) => self.sent(token, now).map(|sent| Mailbox::Complaints(Some(sent))),
+            Local::Complaints => Ok(Mailbox::Complaints(None)),
+            Local::Dmarc | Local::TlsReports => Ok(Mailbox::Reports),
             Local::Postmaster => self.postmaster.clone().map(Mailbox::Postmaster).ok_or(NoMailbox::Unknown),
-            Local::Complaint(_) | Local::Unsubscribe(_) | Local::Dmarc | Local::TlsReports | Local::Other => {
-                Err(NoMailbox::Unknown)
-            }
+            Local::Unsubscribe(_) | Local::Other => Err(NoMailbox::Unknown),
         }
+    }
+
+    fn sent(&self, token: &str, now: Timestamp) -> Result<Sent, NoMailbox> {
+        self.tokens.read_sent(token, now, self.lifetime).map_err(|error| match error {
+            TokenError::Expired => NoMailbox::Expired,
+            // Who forges does not learn by how much.
+            TokenError::Malformed | TokenError::Forged => NoMailbox::Unknown,
+        })
+    }
+
+    /// How long a token is believed.
+    pub(super) fn lifetime(&self) -> Duration {
+        self.lifetime
     }
 }
 
@@ -142,6 +158,7 @@ mod tests {
             ("b", Local::Other),
             ("bb+x", Local::Other),
             ("FBL+x", Local::Complaint("x")),
+            ("fbl", Local::Complaints),
             ("Unsubscribe+aB", Local::Unsubscribe("aB")),
             ("DMARC", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),

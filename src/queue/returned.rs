@@ -49,7 +49,7 @@ impl Queue {
             Err(error) => return Err(error.into()),
         };
         let archive = self.parts.load().archive.clone();
-        if let Some(mailed) = from_events(&archive.find(id).await?, &matches) {
+        if let Some(mailed) = self.from_events(&archive.find(id).await?, &matches) {
             return Ok(Some(mailed));
         }
         let Some(message) = waiting else { return Ok(None) };
@@ -70,11 +70,28 @@ impl Queue {
     pub fn returned_unknown(self: &Arc<Queue>, stream: &Stream, provider: &str, recipients: u32) {
         self.with_actions(|scheduler, now, actions| scheduler.returned(now, stream, provider, recipients, actions));
     }
-}
 
-fn from_events(lines: &[Told], matches: &impl Fn(&EnvelopeAddress) -> bool) -> Option<Mailed> {
-    lines.iter().rev().find_map(|line| {
-        let recipient: EnvelopeAddress = line.recipient.parse().ok().filter(matches)?;
+    /// So many recipients of a stream complained of what a provider took, by this source of ours (empty: not known). Brake and
+    /// warm-up hear of it; the share of what was delivered goes to the metrics.
+    pub fn complained(self: &Arc<Queue>, stream: &Stream, source: &str, provider: &str, recipients: u32) {
+        let path = (Some(source).filter(|source| !source.is_empty()), provider);
+        self.with_actions(|scheduler, now, actions| scheduler.complained(now, stream, path, recipients, actions));
+        let shares = self.lock().steering().shares(stream, provider);
+        if let Some((complaints, _)) = shares {
+            let labels = [&*stream.tenant, stream.class.as_str(), provider];
+            self.metrics.complaint_share.with_label_values(&labels).set(complaints);
+        }
+    }
+
+    /// What the last line about a recipient says that tells where he was mailed, else the last.
+    fn from_events(&self, lines: &[Told], matches: &impl Fn(&EnvelopeAddress) -> bool) -> Option<Mailed> {
+        let parts = self.parts.load();
+        // Lines about what came back say less.
+        let of_mail = || lines.iter().rev().filter(|line| !line.accepted_at.is_empty());
+        let about = |line: &&Told| line.recipient.parse().is_ok_and(|address| matches(&address));
+        let spoken = of_mail().filter(|line| !line.mx_host.is_empty()).find(about);
+        let line = spoken.or_else(|| of_mail().find(about))?;
+        let recipient: EnvelopeAddress = line.recipient.parse().ok()?;
         Some(Mailed {
             recipient,
             sender: line.sender.clone(),
@@ -83,9 +100,12 @@ fn from_events(lines: &[Told], matches: &impl Fn(&EnvelopeAddress) -> bool) -> O
                 class: Class::parse(&line.class).unwrap_or_default(),
                 campaign: line.campaign.as_str().into(),
             },
-            list: None,
-            source: String::new(),
-            provider: String::new(),
+            list: Some(line.list.as_str()).filter(|list| !list.is_empty()).map(Into::into),
+            source: line.source.clone(),
+            provider: match line.mx_host.as_str() {
+                "" => String::new(),
+                host => parts.profiles.of_hosts([host]).name.to_string(),
+            },
         })
-    })
+    }
 }

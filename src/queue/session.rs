@@ -10,8 +10,10 @@ use super::settlement::Attempted;
 use super::{Parts, Queue, paced};
 use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job};
-use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
+use crate::feedback::marks::{Marked, Signing};
+use crate::mail::{Blame, Domain, EnhancedCode, Failure, Outcome, Recipient};
 use crate::routing::Route;
+use crate::signing::Added;
 use crate::spool::{Message, SpoolError};
 
 /// Transactions a session may have before it makes room for a site without one. A connection costs about as much as a few.

@@ -96,7 +96,9 @@ fn note(report: &mut Aggregate, row: &mut Row, path: &[&[u8]], said: &str) -> bo
         }
         [b"policy_published", b"p"] => report.policy = clipped(said).to_ascii_lowercase(),
         [b"record", b"row", b"count"] => row.count = number(),
-        [b"record", b"row", b"policy_evaluated", b"disposition"] => row.disposition = clipped(said).to_ascii_lowercase(),
+        [b"record", b"row", b"policy_evaluated", b"disposition"] => {
+            row.disposition = clipped(said).to_ascii_lowercase()
+        }
         [b"record", b"row", b"policy_evaluated", b"dkim"] => row.dkim = passed(),
         [b"record", b"row", b"policy_evaluated", b"spf"] => row.spf = passed(),
         _ => {}

@@ -118,7 +118,17 @@ fn bombs_do_not_go_off() {
 
 #[test]
 fn what_is_no_report_is_not_taken_for_one() {
-    for text in ["<feedback></feedback>", "<html></html>", "<feedback><a></b></feedback>", "<feedback", "{}", "x", "", "<", "</feedback>"] {
+    for text in [
+        "<feedback></feedback>",
+        "<html></html>",
+        "<feedback><a></b></feedback>",
+        "<feedback",
+        "{}",
+        "x",
+        "",
+        "<",
+        "</feedback>",
+    ] {
         assert_eq!(read_file(text.as_bytes()), Err(ReportError::Malformed), "{text}");
     }
 }

@@ -82,7 +82,8 @@ impl<'a> Entry<'a> {
     fn read(octets: &'a [u8]) -> Option<Entry<'a>> {
         let header = octets.get(..30).filter(|header| header.starts_with(b"PK\x03\x04"))?;
         let two = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let four = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
+        let four =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
         let (flags, method, packed) = (two(6), two(8), four(18));
         let name = octets.get(30..30 + usize::from(two(26)))?;
         let start = 30 + usize::from(two(26)) + usize::from(two(28));
