@@ -1,5 +1,7 @@
 //! What one small step costs, in CPU time of the thread that does it. `benches/README.md` tells how to read it.
 
+#[path = "events.rs"]
+mod events;
 #[path = "message.rs"]
 mod message;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use posthaste::clock::{Clock, Timestamp};
 use posthaste::config::{DkimConfig, LedgerConfig};
+use posthaste::events::probe::Indexing;
 use posthaste::ledger::{Begun, Ledger};
 use posthaste::log::probe::MemoryFiles;
 use posthaste::log::{Append, Durability, Log, LogOptions, Position, SegmentId};
@@ -61,6 +64,40 @@ fn main() {
     let encoded = spool::probe::encode(&envelope);
     bench.run("envelope: encode", encoded.len(), || spool::probe::encode(&envelope));
     bench.run("envelope: decode", encoded.len(), || spool::probe::decode(&encoded));
+    if ["events: index a line", "events: find a message", "events: find none"]
+        .iter()
+        .any(|name| name.contains(&bench.picked))
+    {
+        look_up(&bench);
+    }
+}
+
+/// Messages in 400 MB of events. The work is done on another thread: it shows as wall time.
+fn look_up(bench: &Bench) {
+    const BATCH: u64 = 64;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut lines = Vec::new();
+    (0..BATCH).for_each(|line| events::write_line(line, &mut lines));
+    let position = b",\"position\":\"1-4096\"}\n";
+    let lines: Vec<u8> =
+        lines.split_inclusive(|b| *b == b'\n').flat_map(|line| [&line[..line.len() - 2], position].concat()).collect();
+    let mut indexing = Indexing::new(&folder.path().join("indexed"));
+    bench.run("events: index a line", BATCH as usize, || indexing.written(&lines));
+    drop(indexing);
+    let log = events::write(folder.path());
+    let archive = log.archive();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut line = 0;
+    bench.run("events: find a message", 1, || {
+        line = (line + 99_991) % events::LINES;
+        let found = runtime.block_on(archive.origin(events::message(line), |_| true));
+        assert!(found.expect("it can be read").is_some());
+    });
+    bench.run("events: find none", 1, || {
+        line = (line + 99_991) % events::LINES;
+        let none = MessageId(events::message(line).0 + 1);
+        assert!(runtime.block_on(archive.origin(none, |_| true)).expect("it can be read").is_none());
+    });
 }
 
 /// DKIM, by key.

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Client;
 use crate::events::{Archive, EventLog};
+use crate::feedback;
 use crate::feedback::complaint::cfbl::Verifier;
 use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
@@ -53,6 +54,7 @@ pub struct Daemon {
     saving_usage: JoinHandle<()>,
     saving_paces: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
+    tending: JoinHandle<()>,
     spool: Arc<Spool>,
     ledger: Arc<Ledger>,
     events: Arc<EventLog>,
@@ -78,6 +80,7 @@ impl Daemon {
         let events_dir = config.data_dir.join("events");
         let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
         let events = Arc::new(events);
+        let parts = Parts { archive: events.archive(), ..parts };
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, &metrics).await?;
         let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
@@ -87,7 +90,9 @@ impl Daemon {
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
-        let suppressions = Arc::new(Suppressions::default());
+        let suppressions = open_suppressions(config, clock, &metrics, &ledger).await?;
+        let telling = Arc::clone(&spool);
+        suppressions.connect(move |change| telling.note(feedback::suppression_line(change)));
         let queue = Queue::new(
             Arc::clone(&spool),
             Arc::clone(&suppressions),
@@ -140,6 +145,7 @@ impl Daemon {
         queue.start();
         metrics.config_ok.set(1.0);
         let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
+        let tending = tokio::spawn(Arc::clone(&suppressions).tend());
         let saving_paces = tokio::spawn(Arc::clone(&queue).keep_saving_paces(Arc::clone(&ledger)));
         let saved = Arc::clone(&access);
         let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
@@ -152,6 +158,7 @@ impl Daemon {
             saving_usage,
             saving_paces,
             housekeeping,
+            tending,
             spool,
             ledger,
             events,
@@ -211,9 +218,11 @@ impl Daemon {
             .and_then(|parts| Ok((parts, Certificates::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
         let (parts, certificates) = built?;
+        let parts = Parts { archive: self.events.archive(), ..parts };
         self.doors.reload(config, certificates);
         self.queue.reload(parts);
         self.ledger.reload(&config.ledger);
+        self.suppressions.reload(&config.suppression);
         self.metrics.config_ok.set(1.0);
         Ok(())
     }
@@ -226,6 +235,7 @@ impl Daemon {
         self.doors.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
         self.housekeeping.abort();
+        self.tending.abort();
         self.saving_usage.abort();
         self.saving_paces.abort();
         if let Err(error) = self.queue.save_paces(&self.ledger).await {
@@ -382,6 +392,17 @@ async fn open_ledger(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> a
         opened.with_context(|| format!("ledger in {}", dir.display())).map(Arc::new)
     };
     tokio::task::spawn_blocking(open).await?
+}
+
+async fn open_suppressions(
+    config: &Config,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+    ledger: &Arc<Ledger>,
+) -> anyhow::Result<Arc<Suppressions>> {
+    let (rules, metrics, ledger) = (config.suppression.clone(), Arc::clone(metrics), Arc::clone(ledger));
+    let open = move || Suppressions::open(ledger, &rules, metrics, clock).context("the suppression list");
+    Ok(Arc::new(tokio::task::spawn_blocking(open).await??))
 }
 
 async fn open_spool(

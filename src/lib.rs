@@ -41,7 +41,7 @@ pub mod probe {
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 22] = [
+    pub const TARGETS: [(&str, Target); 27] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -60,6 +60,11 @@ pub mod probe {
         ("config", config::probe::config),
         ("report", feedback::probe::report),
         ("bounce", feedback::probe::bounce),
+        ("complaint", feedback::probe::complaint),
+        ("cfbl", feedback::probe::cfbl),
+        ("dmarc", feedback::probe::dmarc),
+        ("tlsrpt", feedback::probe::tlsrpt),
+        ("mime", feedback::probe::mime),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),
         ("author", access::probe::author),

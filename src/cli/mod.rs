@@ -13,6 +13,7 @@ mod serve;
 mod shaping;
 mod spool;
 mod tenant;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
     /// Look at the queue of the running daemon, and steer it.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Tell everything that happened to a message, and what waits of it.
+    Trace(trace::TraceArguments),
     /// Say where mail to an address would go now, at what pace, and why.
     Explain(explain::ExplainArguments),
     /// Say who may submit: tenants of the running daemon, their tokens and quotas.
@@ -108,6 +111,7 @@ pub fn run() -> ExitCode {
         Command::Dkim(command) => dkim::run(command),
         Command::Send { words } => return send::run("posthaste send", &words),
         Command::Queue(command) => queue::run(command),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Spool(command) => spool::run(command),
         Command::Shaping(command) => shaping::run(command),

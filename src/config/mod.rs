@@ -22,6 +22,7 @@ mod reputation;
 mod scope;
 mod shaping;
 mod size;
+mod suppression;
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +45,7 @@ pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
+pub use suppression::{SuppressionConfig, SuppressionScope};
 
 use crate::mail::Domain;
 
@@ -78,6 +80,8 @@ pub struct Config {
     pub events: EventsConfig,
     /// Facts that outlive messages.
     pub ledger: LedgerConfig,
+    /// Who is not mailed any more.
+    pub suppression: SuppressionConfig,
     /// What is known of receivers.
     pub shaping: ShapingConfig,
     /// What keeps complaints and unknown users down.
@@ -121,6 +125,7 @@ impl Default for Config {
             inbound: InboundConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
+            suppression: SuppressionConfig::default(),
             shaping: ShapingConfig::default(),
             brake: BrakeConfig::default(),
             warmup: Vec::new(),

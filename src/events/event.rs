@@ -1,12 +1,12 @@
 //! What an event says.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::mail::{Blame, EnhancedCode, Envelope, MessageId, TlsFacts};
 
 /// What happened to a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The receiver took it. An end.
@@ -21,6 +21,16 @@ pub enum Kind {
     Cancelled,
     /// The suppression list names it. An end.
     Suppressed,
+}
+
+impl Kind {
+    /// Nothing more happens to the recipient; every recipient has exactly one such event.
+    pub fn is_end(self) -> bool {
+        match self {
+            Kind::Delivered | Kind::Bounced | Kind::Expired | Kind::Cancelled | Kind::Suppressed => true,
+            Kind::Deferred => false,
+        }
+    }
 }
 
 /// Milliseconds each stage of an attempt took; connect and tls are those of the session, zero on a reused one.
@@ -79,6 +89,9 @@ pub struct Event<'a> {
     /// The site.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub site: &'a str,
+    /// The family that the site belongs to; `default`: to none that is known, `relay`: it is a fixed route.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub provider: &'a str,
     /// Our source, by name.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub source: &'a str,
@@ -130,6 +143,7 @@ impl<'a> Event<'a> {
             attempt: 0,
             next_attempt: None,
             site: "",
+            provider: "",
             source: "",
             source_address: None,
             mx_host: "",

@@ -87,6 +87,9 @@ pub struct Feedback<'a> {
     /// More, by name: the sums of a report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<&'a serde_json::Value>,
+    /// Of how many, if not of one: an import.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Until when it holds; absent: for good.
     #[serde(serialize_with = "display_some", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -116,6 +119,7 @@ impl<'a> Feedback<'a> {
             reply: "",
             evidence: "",
             details: None,
+            count: None,
             until: None,
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::index::Indexer;
 use super::watch::Tail;
 use crate::config::EventsConfig;
 use crate::log::{Position, SegmentId};
@@ -25,12 +26,14 @@ pub(super) struct OpenedFile {
     broken: bool,
     config: EventsConfig,
     pub(super) tail: Arc<Tail>,
+    pub(super) index: Indexer,
 }
 
 impl OpenedFile {
     pub(super) fn new(path: PathBuf, file: File, config: &EventsConfig) -> OpenedFile {
         let tail = Arc::new(Tail::new(path.clone(), config.keep));
-        OpenedFile { path, file, synced: 0, unsynced: Vec::new(), broken: false, config: config.clone(), tail }
+        let index = Indexer::new(path.parent().unwrap_or(Path::new("")).to_owned());
+        OpenedFile { path, file, synced: 0, unsynced: Vec::new(), broken: false, config: config.clone(), tail, index }
     }
 
     /// Writes all of `lines`. After an error none of them counts as written.
@@ -43,8 +46,10 @@ impl OpenedFile {
             self.sync()?;
         }
         self.file.write_all(lines).inspect_err(|_| self.broken = true)?;
+        let at = self.synced + self.unsynced.len() as u64;
         self.unsynced.extend_from_slice(lines);
-        self.tail.written(self.synced + self.unsynced.len() as u64);
+        self.index.written(lines, at);
+        self.tail.written(at + lines.len() as u64);
         Ok(())
     }
 
@@ -80,6 +85,8 @@ impl OpenedFile {
             self.file.set_len(self.synced)?;
         }
         self.tail.written(self.synced);
+        let set_aside: Vec<PathBuf> = (1..=self.config.keep.max(1)).map(|age| self.set_aside(age)).collect();
+        self.index.resume(&self.file, self.synced, &set_aside);
         Ok(last_position(&tail[..whole]))
     }
 
@@ -103,6 +110,7 @@ impl OpenedFile {
     /// one moves, so that a rotation that fails half-way can be tried again.
     fn rotate(&mut self) -> io::Result<()> {
         self.sync()?;
+        let gone = self.index.of(&self.set_aside(self.config.keep.max(1)));
         let next = self.path.with_extension("jsonl.new");
         let file = OpenOptions::new().read(true).append(true).create(true).open(&next)?;
         self.tail.rotate(|| {
@@ -112,8 +120,8 @@ impl OpenedFile {
             move_if_there(&self.path, &self.set_aside(1))?;
             fs::rename(&next, &self.path)
         })?;
-        self.file = file;
-        self.synced = 0;
+        let old = std::mem::replace(&mut self.file, file);
+        self.index.rotated(old, std::mem::take(&mut self.synced), gone);
         Ok(())
     }
 }
@@ -199,8 +207,8 @@ mod tests {
             log.write(position(n, 0), Bytes::from_static(b"{\"a\":1}\n"));
             log.close();
         }
-        let count = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(count, 3);
+        let count = |path: &Path| fs::read_dir(path).unwrap().count();
+        assert_eq!((count(dir.path()), count(&dir.path().join("index"))), (4, 3), "three files, and an index for each");
     }
 
     #[test]

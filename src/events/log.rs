@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::archive::Archive;
 use super::file::OpenedFile;
 use super::progress::Progress;
 use super::watch::{Start, Tail, Watch, WatchError};
@@ -47,6 +48,7 @@ pub struct EventLog {
     metrics: Arc<Metrics>,
     tail: Arc<Tail>,
     progress: Progress,
+    archive: Archive,
 }
 
 impl EventLog {
@@ -73,6 +75,7 @@ impl EventLog {
             some => some,
         };
         let tail = Arc::clone(&file.tail);
+        let archive = Archive::new(dir, config.keep).with_recent(file.index.recent());
         let (sender, inbox) = channel();
         let synced = Arc::new(OnceLock::new());
         let closed = Arc::new(AtomicBool::new(false));
@@ -91,7 +94,7 @@ impl EventLog {
         let thread =
             std::thread::Builder::new().name("events".into()).spawn(move || writer.run()).map_err(failed(dir))?;
         let (sender, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok((EventLog { sender, thread, synced, closed, metrics, tail, progress }, last))
+        Ok((EventLog { sender, thread, synced, closed, metrics, tail, progress, archive }, last))
     }
 
     /// From now on `synced` is told how far the file is safely on disk. Only the first call counts.
@@ -112,6 +115,12 @@ impl EventLog {
     /// How far it is with what it was handed.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
+    }
+
+    /// Finds what was written, by message. Lines are found as soon as [`progress`](EventLog::progress) counts them; after
+    /// [`close`](EventLog::close), too.
+    pub fn archive(&self) -> Archive {
+        self.archive.clone()
     }
 
     /// Follows the log from `start`. Reads from disk.

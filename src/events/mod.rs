@@ -9,12 +9,15 @@ mod archive;
 mod event;
 mod feedback;
 mod file;
+mod index;
 mod log;
 mod notice;
+#[doc(hidden)]
+pub mod probe;
 mod progress;
 mod watch;
 
-pub use archive::{Archive, ArchiveError, Told};
+pub use archive::{Archive, ArchiveError, Origin, Told};
 pub use event::{Event, Kind, Timings};
 pub use feedback::{Feedback, FeedbackKind};
 pub use log::{EventLog, EventLogError};

@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::log::Position;
-use cursor::position_of;
+pub(super) use cursor::position_of;
 pub use cursor::{Cursor, CursorError};
 use source::{Source, no_event};
 use tail::End;

@@ -25,9 +25,11 @@ pub mod probe;
 mod report;
 pub mod reports;
 mod status;
+mod suppressed;
 pub mod token;
 pub mod verp;
 mod words;
 
 pub use delay::delay_report_due;
 pub use report::{Fate, ReportedRecipient, delivery_report};
+pub use suppressed::{suppressed_line, suppression_line};

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::feedback::token::{Sent, TokenError, Tokens};
 use crate::feedback::{marks, verp};
+
 use crate::mail::{AddressHost, Domain, EnhancedCode, EnvelopeAddress, Reply};
 
 /// An address of ours, with what stands in it.
@@ -76,10 +77,14 @@ impl<'a> Local<'a> {
             Some(start) if start.eq_ignore_ascii_case(prefix) => Some(&local[prefix.len()..]),
             _ => None,
         };
-        let forms: [(&str, fn(&'a str) -> Local<'a>); 3] =
-            [(verp::PREFIX, Local::Bounce), (marks::PREFIX, Local::Complaint), ("unsubscribe+", Local::Unsubscribe)];
-        if let Some((token, form)) = forms.iter().find_map(|(prefix, form)| Some((behind(prefix)?, form))) {
-            return form(token);
+        if let Some(token) = behind(verp::PREFIX) {
+            return Local::Bounce(token);
+        }
+        if let Some(token) = behind(marks::PREFIX) {
+            return Local::Complaint(token);
+        }
+        if let Some(token) = behind("unsubscribe+") {
+            return Local::Unsubscribe(token);
         }
         let names = [
             ("fbl", Local::Complaints),

@@ -194,13 +194,11 @@ impl Desk {
             source: "complaint",
             at: arrived.at,
         };
-        let entry = self.parts.suppressions.learn(evidence).await.map_err(|error| {
+        // The list tells of its changes itself, with the evidence.
+        self.parts.suppressions.learn(evidence).await.map_err(|error| {
             tracing::error!(%error, "a complaint cannot be heeded, its sender is told to try again");
             Rejection::trouble("it could not be stored, try again later")
         })?;
-        if let Some(entry) = entry {
-            self.tell_suppressed(arrived, Sent { message, recipient: Some(hash) }, address, &entry).await?;
-        }
         self.complained.note(message, hash);
         if let Some(mailed) = who.mailed.as_ref().filter(|mailed| !leaves && !mailed.provider.is_empty()) {
             self.parts.queue.complained(&mailed.stream, &mailed.source, &mailed.provider, 1);

@@ -237,6 +237,13 @@ pub(super) struct Fact {
     pub value: Option<Bytes>,
 }
 
+impl Fact {
+    /// What it takes in memory.
+    pub(super) fn octets(&self) -> usize {
+        64 + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 const NO_VALUE: u32 = u32::MAX;
 
 pub(super) fn write_facts<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Vec<u8> {

@@ -21,6 +21,7 @@ mod receipts;
 mod tests;
 
 pub use codec::CodecError;
+pub use facts::Page;
 pub use receipts::{Begun, Ticket, Waiter};
 
 use std::path::Path;
@@ -191,6 +192,31 @@ impl Ledger {
         self.facts.scan(table, prefix)
     }
 
+    /// The first keys of a table that begin with `prefix` and are not before `from`, in order, about `limit` of them; for tables
+    /// of any size. A page may be empty and not the last.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn page(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Page, LedgerError> {
+        self.facts.page(table, prefix, from, limit)
+    }
+
+    /// As [`put`](Ledger::put), for who has no time to wait, or no task: `done` is called on the log's thread.
+    pub fn put_then(
+        &self,
+        table: Table,
+        facts: Vec<(Vec<u8>, Option<Bytes>)>,
+        done: impl FnOnce(Result<(), LedgerError>) + Send + 'static,
+    ) {
+        let facts = facts.into_iter().map(|(key, value)| Fact { table, key, value }).collect();
+        self.facts.put(facts, done);
+    }
+
+    /// Waits until the index lacks less than so many octets of facts; they are held in memory. For who writes much. Blocks.
+    pub fn wait_for_index(&self, octets: usize) {
+        self.facts.wait_for_index(octets);
+    }
+
     /// Sets (`Some`) or removes (`None`) facts, all or nothing. They are durable, and to be found, when this resolves. A key has
     /// at most 512 octets, a value 1 MiB; above 3 KiB it is read from the log.
     ///
@@ -201,8 +227,7 @@ impl Ledger {
     /// What was begun may become durable all the same.
     pub async fn put(&self, table: Table, facts: Vec<(Vec<u8>, Option<Bytes>)>) -> Result<(), LedgerError> {
         let (sender, answer) = tokio::sync::oneshot::channel();
-        let facts = facts.into_iter().map(|(key, value)| Fact { table, key, value }).collect();
-        self.facts.put(facts, move |result| drop(sender.send(result)));
+        self.put_then(table, facts, move |result| drop(sender.send(result)));
         answer.await.unwrap_or_else(|_| Err(LedgerError("it is closed".into())))
     }
 

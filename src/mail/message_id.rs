@@ -17,7 +17,35 @@ pub struct MessageId(pub u64);
 
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
+/// What each digit is worth; 255: it is none.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut digit = 0;
+    while digit < DIGITS.len() {
+        values[DIGITS[digit] as usize] = digit as u8;
+        values[DIGITS[digit].to_ascii_lowercase() as usize] = digit as u8;
+        digit += 1;
+    }
+    values
+};
+
 impl MessageId {
+    /// Letters and digits of its text.
+    pub const DIGITS: usize = 13;
+
+    /// Reads its text, in either case; `None` if it is anything else.
+    pub fn from_digits(text: &[u8]) -> Option<MessageId> {
+        let text: &[u8; MessageId::DIGITS] = text.try_into().ok()?;
+        let (mut value, mut worst) = (0, 0);
+        for b in text {
+            let digit = VALUES[usize::from(*b)];
+            worst |= digit;
+            value = value << 5 | u64::from(digit & 31);
+        }
+        // 65 bits are one too many.
+        (worst < 32 && VALUES[usize::from(text[0])] < 16).then_some(MessageId(value))
+    }
+
     /// About when it was given out: no later than that, and before by more only where the wall clock had stepped back.
     pub fn time(self) -> Timestamp {
         Timestamp(self.0 >> 22)
@@ -26,7 +54,7 @@ impl MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0u8; 13];
+        let mut text = [0u8; MessageId::DIGITS];
         for (place, digit) in text.iter_mut().rev().enumerate() {
             *digit = DIGITS[(self.0 >> (5 * place)) as usize & 31];
         }
@@ -43,19 +71,7 @@ impl FromStr for MessageId {
     type Err = MessageIdError;
 
     fn from_str(text: &str) -> Result<MessageId, MessageIdError> {
-        let bad = || MessageIdError(text.into());
-        if text.len() != 13 {
-            return Err(bad());
-        }
-        let mut value: u64 = 0;
-        for (place, b) in text.bytes().enumerate() {
-            let digit = DIGITS.iter().position(|d| *d == b.to_ascii_uppercase()).ok_or_else(bad)? as u64;
-            if place == 0 && digit > 15 {
-                return Err(bad());
-            }
-            value = value << 5 | digit;
-        }
-        Ok(MessageId(value))
+        MessageId::from_digits(text.as_bytes()).ok_or_else(|| MessageIdError(text.into()))
     }
 }
 
@@ -114,7 +130,9 @@ mod tests {
             assert_eq!(id.to_string().parse(), Ok(id));
             assert_eq!(id.to_string().to_ascii_lowercase().parse(), Ok(id));
         }
-        assert!("ZZZZZZZZZZZZZ".parse::<MessageId>().is_err());
-        assert!("short".parse::<MessageId>().is_err());
+        for text in ["ZZZZZZZZZZZZZ", "G000000000000", "short", "", "0K3V9Z8Q2M1XU", "0K3V9Z8Q2M1XÄ", "0K3V9Z8Q2M1XAA"]
+        {
+            assert_eq!(text.parse::<MessageId>(), Err(MessageIdError(text.into())));
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::Queue;
 use super::scheduler::{Item, Recipients};
 use super::settlement::Settlement;
 use crate::clock::Timestamp;
+use crate::feedback::suppressed_line;
 use crate::ledger::LedgerError;
 use crate::mail::{Blame, Class, EnhancedCode, Envelope, Failure};
 use crate::spool::Message;
@@ -113,9 +114,30 @@ impl Queue {
                     source: "smtp",
                     at,
                 };
-                if let Err(error) = queue.suppressions.learn(evidence).await {
-                    tracing::error!(message_id = %message.id, %error, "a failed address was not noted; it may be mailed again");
+                match queue.suppressions.learn(evidence).await {
+                    Ok(None) => {}
+                    Ok(Some(entry)) => queue.spool.note(suppressed_line(&entry, message.id)),
+                    Err(error) => {
+                        tracing::error!(message_id = %message.id, %error, "a failed address was not noted; it may be mailed again");
+                    }
                 }
+            }
+        });
+    }
+}
+
+impl Queue {
+    /// A recipient of a message was delivered to: what was counted against the address is forgotten. Nearly always there is
+    /// nothing.
+    pub(super) fn tell_of_delivered(self: &Arc<Queue>, message: &Arc<Message>, place: u32) {
+        if !self.suppressions.has_failures(&message.envelope.recipients[place as usize].address) {
+            return;
+        }
+        let (queue, message) = (Arc::clone(self), Arc::clone(message));
+        self.spawn(async move {
+            let address = &message.envelope.recipients[place as usize].address;
+            if let Err(error) = queue.suppressions.accepted(address).await {
+                tracing::warn!(message_id = %message.id, %error, "the failures of an address that takes mail are still counted");
             }
         });
     }

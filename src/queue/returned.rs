@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::status::{QueryError, TOLD_WITHIN};
-use crate::events::Told;
-use crate::mail::{Class, EnvelopeAddress, MessageId, Stream};
+use crate::events::Origin;
+use crate::mail::{EnvelopeAddress, MessageId, Stream};
 use crate::spool::SpoolError;
 
 /// A recipient of a message that we sent.
@@ -49,8 +49,11 @@ impl Queue {
             Err(error) => return Err(error.into()),
         };
         let archive = self.parts.load().archive.clone();
-        if let Some(mailed) = self.from_events(&archive.find(id).await?, &matches) {
-            return Ok(Some(mailed));
+        let wanted = matches.clone();
+        let ended =
+            archive.origin(id, move |recipient| recipient.parse().is_ok_and(|address| wanted(&address))).await?;
+        if let Some(origin) = ended {
+            return Ok(of_origin(origin));
         }
         let Some(message) = waiting else { return Ok(None) };
         let envelope = &message.envelope;
@@ -82,30 +85,16 @@ impl Queue {
             self.metrics.complaint_share.with_label_values(&labels).set(complaints);
         }
     }
+}
 
-    /// What the last line about a recipient says that tells where he was mailed, else the last.
-    fn from_events(&self, lines: &[Told], matches: &impl Fn(&EnvelopeAddress) -> bool) -> Option<Mailed> {
-        let parts = self.parts.load();
-        // Lines about what came back say less.
-        let of_mail = || lines.iter().rev().filter(|line| !line.accepted_at.is_empty());
-        let about = |line: &&Told| line.recipient.parse().is_ok_and(|address| matches(&address));
-        let spoken = of_mail().filter(|line| !line.mx_host.is_empty()).find(about);
-        let line = spoken.or_else(|| of_mail().find(about))?;
-        let recipient: EnvelopeAddress = line.recipient.parse().ok()?;
-        Some(Mailed {
-            recipient,
-            sender: line.sender.clone(),
-            stream: Stream {
-                tenant: line.tenant.as_str().into(),
-                class: Class::parse(&line.class).unwrap_or_default(),
-                campaign: line.campaign.as_str().into(),
-            },
-            list: Some(line.list.as_str()).filter(|list| !list.is_empty()).map(Into::into),
-            source: line.source.clone(),
-            provider: match line.mx_host.as_str() {
-                "" => String::new(),
-                host => parts.profiles.of_hosts([host]).name.to_string(),
-            },
-        })
-    }
+fn of_origin(origin: Origin) -> Option<Mailed> {
+    let Origin { recipient, sender, tenant, class, campaign, list, source, provider, .. } = origin;
+    Some(Mailed {
+        recipient: recipient.parse().ok()?,
+        sender,
+        stream: Stream { tenant: tenant.into(), class, campaign: campaign.into() },
+        list: list.filter(|list| !list.is_empty()).map(Into::into),
+        source,
+        provider,
+    })
 }

@@ -80,6 +80,9 @@ impl Queue {
                 if outcome.as_ref().is_some_and(|outcome| says_unknown(outcome, attempted.provider())) {
                     unknown.push(*recipient);
                 }
+                if matches!(outcome, Some(Outcome::Delivered { .. })) {
+                    self.tell_of_delivered(message, *recipient);
+                }
                 let wait = heed::wait(advice, &parts.retry, item.attempts);
                 let place = waits.iter().position(|other| other.wait == wait).unwrap_or_else(|| {
                     let due = now.after(self.delay(&parts, wait, item.attempts)).min(message.envelope.expires_at);

@@ -260,6 +260,7 @@ impl<'a> Settlement<'a> {
         let session = attempted.and_then(|attempted| attempted.session);
         if let Some((route, facts)) = session {
             event.site = route.site.as_str();
+            event.provider = route.provider;
             event.source = &facts.source;
             event.source_address = facts.source_address;
             event.mx_host = &facts.host;

@@ -82,7 +82,7 @@ impl Queue {
                 let told = tokio::time::timeout(TOLD_WITHIN, self.until_told(id)).await.is_ok();
                 let archive = self.parts.load().archive.clone();
                 let lines = archive.find(id).await?;
-                let status = from_events(id, &lines);
+                let status = from_events(id, lines);
                 if !told && self.may_have_ended_now(id) && status.as_ref().is_none_or(|status| status.waiting) {
                     return Err(QueryError::Events(
                         "it is behind with what became of messages; ask again later".into(),
@@ -150,8 +150,9 @@ impl From<MessageView> for MessageStatus {
     }
 }
 
-/// The last word on each recipient.
-fn from_events(id: MessageId, lines: &[Told]) -> Option<MessageStatus> {
+/// The last word on each recipient. What came back later changes nothing of how it ended.
+fn from_events(id: MessageId, mut lines: Vec<Told>) -> Option<MessageStatus> {
+    lines.retain(|line| line.kind().is_some());
     let last = lines.last()?;
     let mut recipients: BTreeMap<&str, (usize, RecipientView)> = BTreeMap::new();
     for (place, line) in lines.iter().enumerate() {
@@ -178,4 +179,30 @@ fn from_events(id: MessageId, lines: &[Told]) -> Option<MessageStatus> {
         expires_at: None,
         recipients,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_later_is_no_state() {
+        let told = |event: &str, recipient: &str| Told {
+            event: event.into(),
+            recipient: recipient.into(),
+            class: "bulk".into(),
+            ..Told::default()
+        };
+        let lines = vec![
+            told("deferred", "a@x.test"),
+            told("delivered", "b@x.test"),
+            told("delivered", "a@x.test"),
+            told("complained", "a@x.test"),
+            told("unsubscribed", "c@x.test"),
+        ];
+        let status = from_events(MessageId(7), lines).unwrap();
+        let states: Vec<_> = status.recipients.iter().map(|one| (one.address.as_str(), one.state.as_str())).collect();
+        assert_eq!(states, [("b@x.test", "delivered"), ("a@x.test", "delivered")]);
+        assert!(from_events(MessageId(7), vec![told("complained", "a@x.test")]).is_none());
+    }
 }

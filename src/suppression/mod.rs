@@ -6,45 +6,172 @@
 //!
 //! Entries come from operators and files, and from what comes back: a [`Evidence`] of a failed address, a complaint, an
 //! unsubscribe ([`Suppressions::learn`]) becomes one by the rules of `[suppression]`.
+//!
+//! 1. An address becomes a name: SHA-256 of its canonical form (lower case). So a list of hashes works like one of addresses.
+//! 2. A filter in memory says "no" to nearly all who are not on the list (`filter.rs`).
+//! 3. For the others the ledger is asked: for an entry by itself, and for a block of each run that may hold it (`store.rs`, `run.rs`).
+//! 4. Every change is told to whoever is connected ([`Suppressions::connect`]); what ends, and what can be merged, is seen to
+//!    by [`Suppressions::tend`].
 
+mod batch;
+mod bounces;
+mod codec;
+mod csv;
 mod entry;
+mod filter;
+mod import;
+mod learn;
+mod place;
+mod read;
+mod run;
+mod store;
+mod tend;
+#[cfg(test)]
+mod tests;
+mod text;
 
-pub use entry::{Entry, Reason, Scope, Subject};
+pub use batch::Batch;
+pub use entry::{Entry, Reason, Scope, Subject, TextError};
+pub use import::{Format, Imported, Importer, RowError, export, export_header};
+pub use learn::Evidence;
+pub use read::Listed;
+pub use text::{Defaults, EntryText, Wrong};
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::clock::Timestamp;
-use crate::ledger::LedgerError;
-use crate::mail::{EnvelopeAddress, Stream};
+use arc_swap::ArcSwap;
 
-/// The suppression list. Shared by `Arc`.
-#[derive(Debug, Default)]
+use crate::clock::{Clock, Timestamp};
+use crate::config::SuppressionConfig;
+use crate::ledger::{Ledger, LedgerError, Table};
+use crate::mail::{AddressHost, EnvelopeAddress, Stream};
+use crate::telemetry::Metrics;
+use batch::{row_of, subject_octets};
+use bounces::Bounces;
+use codec::{Name, hash_of, name_of, write_context};
+use store::Store;
+
+/// Who changes entries of one address waits for another; of different ones seldom.
+const SHARDS: usize = 64;
+/// Domains of an address that are looked for: its own and so many above.
+const LABELS_MAX: usize = 8;
+
+/// The suppression list. Shared by `Arc`. The default one is in memory only, for tests.
 pub struct Suppressions {
-    entries: Mutex<HashMap<(Scope, Subject), Entry>>,
+    store: Store,
+    bounces: Bounces,
+    rules: ArcSwap<SuppressionConfig>,
+    shards: [tokio::sync::Mutex<()>; SHARDS],
+    /// Held by who merges runs.
+    merging: Mutex<()>,
+    hook: OnceLock<Hook>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
-/// What happened to an address that may lead to an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evidence<'a> {
-    /// What.
-    pub cause: Reason,
-    /// To whose address.
-    pub address: &'a EnvelopeAddress,
-    /// By mail of this stream.
-    pub stream: &'a Stream,
-    /// To this list.
-    pub list: Option<&'a str>,
-    /// Names the event that tells of it: a message id or the id of what came in.
-    pub evidence: String,
-    /// Who says so: `smtp`, `bounce`, `complaint`, `one-click`, `mailto`, or a name.
-    pub source: &'a str,
+type Hook = Box<dyn Fn(&Change<'_>) + Send + Sync>;
+
+/// What became of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
     /// When.
     pub at: Timestamp,
+    /// What.
+    pub what: What,
+    /// Of which entry; `None`: of many.
+    pub entry: Option<&'a Entry>,
+    /// How many.
+    pub count: u64,
+    /// Who did so.
+    pub by: &'a str,
+}
+
+/// What a [`Change`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// They hold from now on.
+    Added,
+    /// Somebody took them out.
+    Removed,
+    /// Their time is over.
+    Expired,
+}
+
+impl What {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            What::Added => "added",
+            What::Removed => "removed",
+            What::Expired => "expired",
+        }
+    }
+}
+
+impl Default for Suppressions {
+    fn default() -> Suppressions {
+        let (ledger, metrics) = (Arc::new(Ledger::default()), Arc::new(Metrics::new()));
+        Suppressions::open(ledger, &SuppressionConfig::default(), metrics, Clock).expect("memory can be read")
+    }
+}
+
+impl std::fmt::Debug for Suppressions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Suppressions").field("entries", &self.store.entries()).finish_non_exhaustive()
+    }
 }
 
 impl Suppressions {
-    /// The entry that keeps mail of that stream and list from this address at this time; `None`: it may be sent.
+    /// Reads the list from the ledger: all of it, for the filters. Blocks.
+    ///
+    /// # Errors
+    /// The ledger cannot be read, or holds what a newer version wrote.
+    pub fn open(
+        ledger: Arc<Ledger>,
+        config: &SuppressionConfig,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<Suppressions, LedgerError> {
+        Ok(Suppressions {
+            bounces: Bounces::open(Arc::clone(&ledger))?,
+            store: Store::open(ledger, Arc::clone(&metrics))?,
+            rules: ArcSwap::from_pointee(config.clone()),
+            shards: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            merging: Mutex::new(()),
+            hook: OnceLock::new(),
+            metrics,
+            clock,
+        })
+    }
+
+    /// Puts new rules in force. Entries that there are stay as they are.
+    pub fn reload(&self, config: &SuppressionConfig) {
+        self.rules.store(Arc::new(config.clone()));
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<SuppressionConfig> {
+        self.rules.load_full()
+    }
+
+    /// From now on `hook` is told of every change, once it is durable; an import is one. It must not block. The first
+    /// call counts. What [`learn`](Suppressions::learn) makes is told by who calls that.
+    pub fn connect(&self, hook: impl Fn(&Change<'_>) + Send + Sync + 'static) {
+        _ = self.hook.set(Box::new(hook));
+    }
+
+    fn tell(&self, what: What, entry: &Entry, by: &str) {
+        self.tell_of(&Change { at: self.clock.timestamp(), what, entry: Some(entry), count: 1, by });
+    }
+
+    fn tell_of(&self, change: &Change<'_>) {
+        if let Some(hook) = self.hook.get() {
+            hook(change);
+        }
+    }
+
+    /// The entry that keeps mail of that stream and list from this address at this time; `None`: it may be sent. Takes a
+    /// microsecond for nearly all who are not on the list; for the others it may read from disk.
     ///
     /// # Errors
     /// The ledger cannot be read. Whoever sends must hold the mail back then.
@@ -55,42 +182,180 @@ impl Suppressions {
         address: &EnvelopeAddress,
         now: Timestamp,
     ) -> Result<Option<Arc<Entry>>, LedgerError> {
-        let entries = self.entries.lock().expect("no code panics under this lock");
-        let found = Scope::all_of(stream, list).into_iter().find_map(|scope| {
-            let subjects = Subject::all_of(address);
-            let mut found = subjects.into_iter().filter_map(|subject| entries.get(&(scope.clone(), subject)));
-            found.find(|entry| entry.holds(now)).cloned()
-        });
-        Ok(found.map(Arc::new))
+        if self.store.is_empty() {
+            return Ok(None);
+        }
+        let names = self.names(address);
+        if !self.store.may_hold(names.iter().map(hash_of)) {
+            return Ok(None);
+        }
+        let scopes = Scope::all_of(stream, list);
+        let mut found = Vec::new();
+        for name in names.iter().filter(|name| self.store.may_hold(std::iter::once(hash_of(name)))) {
+            found.extend(self.store.find(name, Some(&scopes))?);
+        }
+        // The widest scope counts; within it the address before its domain, as they were found.
+        let holds = |scope: &Scope| found.iter().find(|entry| entry.scope == *scope && entry.holds(now)).cloned();
+        let entry = scopes.iter().find_map(holds);
+        if let Some(entry) = &entry {
+            self.metrics.suppressed.with_label_values(&[entry.reason.as_str()]).inc();
+        }
+        Ok(entry.map(Arc::new))
     }
 
-    /// Adds entries, all or none, over older ones of the same scope and subject. They hold once this resolves.
+    /// The names that may stand for an address: its own, without its tag, its domain's, those above.
+    fn names(&self, address: &EnvelopeAddress) -> smallvec::SmallVec<[Name; 4]> {
+        let rules = self.rules.load();
+        let mut text = address.to_string();
+        if text.is_ascii() {
+            text.make_ascii_lowercase();
+        } else {
+            text = text.to_lowercase();
+        }
+        let mut names = smallvec::smallvec![name_of(text.as_bytes())];
+        if rules.subaddress
+            && let Some(base) = without_tag(&text)
+        {
+            names.push(name_of(base.as_bytes()));
+        }
+        if let AddressHost::Domain(domain) = address.host() {
+            // The host stands at the end of the text, with its `@`.
+            let at = text.len() - domain.as_str().len() - 1;
+            names.push(name_of(&text.as_bytes()[at..]));
+            if rules.subdomains {
+                let above = domain.as_str().match_indices('.').map(|(dot, _)| &domain.as_str()[dot + 1..]);
+                names.extend(above.take(LABELS_MAX).map(|above| name_of(format!("@{above}").as_bytes())));
+            }
+        }
+        names
+    }
+
+    /// Adds entries, all or none, over older ones of the same scope and subject. They hold once this resolves. For more than some
+    /// thousands there is [`add_run`](Suppressions::add_run).
     ///
     /// # Errors
     /// The ledger cannot be written; nothing was added.
+    ///
+    /// # Cancel safety
+    /// They may be added all the same.
     pub async fn add(&self, new: Vec<Entry>) -> Result<(), LedgerError> {
-        let mut entries = self.entries.lock().expect("no code panics under this lock");
-        entries.extend(new.into_iter().map(|entry| ((entry.scope.clone(), entry.subject.clone()), entry)));
+        let _locks = self.lock(new.iter().map(|entry| hash_of(&entry.subject.name()))).await;
+        self.put(&new).await?;
+        new.iter().for_each(|entry| self.tell(What::Added, entry, &entry.source));
         Ok(())
     }
 
-    /// Takes an entry out; whether there was one.
+    /// Stores many at once, all or none, over older ones; how many there are, of those about the same counted once. One change tells of
+    /// them. Blocks.
+    ///
+    /// # Errors
+    /// The ledger cannot be written; nothing was added.
+    pub fn add_run(&self, many: Batch, by: &str) -> Result<u64, LedgerError> {
+        let count = many.store(&self.store)?;
+        if count > 0 {
+            self.tell_of(&Change { at: self.clock.timestamp(), what: What::Added, entry: None, count, by });
+        }
+        self.merge()?;
+        Ok(count)
+    }
+
+    /// The shards of these hashes, in order, so that two who take several never wait for each other.
+    async fn lock(&self, hashes: impl Iterator<Item = u64>) -> Vec<tokio::sync::MutexGuard<'_, ()>> {
+        let mut shards: Vec<usize> = hashes.map(|hash| (hash % SHARDS as u64) as usize).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let mut locks = Vec::with_capacity(shards.len());
+        for shard in shards {
+            locks.push(self.shards[shard].lock().await);
+        }
+        locks
+    }
+
+    /// Writes entries by themselves; whoever calls this holds their shards.
+    async fn put(&self, new: &[Entry]) -> Result<(), LedgerError> {
+        let kept: Vec<_> = new
+            .iter()
+            .map(|entry| {
+                let name = entry.subject.name();
+                (name, write_context(&entry.scope, entry.reason, &entry.source), subject_octets(&entry.subject))
+            })
+            .collect();
+        let epoch = self.store.epoch();
+        // Of two about the same the later counts.
+        let mut rows = std::collections::BTreeMap::new();
+        for (entry, (name, context, subject)) in new.iter().zip(&kept) {
+            let row = row_of(entry, context, subject, hash_of(name), epoch);
+            let scope = row.scope().map_err(|error| LedgerError(error.to_string()))?.to_vec();
+            rows.insert((*name, scope), row);
+        }
+        let mut before = Vec::new();
+        for (name, scope) in rows.keys() {
+            before.extend(self.store.single_there(name, scope)?);
+        }
+        let after: Vec<_> = rows.values().copied().collect();
+        let facts = self.store.facts_of(&after)?;
+        let added = facts.iter().filter(|(key, _)| key.first() == Some(&place::SINGLE));
+        let added: Vec<_> = added.filter_map(|(_, value)| value.clone()).collect();
+        self.store.ledger.put(Table::Suppressions, facts).await?;
+        self.store.let_find(after.iter().map(|row| row.hash));
+        before.into_iter().for_each(|value| self.store.count_single(value, -1));
+        added.into_iter().for_each(|value| self.store.count_single(value, 1));
+        self.store.publish();
+        Ok(())
+    }
+
+    /// Takes an entry out; whether there was one. `by`: who does so.
+    ///
+    /// # Errors
+    /// The ledger cannot be written; nothing was changed.
+    ///
+    /// # Cancel safety
+    /// It may be removed all the same.
+    pub async fn remove_by(&self, scope: &Scope, subject: &Subject, by: &str) -> Result<bool, LedgerError> {
+        let name = subject.name();
+        let _locks = self.lock(std::iter::once(hash_of(&name))).await;
+        let found = self.store.find(&name, Some(std::slice::from_ref(scope)))?;
+        let Some(entry) = found.into_iter().next() else { return Ok(false) };
+        self.take_out(&name, &entry).await?;
+        self.tell(What::Removed, &entry, by);
+        Ok(true)
+    }
+
+    /// As [`remove_by`](Suppressions::remove_by) the operator.
     ///
     /// # Errors
     /// The ledger cannot be written; nothing was changed.
     pub async fn remove(&self, scope: &Scope, subject: &Subject) -> Result<bool, LedgerError> {
-        let mut entries = self.entries.lock().expect("no code panics under this lock");
-        Ok(entries.remove(&(scope.clone(), subject.clone())).is_some())
+        self.remove_by(scope, subject, "operator").await
     }
 
-    /// Heeds what came back. Returns the entry that this made, if it made one: the rules may want more evidence first, or
-    /// there is one that says as much.
-    ///
-    /// # Errors
-    /// The ledger cannot be written; nothing was changed, and it can be said again.
-    pub async fn learn(&self, evidence: Evidence<'_>) -> Result<Option<Entry>, LedgerError> {
-        let entry = Entry::of(&evidence);
-        self.add(vec![entry.clone()]).await?;
-        Ok(Some(entry))
+    /// Removes an entry that is there; whoever calls this holds its shard.
+    async fn take_out(&self, name: &Name, entry: &Entry) -> Result<(), LedgerError> {
+        let context = write_context(&entry.scope, entry.reason, &entry.source);
+        let subject = subject_octets(&entry.subject);
+        let row = row_of(entry, &context, &subject, hash_of(name), self.store.epoch());
+        let scope = row.scope().map_err(|error| LedgerError(error.to_string()))?;
+        let before = self.store.single_there(name, scope)?;
+        let (key, value) = self.store.fact_of_removal(name, &row)?;
+        let gone = value.is_some();
+        let mut facts = Vec::new();
+        if let Some(until) = entry.until.filter(|_| before.is_some()) {
+            facts.push((place::end(until, &key), None));
+        }
+        facts.push((key, value));
+        self.store.ledger.put(Table::Suppressions, facts).await?;
+        if gone {
+            self.store.let_find(std::iter::once(row.hash));
+        }
+        before.into_iter().for_each(|value| self.store.count_single(value, -1));
+        self.store.publish();
+        Ok(())
     }
+}
+
+/// An address in lower case without what follows the first `+` of its local part; `None`: it has none, or is quoted.
+fn without_tag(address: &str) -> Option<String> {
+    let at = address.rfind('@')?;
+    let plus = address[..at].find('+').filter(|plus| *plus > 0 && !address.starts_with('"'))?;
+    Some(format!("{}{}", &address[..plus], &address[at..]))
 }

@@ -76,6 +76,10 @@ pub struct Metrics {
     pub ledger_readonly: IntGaugeVec,
     /// Records and files found damaged since the start, by log: receipts, facts.
     pub ledger_damaged: IntGaugeVec,
+    /// Entries of the suppression list, by scope: global, tenant, list.
+    pub suppressions: IntGaugeVec,
+    /// Times that mail was kept from an address, by reason: hard-bounce, complaint, unsubscribe, manual.
+    pub suppressed: IntCounterVec,
     /// Seconds per message spent signing.
     pub signing: Histogram,
     /// Messages held back because their key could not be used.
@@ -189,6 +193,8 @@ impl Metrics {
             ledger_index_ok: gauge(&r, "ledger_index_ok", "1 while the ledger's index answers from disk"),
             ledger_readonly: gauges(&r, "ledger_readonly", "1 while a log of the ledger takes nothing", &["log"]),
             ledger_damaged: gauges(&r, "ledger_damaged", "records of the ledger found damaged", &["log"]),
+            suppressions: gauges(&r, "suppressions", "entries of the suppression list", &["scope"]),
+            suppressed: counters(&r, "suppressed_total", "times that mail was kept from an address", &["reason"]),
             signing: histogram(&r, "signing_seconds", "time to sign a message", 0.000_02, 2.0, 14),
             signing_failures: counter(&r, "signing_failures_total", "messages held back for want of a usable key"),
             events: counter(&r, "events_total", "events written"),

@@ -254,7 +254,7 @@ async fn nobody_is_suppressed_for_what_a_stranger_says_of_him() {
 async fn a_token_is_enough_when_the_events_are_gone() {
     let (world, _them) = world(|_| {}).await;
     // Sent by another host with the same key, or so long ago that its events were set aside and dropped.
-    let message = MessageId(Clock.timestamp().0 - 86_400_000 << 22);
+    let message = MessageId((Clock.timestamp().0 - 86_400_000) << 22);
     let path = |recipient: Option<&str>| {
         let recipient = recipient.map(|address| RecipientHash::of(&address.parse().unwrap()));
         format!("b+{}@b.us.test", tokens(&world).sent(Sent { message, recipient }))

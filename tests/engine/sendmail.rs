@@ -8,10 +8,10 @@ use crate::peer::Peer;
 use crate::submission::{guarded, tenant};
 use crate::world::{World, listeners, zone};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_posthaste");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_posthaste");
 
 /// Runs a program with `input` on stdin.
-async fn run(program: &Path, words: &[&str], input: &str) -> Output {
+pub async fn run(program: &Path, words: &[&str], input: &str) -> Output {
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let input = input.to_owned();
@@ -24,7 +24,7 @@ async fn run(program: &Path, words: &[&str], input: &str) -> Output {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -46,7 +46,7 @@ pub(in crate::events) fn parse_position(text: &str) -> Option<Position> {
 }
 
 /// The position a line ends with, and whether it is the last of its record.
-pub(super) fn position_of(line: &[u8]) -> Option<(Position, bool)> {
+pub(in crate::events) fn position_of(line: &[u8]) -> Option<(Position, bool)> {
     let line = line.strip_suffix(b"\"}")?;
     let start = memchr::memrchr(b'"', line)? + 1;
     if !line[..start].ends_with(b",\"position\":\"") {

@@ -68,6 +68,10 @@ impl Index for MemoryIndexes {
         self.working()?.scan(table, prefix)
     }
 
+    fn page(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Entry)>> {
+        self.working()?.page(table, prefix, from, limit)
+    }
+
     fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied> {
         self.working()?.apply(facts, through)
     }

@@ -46,6 +46,9 @@ pub(in crate::ledger) trait Index: Send + Sync {
     /// All facts of a table whose keys begin with `prefix`, in order.
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>>;
 
+    /// The first `limit` facts of a table whose keys begin with `prefix` and are not before `from`, in order.
+    fn page(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Entry)>>;
+
     /// Applies facts in order, then says that it has come to `through`. Durable when it returns, and never in another order: after a
     /// crash what it says of itself is true. One caller at a time.
     fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied>;

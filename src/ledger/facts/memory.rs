@@ -42,6 +42,13 @@ impl Index for MemoryIndex {
         Ok(like.map(|((_, key), entry)| (key.clone(), entry.clone())).collect())
     }
 
+    fn page(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Entry)>> {
+        let held = self.held();
+        let from = held.entries.range((table, from.max(prefix).to_vec())..);
+        let like = from.take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
+        Ok(like.take(limit).map(|((_, key), entry)| (key.clone(), entry.clone())).collect())
+    }
+
     fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied> {
         let mut held = self.held();
         for (at, Fact { table, key, value }) in facts {

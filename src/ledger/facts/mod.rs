@@ -34,7 +34,7 @@ use crate::telemetry::Metrics;
 #[cfg(test)]
 pub(super) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
-use index::{Applied, Entry, Index};
+use index::{Applied, Entry, INDEXED_MAX, Index};
 use memory::MemoryIndex;
 pub(super) use sled::SledIndexes;
 
@@ -50,12 +50,23 @@ const READS: usize = 100;
 
 type Key = (Table, Vec<u8>);
 
+/// Some of a table.
+#[derive(Debug)]
+pub struct Page {
+    /// Keys in order, with their values; `None`: it is long, ask for it.
+    pub facts: Vec<(Vec<u8>, Option<Bytes>)>,
+    /// Where the next page begins; `None`: this is the last.
+    pub next: Option<Vec<u8>>,
+}
+
 /// All tables.
 #[derive(Default)]
 pub(super) struct Facts {
     state: Mutex<State>,
     /// Wakes the index's thread.
     wake: Condvar,
+    /// Wakes those who wait for it.
+    caught_up: Condvar,
     /// `None`: in memory only.
     disk: Option<Disk>,
 }
@@ -76,6 +87,8 @@ struct State {
     pending: HashMap<Key, usize>,
     /// For the index, in the order of the log.
     queue: VecDeque<(Position, Fact)>,
+    /// Octets of that.
+    behind: usize,
     /// `None` while it is out of use.
     index: Option<Arc<dyn Index>>,
     /// The index is not on disk.
@@ -130,7 +143,8 @@ impl Facts {
         });
         let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
         (state.index, state.applied) = (Some(index), applied);
-        let facts = Facts { state: Mutex::new(state), wake: Condvar::new(), disk: Some(disk) };
+        let facts =
+            Facts { state: Mutex::new(state), wake: Condvar::new(), caught_up: Condvar::new(), disk: Some(disk) };
         facts.publish();
         Ok(Arc::new(facts))
     }
@@ -181,6 +195,46 @@ impl Facts {
             }
         }
         Ok(found.into_iter().collect())
+    }
+
+    /// The first of the facts of a table whose keys begin with `prefix` and are not before `from`; the values that are too
+    /// long for an index are not read. And where to go on.
+    pub(super) fn page(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Page, LedgerError> {
+        // Memory first, as in `scan`.
+        let (index, fresh) = {
+            let state = self.lock();
+            let from = state.fresh.range((table, from.max(prefix).to_vec())..);
+            let like = from.take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
+            let fresh: Vec<_> = like.map(|((_, key), fresh)| (key.clone(), fresh.value.clone())).take(limit).collect();
+            (self.index(&state)?, fresh)
+        };
+        let indexed = index.map(|index| index.page(table, prefix, from, limit)).transpose();
+        let indexed = indexed.map_err(|error| LedgerError::new(&error))?.unwrap_or_default();
+        // What either of them left out stands behind its last.
+        let last_of_index = indexed.last().filter(|_| indexed.len() == limit).map(|(key, _)| key.clone());
+        let last_of_fresh = fresh.last().filter(|_| fresh.len() == limit).map(|(key, _)| key.clone());
+        let last = [last_of_index, last_of_fresh].into_iter().flatten().min();
+        let mut found: BTreeMap<_, _> = indexed.into_iter().map(|(key, entry)| (key, entry.value)).collect();
+        for (key, value) in fresh {
+            match value {
+                Some(value) => drop(found.insert(key, Some(value).filter(|value| value.len() <= INDEXED_MAX))),
+                None => drop(found.remove(&key)),
+            }
+        }
+        if let Some(last) = &last {
+            found.retain(|key, _| key <= last);
+        }
+        let next = last.map(|mut last| {
+            last.push(0);
+            last
+        });
+        Ok(Page { facts: found.into_iter().collect(), next })
+    }
+
+    /// Waits until the index lacks less than so many octets. Blocks.
+    pub(super) fn wait_for_index(&self, octets: usize) {
+        let much = |state: &mut State| state.behind > octets && !state.closing;
+        drop(self.caught_up.wait_while(self.lock(), much));
     }
 
     /// A value from the log; `None` if the record is not there any more.
@@ -267,6 +321,7 @@ impl Facts {
         state.records.entry(at.segment).or_default().push(location);
         for fact in facts {
             state.fresh.insert((fact.table, fact.key.clone()), Fresh { at, value: fact.value.clone() });
+            state.behind += fact.octets();
             state.queue.push_back((at, fact));
         }
         drop(state);
@@ -276,6 +331,7 @@ impl Facts {
     pub(super) fn stop(&self) {
         self.lock().closing = true;
         self.wake.notify_all();
+        self.caught_up.notify_all();
     }
 
     /// Syncs what is queued, and lets go of the index.

@@ -170,6 +170,16 @@ impl Index for SledIndex {
         found.into_iter().map(|(key, octets)| Ok((key[1..].to_vec(), read_entry(&octets)?))).collect()
     }
 
+    fn page(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Entry)>> {
+        let (from, prefix) = (place(table, from.max(prefix)), place(table, prefix));
+        let found: Vec<_> = guard(|| {
+            let like =
+                self.db.range(from..).take_while(|found| !matches!(found, Ok((key, _)) if !key.starts_with(&prefix)));
+            like.take(limit).collect()
+        })?;
+        found.into_iter().map(|(key, octets)| Ok((key[1..].to_vec(), read_entry(&octets)?))).collect()
+    }
+
     fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied> {
         let mut count = self.applied()?.map_or(0, |applied| applied.facts);
         guard(|| {

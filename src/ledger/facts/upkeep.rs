@@ -52,7 +52,10 @@ impl Facts {
             };
             let Some((last, _)) = facts.last() else { return true };
             match index.apply(&facts, *last) {
-                Ok(applied) => self.lock().applied(applied, facts.len()),
+                Ok(applied) => {
+                    self.lock().applied(applied, facts.len());
+                    self.caught_up.notify_all();
+                }
                 Err(error) => {
                     tracing::error!(%error, dir = %disk.dir.display(), "the ledger's index failed and is opened anew");
                     self.lock().index = None;
@@ -103,6 +106,7 @@ impl State {
     fn applied(&mut self, applied: Applied, count: usize) {
         self.applied = Some(applied);
         for (at, fact) in self.queue.drain(..count) {
+            self.behind -= fact.octets();
             let key = (fact.table, fact.key);
             if self.fresh.get(&key).is_some_and(|fresh| fresh.at == at) {
                 self.fresh.remove(&key);

@@ -254,6 +254,8 @@ struct Line<'a> {
     #[serde(borrow)]
     site: Cow<'a, str>,
     #[serde(borrow)]
+    provider: Cow<'a, str>,
+    #[serde(borrow)]
     source: Cow<'a, str>,
     #[serde(borrow)]
     source_address: Cow<'a, str>,
@@ -324,6 +326,7 @@ impl From<Line<'_>> for v1::Event {
             attempt: line.attempt,
             next_attempt: timestamp_of(&line.next_attempt),
             site: line.site.into(),
+            provider: line.provider.into(),
             source: line.source.into(),
             source_address: line.source_address.into(),
             mx_host: line.mx_host.into(),

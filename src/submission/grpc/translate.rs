@@ -32,6 +32,7 @@ pub(super) fn request(asked: v1::SubmitRequest) -> (Request, Vec<Violation>) {
     let request = Request {
         tenant: said(asked.tenant),
         campaign: said(asked.campaign),
+        list: said(asked.list),
         class: class_text(asked.class),
         tags: asked.tags,
         not_before: asked.not_before.map(when),

@@ -35,6 +35,9 @@ pub(super) struct Submission {
     /// What the message belongs to.
     #[schema(min_length = 1, max_length = 128)]
     campaign: Option<String>,
+    /// The list it goes to: bulk mail with one gets fields by which its recipient leaves that list (RFC 8058).
+    #[schema(min_length = 1, max_length = 128)]
+    list: Option<String>,
     /// Whether somebody waits for it. Default: `transactional`.
     #[schema(schema_with = openapi::class_or_null)]
     class: Option<String>,
@@ -188,6 +191,7 @@ impl Submission {
         Ok(Request {
             tenant: self.tenant,
             campaign: self.campaign,
+            list: self.list,
             class: self.class,
             tags: self.tags.0,
             not_before: self.not_before.map(When::Text),

@@ -30,6 +30,9 @@ pub(super) struct Orders {
     /// What the message belongs to.
     #[param(min_length = 1, max_length = 128)]
     campaign: Option<String>,
+    /// The list it goes to.
+    #[param(min_length = 1, max_length = 128)]
+    list: Option<String>,
     /// Whether somebody waits for it. Default: `transactional`.
     #[param(schema_with = openapi::class)]
     class: Option<String>,
@@ -77,6 +80,7 @@ pub(super) fn orders(pairs: Vec<(String, String)>) -> Result<Request, Rejection>
             "sender" => once(&mut request.sender, value),
             "tenant" => once(&mut request.tenant, value),
             "campaign" => once(&mut request.campaign, value),
+            "list" => once(&mut request.list, value),
             "class" => once(&mut request.class, value),
             "not_before" => once(&mut request.not_before, When::Text(value)),
             "expires_at" => once(&mut request.expires_at, When::Text(value)),

@@ -73,7 +73,7 @@ fn unknown_fields_are_ruled_out() {
         assert_eq!(schema["additionalProperties"], false, "{name}: {schema}");
     }
     let properties = document["components"]["schemas"]["Submission"]["properties"].as_object().expect("properties");
-    assert_eq!(properties.len(), 24, "{:?}", properties.keys());
+    assert_eq!(properties.len(), 25, "{:?}", properties.keys());
     let schemes = document["components"]["securitySchemes"].as_object().expect("schemes");
     assert_eq!(schemes.keys().collect::<Vec<_>>(), ["basic", "bearer"]);
 }

@@ -12,6 +12,8 @@ pub struct Request {
     pub tenant: Option<String>,
     /// What the messages belong to.
     pub campaign: Option<String>,
+    /// The list it goes to.
+    pub list: Option<String>,
     /// `transactional` or `bulk`.
     pub class: Option<String>,
     /// Free words for the events.

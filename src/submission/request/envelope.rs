@@ -73,6 +73,7 @@ fn options(
     };
     set("tenant", "Tenant", request.tenant.as_deref());
     set("campaign", "Campaign", request.campaign.as_deref());
+    set("list", "List", request.list.as_deref());
     set("class", "Class", request.class.as_deref());
     let text = |when: &When| match when {
         When::Text(text) => text.clone(),

@@ -269,6 +269,7 @@ fn said_twice(request: &Request, content: &[u8], raw: &str, violations: &mut Vio
     let given = [
         ("tenant", "Tenant", request.tenant.is_some()),
         ("campaign", "Campaign", request.campaign.is_some()),
+        ("list", "List", request.list.is_some()),
         ("class", "Class", request.class.is_some()),
         ("tags", "Tags", !request.tags.is_empty()),
         ("not_before", "Not-Before", request.not_before.is_some()),

@@ -47,8 +47,8 @@ impl Said {
 
     fn request(&mut self, request: &Request, own: Option<&str>) {
         // Sender and recipients count as read, the content by itself, the key not at all.
-        let Request { tenant, campaign, class, tags, not_before, expires_at, personal, notify, ret, envid, .. } =
-            request;
+        let Request { tenant, campaign, list, class, tags, not_before, expires_at, .. } = request;
+        let Request { personal, notify, ret, envid, .. } = request;
         // What goes without saying is the same when it is said. The class of a raw message may be in its header instead.
         let class = class.as_deref().map(str::to_ascii_lowercase).filter(|class| *class != Class::default().as_str());
         for word in [tenant.as_deref().or(own), campaign.as_deref(), class.as_deref(), envid.as_deref()] {
@@ -72,6 +72,10 @@ impl Said {
             Some(Ret::Hdrs) => 2,
         };
         [usize::from(*personal), notify, ret].into_iter().for_each(|number| self.number(number));
+        // Left out where there is none: keys that are older than lists stay what they are.
+        if list.is_some() {
+            self.text(list.as_deref());
+        }
     }
 
     fn parts(&mut self, parts: &Parts) {

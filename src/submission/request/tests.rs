@@ -157,6 +157,7 @@ fn orders_are_obeyed() {
     let request = Request {
         tenant: Some("shop".into()),
         campaign: Some("spring".into()),
+        list: Some("news".into()),
         class: Some("Bulk".into()),
         tags: texts(&["a", "b c"]),
         not_before: Some(When::Text("1h".into())),
@@ -172,7 +173,7 @@ fn orders_are_obeyed() {
     let again = one(request.clone()).envelope;
     let envelope = one(request).envelope;
     assert_eq!(envelope.stream, mail::Stream { tenant: "shop".into(), class: Class::Bulk, campaign: "spring".into() });
-    assert_eq!(envelope.tags, ["a".into(), "b c".into()]);
+    assert_eq!((envelope.list.as_deref(), &envelope.tags[..]), (Some("news"), &["a".into(), "b c".into()][..]));
     assert_eq!((envelope.not_before.0 - NOW.0, envelope.expires_at.0 - NOW.0), (3_600_000, 7_200_000));
     assert_eq!(envelope.reverse_path, crate::mail::ReversePath::Null);
     let to: Vec<_> = envelope.recipients.iter().map(|recipient| recipient.address.to_string()).collect();

@@ -162,7 +162,7 @@ impl Transaction {
 
 impl Transaction {
     /// The message and its envelope with nothing done to them, for what comes back.
-    pub(super) fn as_it_came(self, whole: Whole, at: Timestamp) -> (Arc<Principal>, Envelope, Bytes, MemoryShare) {
+    pub(super) fn untouched(self, whole: Whole, at: Timestamp) -> (Arc<Principal>, Envelope, Bytes, MemoryShare) {
         let Whole { buffer, memory, eight_bit } = whole;
         let envelope = Envelope {
             reverse_path: self.reverse_path,

@@ -203,7 +203,7 @@ impl<D: Door> Session<D> {
     /// Hands what came back to the door as it is.
     fn hand_in(&mut self, transaction: Transaction, whole: Whole) -> Result<(), Refusal> {
         let id = self.shared.door.next_ids(1);
-        let (principal, envelope, content, memory) = transaction.as_it_came(whole, self.shared.clock.timestamp());
+        let (principal, envelope, content, memory) = transaction.untouched(whole, self.shared.clock.timestamp());
         let handover = Handover { client: Some(self.client), ..Handover::one(principal, id, envelope, content) };
         self.hand_over(handover, Ticket::new(id, None, memory));
         Ok(())
