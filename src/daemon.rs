@@ -1,5 +1,7 @@
 //! The wiring diagram: builds every part, joins them, reloads, and stops them along the path of mail, upstream first.
 
+mod doors;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
+use self::doors::{Certificates, Doors};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::clock::Clock;
@@ -21,7 +23,7 @@ use crate::feedback::complaint::cfbl::Verifier;
 use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
 use crate::feedback::verp::Verp;
-use crate::inbound::{self, Inbound};
+use crate::inbound;
 use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
@@ -32,9 +34,7 @@ use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Opened, Outlets, Spool};
-use crate::submission::grpc::Grpc;
-use crate::submission::http::Http;
-use crate::submission::{Gate, Submission, load_tls, web};
+use crate::submission::Gate;
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
@@ -188,6 +188,11 @@ impl Daemon {
         self.doors.inbound.local_addrs()
     }
 
+    /// Where recipients unsubscribe.
+    pub fn page_addresses(&self) -> &[SocketAddr] {
+        self.doors.inbound.page_addrs()
+    }
+
     /// Where the admin surface is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
@@ -253,93 +258,6 @@ impl Daemon {
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Daemon").field("smtp", &self.smtp_addresses()).finish_non_exhaustive()
-    }
-}
-
-/// What mail comes in by.
-struct Doors {
-    smtp: Submission,
-    grpc: Grpc,
-    http: Http,
-    inbound: Inbound,
-}
-
-/// What the doors show their clients; read before anything is changed.
-struct Certificates {
-    smtp: Option<Arc<ServerConfig>>,
-    grpc: Option<Arc<ServerConfig>>,
-    http: Option<Arc<ServerConfig>>,
-    inbound: Option<Arc<ServerConfig>>,
-}
-
-impl Doors {
-    /// Opens all of them, or none.
-    async fn open(
-        config: &Config,
-        hostname: &Domain,
-        gate: &Arc<Gate>,
-        back: inbound::Parts,
-        events: &Arc<EventLog>,
-        metrics: &Arc<Metrics>,
-        clock: Clock,
-    ) -> anyhow::Result<Doors> {
-        let Certificates { smtp: tls, inbound: back_tls, .. } = Certificates::load(config)?;
-        let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
-        let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
-        let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
-        let (door, log, counts) = (Arc::clone(gate), Arc::clone(events), Arc::clone(metrics));
-        let grpc = match Grpc::start(&config.submission.grpc, hostname.clone(), door, log, counts, clock) {
-            Ok(grpc) => grpc,
-            Err(error) => {
-                smtp.close(Duration::from_secs(1)).await;
-                return Err(error.into());
-            }
-        };
-        let (door, counts, name) = (Arc::clone(gate), Arc::clone(metrics), hostname.clone());
-        let http = match Http::start(&config.submission.http, name, door, counts, clock) {
-            Ok(http) => http,
-            Err(error) => {
-                tokio::join!(smtp.close(Duration::from_secs(1)), grpc.close(Duration::from_secs(1)));
-                return Err(error.into());
-            }
-        };
-        match Inbound::start(config, hostname, back_tls, back) {
-            Ok(inbound) => Ok(Doors { smtp, grpc, http, inbound }),
-            Err(error) => {
-                let second = Duration::from_secs(1);
-                tokio::join!(smtp.close(second), grpc.close(second), http.close(second));
-                Err(error.into())
-            }
-        }
-    }
-
-    fn reload(&self, config: &Config, certificates: Certificates) {
-        self.smtp.reload(config.submission.smtp.clone(), certificates.smtp);
-        self.grpc.reload(&config.submission.grpc, certificates.grpc);
-        self.http.reload(&config.submission.http, certificates.http);
-        self.inbound.reload(config, certificates.inbound);
-    }
-
-    /// No new mail; what is being received may come to its end within `grace`.
-    async fn close(&self, grace: Duration) {
-        let Doors { smtp, grpc, http, inbound } = self;
-        tokio::join!(smtp.close(grace), grpc.close(grace), http.close(grace), inbound.close(grace));
-    }
-}
-
-impl Certificates {
-    fn load(config: &Config) -> anyhow::Result<Certificates> {
-        let smtp = &config.submission.smtp;
-        let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
-            _ => None,
-        };
-        let inbound = match (&config.inbound.tls_cert_file, &config.inbound.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key, None)?),
-            _ => None,
-        };
-        let (grpc, http) = (web::tls(&config.submission.grpc)?, web::tls(&config.submission.http)?);
-        Ok(Certificates { smtp, grpc, http, inbound })
     }
 }
 

@@ -35,13 +35,15 @@ pub mod telemetry;
 /// Ways in for fuzz targets, the replay of their seeds and benchmarks. No part of the API: may change at any time.
 #[doc(hidden)]
 pub mod probe {
-    use crate::{access, config, delivery, feedback, ledger, log, mail, queue, signing, spool, submission};
+    use crate::{
+        access, config, delivery, feedback, inbound, ledger, log, mail, queue, shaping, signing, spool, submission,
+    };
 
     /// Takes foreign octets; panics if what is promised of them does not hold.
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 27] = [
+    pub const TARGETS: [(&str, Target); 30] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -53,6 +55,8 @@ pub mod probe {
         ("capabilities", delivery::probe::capabilities),
         ("receiver", delivery::probe::receiver),
         ("stuffing", delivery::probe::stuffing),
+        ("socks", delivery::probe::socks),
+        ("wait", shaping::probe::wait),
         ("envelope", spool::probe::envelope),
         ("state", spool::probe::state),
         ("segment", log::probe::segment),
@@ -65,6 +69,7 @@ pub mod probe {
         ("dmarc", feedback::probe::dmarc),
         ("tlsrpt", feedback::probe::tlsrpt),
         ("mime", feedback::probe::mime),
+        ("mailbox", inbound::probe::mailbox),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),
         ("author", access::probe::author),

@@ -58,3 +58,5 @@ mod tenants;
 mod times;
 #[path = "engine/trace.rs"]
 mod trace;
+#[path = "engine/unsubscribe.rs"]
+mod unsubscribe;

@@ -21,6 +21,8 @@ mod books;
 mod dns;
 #[path = "simulation/engine.rs"]
 mod engine;
+#[path = "simulation/fleet.rs"]
+mod fleet;
 #[path = "simulation/pace.rs"]
 mod pace;
 #[path = "simulation/population.rs"]
@@ -80,6 +82,16 @@ fn the_same_seed_is_the_same_day() {
     for seed in seeds {
         assert_eq!(check(seed, DAY), check(seed, DAY), "seed {seed}");
     }
+}
+
+#[test]
+fn a_fleet_of_sources_keeps_its_promises() {
+    let seed = from_environment("POSTHASTE_SEED").unwrap_or(1);
+    let outcome = fleet::run(seed);
+    println!("seed {seed}: {:?}", outcome.tally);
+    let faults = outcome.faults.join("\n  ");
+    assert!(outcome.faults.is_empty(), "POSTHASTE_SEED={seed} shows:\n  {faults}\n{:?}", outcome.tally);
+    assert_eq!(fleet::run(seed).digest, outcome.digest, "the same seed");
 }
 
 #[test]

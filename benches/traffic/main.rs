@@ -6,6 +6,7 @@
 //! the numbers; the runs are deterministic, so the files change only when the controller does.
 
 mod plot;
+mod table;
 
 use std::path::Path;
 
@@ -64,7 +65,7 @@ fn main() -> std::io::Result<()> {
         let trace = run(&figure.scenario);
         std::fs::write(folder.join(format!("{}.svg", figure.file)), draw(&figure, &trace))?;
     }
-    print_table();
+    table::print();
     Ok(())
 }
 
@@ -98,29 +99,4 @@ fn draw(figure: &Figure, trace: &Trace) -> String {
     }
     plot.add(Series::line("told to slow down, a second", "#c0392b", refused));
     plot.draw()
-}
-
-/// The steps of the issue at every shape of receiver, as Markdown.
-fn print_table() {
-    println!("| receiver | latency | 100 to 10 | throttled at 10 | 10 to 100 | throttled at 100 |");
-    println!("|---|---|---|---|---|---|");
-    let shapes = [
-        ("bucket of 0.1 s", Rule::Bucket(0.1)),
-        ("bucket of 1 s", Rule::Bucket(1.0)),
-        ("bucket of 10 s", Rule::Bucket(10.0)),
-        ("1 s of the clock", Rule::Window(1.0)),
-        ("any 1 s", Rule::Sliding(1.0)),
-        ("bucket of 1 s, refusals cost", Rule::Charging(1.0)),
-        ("10 s of the clock", Rule::Window(10.0)),
-        ("a minute of the clock", Rule::Window(60.0)),
-    ];
-    for (name, rule) in shapes {
-        for latency in [20, 100, 300, 1000] {
-            let trace = run(&Scenario::steps(rule, latency));
-            let after = |from, until| trace.followed(from, until).map_or("never".into(), |s| format!("{s} s"));
-            let share = |from, until| format!("{:.1} %", 100.0 * trace.refusals(from, until));
-            let (down, up) = (after(240, 420), after(420, 600));
-            println!("| {name} | {latency} ms | {down} | {} | {up} | {} |", share(300, 420), share(480, 600));
-        }
-    }
 }

@@ -16,6 +16,11 @@
 //! | `GET /v1/warmup` | how far sources are warmed up |
 //! | `GET /v1/explain?address=&tenant=&class=&campaign=` | where mail to an address would go now, at what pace, and why |
 //! | `GET /v1/sites` | sites with mail, sessions or trouble |
+//! | `GET /v1/suppressions?subject=&scope=&tenant=&reason=&limit=&cursor=` | entries of the suppression list, in no order |
+//! | `POST /v1/suppressions` | adds some: `{"entries": [{"address": …, "scope": "tenant:shop"}]}` |
+//! | `POST /v1/suppressions/remove` | takes out: `{"subject": …}`, of one scope with `"scope"` |
+//! | `POST /v1/suppressions/import?format=&scope=&reason=&source=&dry_run=` | adds all of a file, CSV or NDJSON, of any length |
+//! | `GET /v1/suppressions/export?format=&scope=&tenant=&reason=` | all of them as such a file |
 //! | `GET`, `POST /v1/tenants` | all tenants; registers one |
 //! | `GET`, `PATCH`, `DELETE /v1/tenants/{name}` | one of them, changes what it may, removes it |
 //! | `POST /v1/tenants/{name}/credentials` | a new credential, with its token: shown now and never again |
@@ -27,17 +32,19 @@
 mod orders;
 mod problem;
 mod queue;
+mod suppressions;
 mod tenants;
 
 pub use orders::{OrderRequest, OrderView, ResumeRequest};
 pub use queue::{CancelRequest, RetryAnswer, RetryRequest};
+pub use suppressions::{AddAnswer, AddRequest, RemoveRequest, SuppressionList, SuppressionQuery};
 pub use tenants::{CredentialRequest, QuotaRequest, TenantRequest};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -129,6 +136,11 @@ fn routes(parts: Parts) -> Router {
         .route("/v1/orders/{id}", delete(orders::take_back))
         .route("/v1/warmup", get(orders::warmup))
         .route("/v1/explain", get(orders::explain))
+        .route("/v1/suppressions", get(suppressions::list).post(suppressions::add))
+        .route("/v1/suppressions/remove", post(suppressions::remove))
+        // A file may have any length: it is never in memory as a whole.
+        .route("/v1/suppressions/import", post(suppressions::import).layer(DefaultBodyLimit::disable()))
+        .route("/v1/suppressions/export", get(suppressions::export_all))
         .route("/v1/tenants", get(tenants::list).post(tenants::create))
         .route("/v1/tenants/{name}", get(tenants::show).patch(tenants::change).delete(tenants::remove))
         .route("/v1/tenants/{name}/credentials", post(tenants::issue))

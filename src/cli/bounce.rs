@@ -1,5 +1,7 @@
 //! `posthaste bounce`: what refusals and bounces mean, and how often we are right about it.
 
+mod unknown;
+
 use std::fs;
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::FAILED;
 use crate::feedback::bounce::score::{self, Figures};
-use crate::feedback::bounce::{Bounced, Incoming, Kind, read};
+use crate::feedback::bounce::{Action, Bounced, Incoming, Kind, read};
 use crate::feedback::classify::{Verdict, classify_line, codes};
 use crate::feedback::complaint;
 
@@ -29,6 +31,17 @@ pub(super) enum BounceCommand {
         #[arg(long, default_value = "")]
         provider: String,
     },
+    /// List the refusals that no rule knows, those in the same words together, the most frequent first.
+    Unknown {
+        /// Event lines (`events.jsonl`) or reply lines; `-` is standard input.
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Print as many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
     /// Judge mail and replies whose meaning is known and print how often we are right.
     Score {
         /// Holds `smtp-replies.tsv`, or `expected.tsv` with its messages, or both (the latter in `bounces/` or `arf/`).
@@ -42,6 +55,7 @@ pub(super) enum BounceCommand {
 pub(super) fn run(command: BounceCommand) -> anyhow::Result<ExitCode> {
     match command {
         BounceCommand::Classify { json, provider } => classify(json, &provider),
+        BounceCommand::Unknown { file, json, limit } => unknown::run(&file, json, limit),
         BounceCommand::Score { dir, misses } => print_score(&dir, misses),
     }
 }
@@ -50,16 +64,9 @@ fn classify(as_json: bool, provider: &str) -> anyhow::Result<ExitCode> {
     let mut input = Vec::new();
     stdin().take(INPUT_MAX).read_to_end(&mut input).context("read standard input")?;
     let text = String::from_utf8_lossy(&input);
-    let incoming = if is_reply(text.trim()) {
-        let line = text.trim();
-        let verdict = classify_line(line, provider);
-        let (reply, status) = codes(line);
-        return Ok(print_reply(as_json, line, reply, status.map(|code| code.to_string()), &verdict));
-    } else {
-        read(&input)
-    };
+    let incoming = if is_reply(text.trim()) { read_reply(text.trim(), provider) } else { read(&input) };
     if as_json {
-        println!("{}", json!(incoming));
+        println!("{}", shown(&incoming));
     } else {
         print_incoming(&incoming);
     }
@@ -75,24 +82,49 @@ fn is_reply(text: &str) -> bool {
     !text.is_empty() && (coded || (!field && text.lines().count() == 1))
 }
 
-fn print_reply(as_json: bool, line: &str, reply: Option<u16>, status: Option<String>, verdict: &Verdict) -> ExitCode {
-    if as_json {
-        let mut one: Value = json!(verdict);
-        one["recipient"] = json!("");
-        one["action"] = json!("failed");
-        one["status"] = json!(status);
-        one["reply"] = json!(reply);
-        one["diagnostic"] = json!(line);
-        println!("{}", json!({"kind": "bounce", "recipients": [one], "complaint": null}));
-    } else {
-        print_verdict(verdict);
+/// A reply as the bounce that it would have caused. One that refuses nothing (2xx, 3xx) is none.
+fn read_reply(line: &str, provider: &str) -> Incoming {
+    let (reply, status) = codes(line);
+    let first = line.bytes().next().unwrap_or_default();
+    if matches!(first, b'2' | b'3') && line.as_bytes().get(3).is_none_or(|b| !b.is_ascii_alphanumeric()) {
+        return Incoming { kind: Kind::Other, recipients: Vec::new(), complaint: None };
     }
-    ExitCode::SUCCESS
+    let one = Bounced {
+        recipient: String::new(),
+        original: None,
+        action: Action::Failed,
+        status,
+        reply,
+        verdict: classify_line(line, provider),
+        diagnostic: line.to_owned(),
+    };
+    Incoming { kind: Kind::Bounce, recipients: vec![one], complaint: None }
+}
+
+/// What programs read of it: these fields and no others.
+fn shown(incoming: &Incoming) -> Value {
+    let recipient = |one: &Bounced| {
+        let Verdict { class, permanence, reason, confidence, .. } = &one.verdict;
+        json!({
+            "recipient": one.recipient,
+            "action": one.action,
+            "status": one.status,
+            "reply": one.reply,
+            "class": class,
+            "permanence": permanence,
+            "reason": reason,
+            "confidence": confidence,
+            "diagnostic": one.diagnostic,
+        })
+    };
+    let recipients: Vec<Value> = incoming.recipients.iter().map(recipient).collect();
+    json!({"kind": incoming.kind, "recipients": recipients, "complaint": incoming.complaint})
 }
 
 fn print_incoming(incoming: &Incoming) {
     println!("{}", json!(incoming.kind).as_str().unwrap_or_default());
     for Bounced { recipient, action, verdict, .. } in &incoming.recipients {
+        let recipient = if recipient.is_empty() { "-" } else { recipient.as_str() };
         print!("{recipient}  {}  ", json!(action).as_str().unwrap_or_default());
         print_verdict(verdict);
     }
@@ -177,5 +209,28 @@ fn print_by_reason(figures: &Figures) {
     println!("by reason, all:");
     for (reason, share) in &figures.by_reason {
         println!("  {reason:16} {share}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expected: Value) {
+        assert!(is_reply(line));
+        assert_eq!(shown(&read_reply(line, "")), expected, "{line}");
+    }
+
+    #[test]
+    fn a_reply_line_prints_what_a_bounce_prints() {
+        check(
+            "550 5.1.1 <a@b.example>: no such user",
+            json!({"kind": "bounce", "recipients": [{
+                "recipient": "", "action": "failed", "status": "5.1.1", "reply": 550, "class": "hard",
+                "permanence": "permanent", "reason": "user-unknown", "confidence": 85,
+                "diagnostic": "550 5.1.1 <a@b.example>: no such user",
+            }], "complaint": null}),
+        );
+        check("250 2.0.0 OK", json!({"kind": "other", "recipients": [], "complaint": null}));
     }
 }

@@ -12,6 +12,7 @@ mod send;
 mod serve;
 mod shaping;
 mod spool;
+mod suppression;
 mod tenant;
 mod trace;
 
@@ -58,6 +59,9 @@ enum Command {
     /// Say who may submit: tenants of the running daemon, their tokens and quotas.
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Say who is not mailed any more: the suppression list of the running daemon.
+    #[command(subcommand)]
+    Suppression(suppression::SuppressionCommand),
     /// Say what a refusal or a bounce means.
     #[command(subcommand)]
     Bounce(bounce::BounceCommand),
@@ -117,6 +121,7 @@ pub fn run() -> ExitCode {
         Command::Shaping(command) => shaping::run(command),
         Command::Bounce(command) => bounce::run(command),
         Command::Tenant(command) => tenant::run(command),
+        Command::Suppression(command) => suppression::run(command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("posthaste: {error:#}");

@@ -1,4 +1,6 @@
-//! `posthaste shaping replay`: what other rules would have made of replies that were recorded.
+//! `posthaste shaping replay`: what other profiles would have made of what was recorded: of replies, and of the traffic itself.
+
+mod flow;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,14 +13,17 @@ use clap::Subcommand;
 use humantime_serde::re::humantime::format_duration;
 use serde::{Deserialize, Serialize};
 
+use flow::{Attempt, Compared, Play};
+
+use crate::clock::Timestamp;
 use crate::mail::EnhancedCode;
 use crate::shaping::provider::{Advice, Profiles};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ShapingCommand {
-    /// Judge the replies in an event log by other provider profiles, and print what would change.
+    /// Judge the replies in an event log by other provider profiles, and its traffic by their limits; print what would change.
     Replay {
-        /// Event files: `events.jsonl`, and those set aside.
+        /// Event files: `events.jsonl`, and those set aside; oldest first.
         #[arg(required = true)]
         events: Vec<PathBuf>,
         /// The profiles to try: a folder of files, laid over those compiled in.
@@ -43,6 +48,9 @@ struct Line {
     enhanced: String,
     reply: String,
     command: Option<String>,
+    time: String,
+    source: String,
+    message_id: String,
 }
 
 /// What came out.
@@ -58,6 +66,8 @@ struct Replayed {
     changes: Vec<Change>,
     /// What the rules that were tried ask for, by provider and action.
     actions: Vec<Asked>,
+    /// What limits, paces and pauses make of the traffic, by provider and source.
+    flow: Vec<Compared>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -132,6 +142,8 @@ struct Tally {
     refusals: u64,
     changes: BTreeMap<(String, String, String), (u64, String)>,
     actions: BTreeMap<(String, String), u64>,
+    /// The one set of profiles at work, and the other.
+    plays: (Play, Play),
 }
 
 impl Tally {
@@ -141,15 +153,18 @@ impl Tally {
         }
         let provider = new.of_hosts(hosts(&line.site)).name.to_string();
         *self.attempts.entry(provider.clone()).or_default() += 1;
-        // What has no command was our own judgement.
-        if line.event == "delivered" || line.command.is_none() || line.code < 400 {
-            return;
-        }
-        self.refusals += 1;
-        let enhanced: Option<EnhancedCode> = line.enhanced.parse().ok();
         let before = old.of_hosts(hosts(&line.site)).name.to_string();
-        let from = old.advise_text(&before, Some(line.code), enhanced, &line.reply);
-        let to = new.advise_text(&provider, Some(line.code), enhanced, &line.reply);
+        // What has no command was our own judgement.
+        let spoke = line.event != "delivered" && line.command.is_some() && line.code >= 400;
+        let enhanced: Option<EnhancedCode> = line.enhanced.parse().ok();
+        let judged = spoke.then(|| (read(old, &before, line, enhanced), read(new, &provider, line, enhanced)));
+        if let Some(at) = Timestamp::parse_rfc3339(&line.time) {
+            let attempt = Attempt { at: at.0, source: &line.source, site: &line.site, message: &line.message_id };
+            self.plays.0.add(attempt, old.get(&before), judged.as_ref().map(|(from, _)| from));
+            self.plays.1.add(attempt, new.get(&provider), judged.as_ref().map(|(_, to)| to));
+        }
+        let Some((from, to)) = judged else { return };
+        self.refusals += 1;
         *self.actions.entry((provider.clone(), to.action.as_str().to_owned())).or_default() += 1;
         let (from, to) = (advice(&before, &from), advice(&provider, &to));
         if from != to {
@@ -172,8 +187,14 @@ impl Tally {
             changed: changes.iter().map(|change| change.refusals).sum(),
             changes,
             actions: self.actions.into_iter().map(asked).collect(),
+            flow: flow::compare(self.plays.0, self.plays.1),
         }
     }
+}
+
+/// What the profile makes of a refusal.
+fn read<'a>(profiles: &'a Profiles, provider: &str, line: &Line, enhanced: Option<EnhancedCode>) -> Advice<'a> {
+    profiles.advise_text(provider, Some(line.code), enhanced, &line.reply)
 }
 
 /// The hosts in a site's name, without ports, preferences and policies.
@@ -190,7 +211,7 @@ fn advice(provider: &str, advice: &Advice<'_>) -> String {
 }
 
 fn in_words(replayed: &Replayed) -> String {
-    let Replayed { attempts, refusals, changed, changes, actions } = replayed;
+    let Replayed { attempts, refusals, changed, changes, actions, flow } = replayed;
     let mut text = format!("{attempts} attempts, {refusals} refused by their receivers, {changed} judged otherwise\n");
     for Change { from, to, refusals, reply, .. } in changes {
         text.push_str(&format!("{refusals:>8}  {from}  ->  {to}\n          {reply}\n"));
@@ -201,6 +222,9 @@ fn in_words(replayed: &Replayed) -> String {
     for Asked { provider, action, refusals, attempts } in actions {
         let share = *refusals as f64 * 100.0 / (*attempts).max(1) as f64;
         text.push_str(&format!("{refusals:>8}  {provider}: {action}, {share:.1} % of its attempts\n"));
+    }
+    if !flow.is_empty() {
+        text.push_str(&flow::in_words(flow));
     }
     text
 }
@@ -220,6 +244,7 @@ mod tests {
             enhanced: "4.7.0".into(),
             reply: reply.into(),
             command: Some("MAIL".into()),
+            ..Line::default()
         };
         for line in [
             line("delivered", "mx1.example.net,mx2.example.net", 250, "ok"),

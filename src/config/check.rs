@@ -11,7 +11,9 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reputation, suppression};
+use super::{
+    Api, ApiConfig, ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reputation, suppression, unsubscribe,
+};
 use crate::mail::Domain;
 
 /// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
@@ -37,6 +39,7 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.limits(config);
     check.reputation(config);
     inbound::check(&mut check, config);
+    unsubscribe::check(&mut check, config);
     for (severity, key, why, remedy) in suppression::problems(&config.suppression) {
         check.add(severity, key, why, remedy.into());
     }

@@ -23,6 +23,7 @@ mod scope;
 mod shaping;
 mod size;
 mod suppression;
+mod unsubscribe;
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +47,7 @@ pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
 pub use size::ByteSize;
 pub use suppression::{SuppressionConfig, SuppressionScope};
+pub use unsubscribe::{Page, UnsubscribeConfig};
 
 use crate::mail::Domain;
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub feedback: FeedbackConfig,
     /// The listener for what comes back.
     pub inbound: InboundConfig,
+    /// How recipients leave lists.
+    pub unsubscribe: UnsubscribeConfig,
     /// The log of what happened.
     pub events: EventsConfig,
     /// Facts that outlive messages.
@@ -123,6 +127,7 @@ impl Default for Config {
             reports: ReportsConfig::default(),
             feedback: FeedbackConfig::default(),
             inbound: InboundConfig::default(),
+            unsubscribe: UnsubscribeConfig::default(),
             events: EventsConfig::default(),
             ledger: LedgerConfig::default(),
             suppression: SuppressionConfig::default(),

@@ -58,7 +58,7 @@ impl RecipientHash {
 pub struct Subscription {
     /// Whose.
     pub address: EnvelopeAddress,
-    /// To mail of this stream. Without a list, it is the stream that is left.
+    /// To mail of this stream. With a list its campaign is not said; without one it is the campaign that is left.
     pub stream: Stream,
     /// To this list.
     pub list: Option<Box<str>>,
@@ -142,7 +142,10 @@ impl Tokens {
         let mut octets = vec![1, stream.class as u8];
         octets.extend_from_slice(&message.0.to_be_bytes());
         let address = address.to_string();
-        for text in [&address, &*stream.tenant, &*stream.campaign, list.as_deref().unwrap_or_default()] {
+        // One of both: a header line has room for no more.
+        let (campaign, list) =
+            (if list.is_some() { "" } else { &*stream.campaign }, list.as_deref().unwrap_or_default());
+        for text in [&address, &*stream.tenant, campaign, list] {
             octets.extend_from_slice(&(text.len() as u16).to_be_bytes());
             octets.extend_from_slice(text.as_bytes());
         }
@@ -275,9 +278,12 @@ mod tests {
                 assert_eq!(Tokens::new(b"another").read_sent(&text, now, DAY), Err(TokenError::Forged));
             }
         }
-        for subscription in [subscription(), Subscription { list: None, ..subscription() }] {
+        let to_list = Stream { campaign: "".into(), ..subscription().stream };
+        let read = Subscription { stream: to_list, ..subscription() };
+        let unlisted = Subscription { list: None, ..subscription() };
+        for (subscription, read) in [(subscription(), read), (unlisted.clone(), unlisted)] {
             let text = tokens().subscription(&subscription);
-            assert_eq!(tokens().read_subscription(&text), Ok(subscription));
+            assert_eq!(tokens().read_subscription(&text), Ok(read));
             assert_eq!(Tokens::new(b"another").read_subscription(&text), Err(TokenError::Forged));
         }
     }

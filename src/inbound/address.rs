@@ -20,6 +20,8 @@ pub enum Mailbox {
     Complaints(Option<Sent>),
     /// For DMARC and TLS reports.
     Reports,
+    /// Where recipients leave lists.
+    Unsubscribe,
     /// Who looks after our domains.
     Postmaster(EnvelopeAddress),
 }
@@ -58,8 +60,8 @@ pub(super) enum Local<'a> {
     Complaint(&'a str),
     /// `fbl`: complaints, as registered with those who have feedback loops.
     Complaints,
-    /// `unsubscribe+TOKEN`. Not taken yet.
-    Unsubscribe(&'a str),
+    /// `unsubscribe`; the token is the subject.
+    Unsubscribe,
     /// `dmarc`: aggregate reports.
     Dmarc,
     /// `tlsrpt`: TLS reports.
@@ -83,11 +85,9 @@ impl<'a> Local<'a> {
         if let Some(token) = behind(marks::PREFIX) {
             return Local::Complaint(token);
         }
-        if let Some(token) = behind("unsubscribe+") {
-            return Local::Unsubscribe(token);
-        }
         let names = [
             ("fbl", Local::Complaints),
+            ("unsubscribe", Local::Unsubscribe),
             ("dmarc", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),
             ("postmaster", Local::Postmaster),
@@ -132,7 +132,8 @@ impl Mailboxes {
             Local::Complaints => Ok(Mailbox::Complaints(None)),
             Local::Dmarc | Local::TlsReports => Ok(Mailbox::Reports),
             Local::Postmaster => self.postmaster.clone().map(Mailbox::Postmaster).ok_or(NoMailbox::Unknown),
-            Local::Unsubscribe(_) | Local::Other => Err(NoMailbox::Unknown),
+            Local::Unsubscribe => Ok(Mailbox::Unsubscribe),
+            Local::Other => Err(NoMailbox::Unknown),
         }
     }
 
@@ -164,7 +165,7 @@ mod tests {
             ("bb+x", Local::Other),
             ("FBL+x", Local::Complaint("x")),
             ("fbl", Local::Complaints),
-            ("Unsubscribe+aB", Local::Unsubscribe("aB")),
+            ("Unsubscribe", Local::Unsubscribe),
             ("DMARC", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),
             ("Postmaster", Local::Postmaster),

@@ -3,13 +3,14 @@
 use super::desk::{Arrived, Desk};
 use super::verdict::{self, Said};
 use crate::events::{Feedback, FeedbackKind};
+use crate::feedback;
 use crate::feedback::bounce::{Action, Bounced};
 use crate::feedback::classify::{Class, Permanence};
 use crate::feedback::token::{RecipientHash, Sent};
 use crate::mail::{EnvelopeAddress, Stream};
 use crate::queue::{Mailed, QueryError};
 use crate::submission::Rejection;
-use crate::suppression::{Entry, Evidence, Reason, Scope};
+use crate::suppression::{Evidence, Reason};
 
 /// Recipients of one message that are looked for, when its token names none.
 const LOOKED_FOR_MAX: usize = 100;
@@ -146,7 +147,7 @@ impl Desk {
             Rejection::trouble("it could not be stored, try again later")
         })?;
         if let Some(entry) = entry {
-            self.tell_suppressed(arrived, sent, address, &entry).await?;
+            self.keep(feedback::suppressed_line(&entry, sent.message)).await?;
         }
         self.seen.note(sent.message, hash);
         let mailed = finding.mailed.as_ref().filter(|mailed| !mailed.provider.is_empty());
@@ -154,35 +155,6 @@ impl Desk {
             self.parts.queue.returned_unknown(&mailed.stream, &mailed.provider, 1);
         }
         Ok(())
-    }
-
-    pub(super) async fn tell_suppressed(
-        &self,
-        arrived: &Arrived,
-        sent: Sent,
-        address: &EnvelopeAddress,
-        entry: &Entry,
-    ) -> Result<(), Rejection> {
-        let (tenant, list) = match &entry.scope {
-            Scope::Global => ("", ""),
-            Scope::Tenant(tenant) => (&**tenant, ""),
-            Scope::List { tenant, list } => (&**tenant, &**list),
-        };
-        let address = address.to_string();
-        let mut lines = Vec::new();
-        Feedback {
-            message_id: Some(sent.message),
-            recipient: &address,
-            tenant,
-            list,
-            by: &entry.source,
-            reason: entry.reason.as_str(),
-            evidence: &entry.evidence,
-            until: entry.until,
-            ..Feedback::new(arrived.at, FeedbackKind::Suppression, "added")
-        }
-        .write_line(&mut lines);
-        self.keep(lines).await
     }
 }
 

@@ -8,6 +8,7 @@ use super::desk::{Arrived, Desk};
 use crate::events::{Feedback, FeedbackKind};
 use crate::feedback::complaint::Complaint;
 use crate::feedback::complaint::cfbl::Signed;
+use crate::feedback::suppressed_line;
 use crate::feedback::token::{RecipientHash, Sent, Subscription};
 use crate::mail::{EnvelopeAddress, MessageId, Stream};
 use crate::queue::{Mailed, QueryError};
@@ -194,11 +195,13 @@ impl Desk {
             source: "complaint",
             at: arrived.at,
         };
-        // The list tells of its changes itself, with the evidence.
-        self.parts.suppressions.learn(evidence).await.map_err(|error| {
+        let entry = self.parts.suppressions.learn(evidence).await.map_err(|error| {
             tracing::error!(%error, "a complaint cannot be heeded, its sender is told to try again");
             Rejection::trouble("it could not be stored, try again later")
         })?;
+        if let Some(entry) = entry {
+            self.keep(suppressed_line(&entry, message)).await?;
+        }
         self.complained.note(message, hash);
         if let Some(mailed) = who.mailed.as_ref().filter(|mailed| !leaves && !mailed.provider.is_empty()) {
             self.parts.queue.complained(&mailed.stream, &mailed.source, &mailed.provider, 1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use super::seen::Seen;
@@ -170,6 +170,10 @@ impl Desk {
                 self.hand_on(arrived, to).await?;
                 "postmaster"
             }
+            (Mailbox::Unsubscribe, _) => {
+                self.leave(arrived).await?;
+                "unsubscribe"
+            }
             (Mailbox::Complaints(sent), _) => self.complained(arrived, *sent, incoming.complaint.as_deref()).await?,
             (Mailbox::Reports, _) => self.reported(arrived).await?,
             // Some send complaints to the return path.
@@ -201,9 +205,7 @@ impl Desk {
 
     /// Keeps event lines; they are on disk when this resolves.
     pub(super) async fn keep(&self, lines: Vec<u8>) -> Result<(), Rejection> {
-        let (synced, is_synced) = oneshot::channel();
-        self.parts.spool.note_synced(lines, synced);
-        is_synced.await.map_err(|_| Rejection::trouble("it could not be stored, try again later"))
+        self.parts.keep(lines).await.map_err(|_| Rejection::trouble("it could not be stored, try again later"))
     }
 }
 

@@ -30,11 +30,12 @@ mod address;
 mod bounce;
 mod complaint;
 mod desk;
+mod one_click;
 mod postmaster;
+#[doc(hidden)]
+pub mod probe;
 mod reports;
 mod seen;
-#[cfg(test)]
-mod tests;
 mod verdict;
 
 use std::net::SocketAddr;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use tokio::sync::oneshot::{self, error::RecvError};
 use tokio_util::task::TaskTracker;
 
 pub use address::{Mailbox, Mailboxes, NoMailbox};
@@ -54,6 +56,7 @@ use crate::feedback::token::Tokens;
 use crate::mail::Domain;
 use crate::queue::Queue;
 use crate::spool::Spool;
+use crate::submission::web::Api;
 use crate::submission::{Submission, SubmissionError};
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
@@ -84,8 +87,21 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Inbound {
     listeners: Submission,
+    page: Api,
     desk: Arc<Desk>,
     tasks: TaskTracker,
+}
+
+impl Parts {
+    /// Keeps event lines; they are on disk when this resolves.
+    ///
+    /// # Errors
+    /// They could not be written.
+    async fn keep(&self, lines: Vec<u8>) -> Result<(), RecvError> {
+        let (synced, is_synced) = oneshot::channel();
+        self.spool.note_synced(lines, synced);
+        is_synced.await
+    }
 }
 
 impl Inbound {
@@ -93,7 +109,7 @@ impl Inbound {
     ///
     /// # Errors
     /// An address cannot be listened on; no listener is left open then.
-    pub fn start(
+    pub async fn start(
         config: &Config,
         hostname: Domain,
         tls: Option<Arc<ServerConfig>>,
@@ -101,10 +117,17 @@ impl Inbound {
     ) -> Result<Inbound, SubmissionError> {
         let (access, metrics, clock) = (Arc::clone(&parts.access), Arc::clone(&parts.metrics), parts.clock);
         let tasks = TaskTracker::new();
+        let leaving = one_click::router(Arc::new(parts.clone()));
         let desk = Arc::new(Desk::new(parts, config, hostname.clone()));
         let entrance = Arc::new(Entrance::new(Arc::clone(&desk), tasks.clone()));
-        let listeners = Submission::start(config.inbound.smtp(), hostname, tls, entrance, access, metrics, clock)?;
-        Ok(Inbound { listeners, desk, tasks })
+        let page = Api::start("unsubscribe", &config.unsubscribe.api(), leaving, Arc::clone(&metrics))?;
+        match Submission::start(config.inbound.smtp(), hostname, tls, entrance, access, metrics, clock) {
+            Ok(listeners) => Ok(Inbound { listeners, page, desk, tasks }),
+            Err(error) => {
+                page.close(Duration::from_secs(1)).await;
+                Err(error)
+            }
+        }
     }
 
     /// Where it listens, in the order of `inbound.listen`.
@@ -112,9 +135,15 @@ impl Inbound {
         self.listeners.local_addrs()
     }
 
+    /// Where the page to unsubscribe is, in the order of `unsubscribe.listen`.
+    pub fn page_addrs(&self) -> &[SocketAddr] {
+        self.page.local_addrs()
+    }
+
     /// Puts another configuration in force for new sessions and new mail. Listen addresses and the key cannot change.
-    pub fn reload(&self, config: &Config, tls: Option<Arc<ServerConfig>>) {
+    pub fn reload(&self, config: &Config, tls: Option<Arc<ServerConfig>>, page_tls: Option<Arc<ServerConfig>>) {
         self.desk.reload(config);
+        self.page.reload(&config.unsubscribe.api(), page_tls);
         self.listeners.reload(config.inbound.smtp(), tls);
     }
 
@@ -123,7 +152,7 @@ impl Inbound {
     /// # Cancel safety
     /// Can be dropped and called again; the stop goes on.
     pub async fn close(&self, grace: Duration) {
-        self.listeners.close(grace).await;
+        tokio::join!(self.listeners.close(grace), self.page.close(grace));
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!(messages = self.tasks.len(), "what came back is left; its senders will try again");

@@ -210,12 +210,21 @@ impl Explanation {
         self.verdict = match gate {
             Gate::Go | Gate::Behind(_) => {
                 let way = self.paths.iter().find(|path| path.not_before.is_none()).map_or("?", |path| &path.source);
-                format!("would go now, by {way}")
+                let paced = self.paths.iter().find(|path| path.not_before.is_none()).and_then(|path| path.per_second);
+                match paced.filter(|_| self.ready > 0) {
+                    Some(rate) => {
+                        format!("would go by {way}, paced at {rate:.2}/s, behind {} that are ready", self.ready)
+                    }
+                    None => format!("would go now, by {way}"),
+                }
             }
             Gate::Later(until) => {
                 self.not_before = Some(times.tell(until));
-                let why: Vec<&str> = self.paths.iter().flat_map(|path| &path.held_by).map(String::as_str).collect();
-                format!("would wait until {}: {}", times.tell(until), why.first().unwrap_or(&"no path is open"))
+                // What holds the way that opens first.
+                let first = self.paths.iter().find(|path| path.not_before == self.not_before);
+                let all = first.into_iter().chain(&self.paths);
+                let why = all.flat_map(|path| &path.held_by).next().map_or("no path is open", String::as_str);
+                format!("would wait until {}: {why}", times.tell(until))
             }
         };
     }
@@ -239,6 +248,11 @@ fn path_view(
     let (sessions, idle) = known.map_or((0, 0), |path| (path.sessions, path.idle.len()));
     let sessions_max = known.map(|path| path.control.sessions_max()).filter(|max| *max < usize::MAX);
     let per_second = known.and_then(|path| path.control.per_second());
+    let paced = known.and_then(|path| paced_in_words(path, times.now));
+    if let Some((words, until)) = paced {
+        held_by.push(words);
+        gate = gate.and(Gate::Later(until));
+    }
     let steering = scheduler.steering();
     let warmup = steering.warmup.progress_of(name, subject.provider, times.timestamp);
     if let Some(pause) = steering.orders.pause(times.now, &subject) {
@@ -288,6 +302,13 @@ fn path_view(
         limits,
     };
     (view, gate)
+}
+
+/// The pace that was found, if it lets nothing go now, and when it does.
+fn paced_in_words(path: &PathState, now: u64) -> Option<(String, u64)> {
+    let (rate, next) = (path.control.per_second()?, path.control.next_at(now));
+    let wait = next.saturating_sub(now) as f64 / 1000.0;
+    (next > now).then(|| (format!("paced at {rate:.2}/s, next slot in {wait:.1} s"), next))
 }
 
 fn limit_view(limit: &InForce<'_>, times: Times) -> LimitView {

@@ -206,6 +206,11 @@ impl Queue {
         })
     }
 
+    /// Who is not mailed.
+    pub fn suppressions(&self) -> &Arc<Suppressions> {
+        &self.suppressions
+    }
+
     /// The event log that takes what the spool exports: who asks after a message that just ended waits for it. Only the
     /// first call counts.
     pub fn follow_events(&self, progress: Progress) {

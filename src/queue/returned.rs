@@ -49,11 +49,10 @@ impl Queue {
             Err(error) => return Err(error.into()),
         };
         let archive = self.parts.load().archive.clone();
-        let wanted = matches.clone();
-        let ended =
-            archive.origin(id, move |recipient| recipient.parse().is_ok_and(|address| wanted(&address))).await?;
-        if let Some(origin) = ended {
-            return Ok(of_origin(origin));
+        let asked = matches.clone();
+        let of_line = move |recipient: &str| recipient.parse().is_ok_and(|address| asked(&address));
+        if let Some(mailed) = archive.origin(id, of_line).await?.and_then(of_event) {
+            return Ok(Some(mailed));
         }
         let Some(message) = waiting else { return Ok(None) };
         let envelope = &message.envelope;
@@ -87,14 +86,13 @@ impl Queue {
     }
 }
 
-fn of_origin(origin: Origin) -> Option<Mailed> {
-    let Origin { recipient, sender, tenant, class, campaign, list, source, provider, .. } = origin;
+fn of_event(origin: Origin) -> Option<Mailed> {
     Some(Mailed {
-        recipient: recipient.parse().ok()?,
-        sender,
-        stream: Stream { tenant: tenant.into(), class, campaign: campaign.into() },
-        list: list.filter(|list| !list.is_empty()).map(Into::into),
-        source,
-        provider,
+        recipient: origin.recipient.parse().ok()?,
+        sender: origin.sender,
+        stream: Stream { tenant: origin.tenant.into(), class: origin.class, campaign: origin.campaign.into() },
+        list: origin.list.map(Into::into),
+        source: origin.source,
+        provider: origin.provider,
     })
 }

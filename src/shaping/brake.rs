@@ -9,13 +9,18 @@
 //! Complaints come hours late and delivered mail is counted when it is delivered: the day's window is the one that matters
 //! for them, the hour's catches a bad list while it is being mailed.
 
-use std::collections::{HashMap, VecDeque};
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::mail::Stream;
+use window::{FACTS, Window};
 
 /// Streams times providers that are watched at once. One takes about 600 octets; of more, those that have sent least are
 /// forgotten.
@@ -123,19 +128,6 @@ struct Counts {
     told: [Level; 2],
     /// When something was counted last.
     at: Timestamp,
-}
-
-const FACTS: usize = 3;
-
-/// A sliding count in steps; the step that is counted now is the last.
-#[derive(Debug)]
-struct Window {
-    /// Milliseconds of a step.
-    step: u64,
-    steps: u64,
-    /// Begun steps that are not empty, by number since 1970.
-    parts: VecDeque<(u64, [u32; FACTS])>,
-    sums: [u32; FACTS],
 }
 
 impl Crossed {
@@ -276,159 +268,15 @@ fn share(harm: Harm, sums: [u32; FACTS]) -> Option<(f64, (u32, u32))> {
 
 impl Counts {
     fn new(now: Timestamp) -> Counts {
-        let window = |step: u64, steps| Window { step: step * 1000, steps, parts: VecDeque::new(), sums: [0; FACTS] };
-        Counts { hour: window(300, 12), day: window(3600, 24), told: [Level::Fine; 2], at: now }
+        Counts { hour: Window::new(300, 12), day: Window::new(3600, 24), told: [Level::Fine; 2], at: now }
     }
 
     fn worst(&self, harm: Harm, steps: &Steps, recipients_min: u32) -> Option<(Level, f64, (u32, u32), u64)> {
         let judged = [&self.hour, &self.day].into_iter().filter_map(|window| {
             let (share, counts) = share(harm, window.sums)?;
             let enough = counts.1 >= recipients_min && counts.0 >= steps.harm_min;
-            enough.then(|| (steps.judge(share), share, counts, window.step * window.steps / 1000))
+            enough.then(|| (steps.judge(share), share, counts, window.seconds()))
         });
         judged.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).filter(|(level, ..)| *level > Level::Fine)
-    }
-}
-
-impl Window {
-    fn add(&mut self, fact: Fact, n: u32, now: Timestamp) {
-        // A clock set back counts into the step that is open.
-        let newest = self.parts.back().map_or(0, |(number, _)| *number);
-        let number = (now.0 / self.step).max(newest);
-        while self.parts.front().is_some_and(|(oldest, _)| number - oldest >= self.steps) {
-            let (_, gone) = self.parts.pop_front().unwrap_or_default();
-            self.sums.iter_mut().zip(gone).for_each(|(sum, gone)| *sum = sum.saturating_sub(gone));
-        }
-        if newest != number || self.parts.is_empty() {
-            self.parts.push_back((number, [0; FACTS]));
-        }
-        let part = self.parts.back_mut().map(|(_, counts)| &mut counts[fact as usize]);
-        part.into_iter().for_each(|count| *count = count.saturating_add(n));
-        self.sums[fact as usize] = self.sums[fact as usize].saturating_add(n);
-    }
-
-    fn size(&self) -> u64 {
-        self.sums.iter().map(|sum| u64::from(*sum)).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOON: Timestamp = Timestamp(1_795_348_800_000);
-
-    fn at(minutes: u64) -> Timestamp {
-        Timestamp(NOON.0 + minutes * 60_000)
-    }
-
-    fn policy() -> BrakePolicy {
-        BrakePolicy {
-            complaints: Steps { warn: 0.001, slow: f64::INFINITY, pause: 0.003, harm_min: 3 },
-            unknown_users: Steps { warn: 0.05, slow: 0.08, pause: 0.1, harm_min: 10 },
-            recipients_min: 100,
-        }
-    }
-
-    fn watched(campaign: &str) -> Watched {
-        let stream = Stream { tenant: "shop".into(), campaign: campaign.into(), ..Stream::default() };
-        Watched { stream, provider: "google".into() }
-    }
-
-    fn levels(crossed: &[Crossed]) -> Vec<(Harm, Level)> {
-        crossed.iter().map(|crossed| (crossed.harm, crossed.level)).collect()
-    }
-
-    #[test]
-    fn each_threshold_is_told_once() {
-        let mut brake = Brake::new(policy());
-        let list = watched("spring");
-        assert_eq!(levels(&brake.count(&list, Fact::Delivered, 2000, at(0))), []);
-        let mut told = Vec::new();
-        for minute in 0..10 {
-            told.extend(levels(&brake.count(&list, Fact::Complaint, 1, at(minute))));
-        }
-        assert_eq!(told, [(Harm::Complaints, Level::Warn), (Harm::Complaints, Level::Pause)]);
-        let mut told = Vec::new();
-        for minute in 10..30 {
-            told.extend(levels(&brake.count(&list, Fact::UnknownUser, 12, at(minute))));
-        }
-        let expected = [Level::Warn, Level::Slow, Level::Pause].map(|level| (Harm::UnknownUsers, level));
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn little_mail_says_nothing() {
-        let mut brake = Brake::new(policy());
-        let list = watched("spring");
-        // Every second user is unknown, but it is only 99 of them; every mail is complained of, but only twice.
-        assert_eq!(levels(&brake.count(&list, Fact::Delivered, 49, at(0))), []);
-        assert_eq!(levels(&brake.count(&list, Fact::UnknownUser, 50, at(0))), []);
-        assert_eq!(levels(&brake.count(&list, Fact::Complaint, 2, at(0))), []);
-        assert_eq!(levels(&brake.count(&list, Fact::Delivered, 1, at(1))), [(Harm::UnknownUsers, Level::Pause)]);
-    }
-
-    #[test]
-    fn the_cause_can_be_read() {
-        let mut brake = Brake::new(policy());
-        let list = watched("spring");
-        brake.count(&list, Fact::Delivered, 1000, at(0));
-        let crossed = brake.count(&list, Fact::Complaint, 4, at(120));
-        let causes: Vec<String> = crossed.iter().map(Crossed::cause).collect();
-        assert_eq!(causes, ["4 complaints of 1000 recipients at google within a day: 0.40 %"]);
-        assert_eq!(brake.shares(&list), Some((0.004, 0.0)));
-    }
-
-    #[test]
-    fn windows_slide_and_a_new_offence_is_told_again() {
-        let mut brake = Brake::new(policy());
-        let list = watched("spring");
-        brake.count(&list, Fact::Delivered, 800, at(0));
-        let bad = |brake: &mut Brake, minute| levels(&brake.count(&list, Fact::UnknownUser, 100, at(minute)));
-        assert_eq!(bad(&mut brake, 1), [(Harm::UnknownUsers, Level::Pause)]);
-        assert_eq!(bad(&mut brake, 2), [], "it is known");
-        // A day later all of it is forgotten; good mail comes, then bad again.
-        assert_eq!(levels(&brake.count(&list, Fact::Delivered, 800, at(26 * 60))), []);
-        assert_eq!(brake.shares(&list), Some((0.0, 0.0)));
-        assert_eq!(bad(&mut brake, 26 * 60 + 1), [(Harm::UnknownUsers, Level::Pause)]);
-        // An operator who lets it go on begins with a clean slate.
-        brake.forgive(|watched| &*watched.stream.campaign == "spring");
-        assert_eq!(bad(&mut brake, 26 * 60 + 2), [(Harm::UnknownUsers, Level::Pause)]);
-    }
-
-    #[test]
-    fn campaigns_are_judged_apart() {
-        let mut brake = Brake::new(policy());
-        brake.count(&watched("good"), Fact::Delivered, 1000, at(0));
-        let crossed = brake.count(&watched("bad"), Fact::UnknownUser, 100, at(0));
-        assert_eq!(crossed.iter().map(|c| &*c.watched.stream.campaign).collect::<Vec<_>>(), ["bad"]);
-        assert!(brake.count(&watched("good"), Fact::Delivered, 1, at(1)).is_empty());
-    }
-
-    #[test]
-    fn memory_is_bounded_and_the_large_are_kept() {
-        let mut brake = Brake { watched_max: 1000, ..Brake::new(policy()) };
-        brake.count(&watched("large"), Fact::Delivered, 5000, at(0));
-        for n in 0..10_000 {
-            brake.count(&watched(&format!("small{n}")), Fact::Delivered, 1, at(n / 100));
-            assert!(brake.len() <= 1000);
-        }
-        assert!(brake.shares(&watched("large")).is_some());
-        // A day later the old ones go first, whatever their size.
-        for n in 0..2000 {
-            brake.count(&watched(&format!("new{n}")), Fact::Delivered, 1, at(3000));
-        }
-        assert!(brake.shares(&watched("large")).is_none());
-    }
-
-    #[test]
-    fn a_clock_set_back_breaks_nothing() {
-        let mut brake = Brake::new(policy());
-        let list = watched("spring");
-        for minute in [0, 5000, 3, u64::from(u32::MAX), 0] {
-            brake.count(&list, Fact::Delivered, u32::MAX, at(minute));
-            brake.count(&list, Fact::Complaint, 1, at(minute));
-        }
-        assert_eq!(brake.len(), 1);
     }
 }

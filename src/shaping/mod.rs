@@ -18,6 +18,8 @@ pub mod controller;
 mod limits;
 mod line;
 pub mod orders;
+#[doc(hidden)]
+pub mod probe;
 pub mod provider;
 mod rows;
 pub mod steering;

@@ -15,17 +15,17 @@
 //! | less than half | the same step |
 //! | braked | the step before |
 
+mod day;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-
-const HOUR: u64 = 3_600_000;
-const DAY: u64 = 24 * HOUR;
-
-/// An hour has this part of its day.
-const HOURS_PART: u64 = 8;
+pub use day::Kept;
+use day::{DAY, HOUR, in_hour};
 
 /// How a source is warmed up.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,28 +131,6 @@ struct Track {
     kept: Kept,
     /// Changed since it was last kept.
     dirty: bool,
-}
-
-/// What is kept of a track over restarts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Kept {
-    /// Which source.
-    pub source: String,
-    /// At which provider.
-    pub provider: String,
-    /// Days of the plan that are done.
-    step: usize,
-    /// The day since 1970 that is counted.
-    today: u64,
-    sent: u64,
-    delivered: u64,
-    refused: u64,
-    complained: u64,
-    braked: bool,
-    /// The hour since 1970 that is counted.
-    hour: u64,
-    sent_in_hour: u64,
 }
 
 /// Attempts that must be refused before a share of them says something.
@@ -309,57 +287,9 @@ impl Warmup {
     }
 }
 
-/// What an hour may take of its day.
-fn in_hour(per_day: u64) -> u64 {
-    per_day.div_ceil(HOURS_PART)
-}
-
 impl Track {
     fn names(&self) -> (String, String) {
         (self.kept.source.clone(), self.kept.provider.clone())
-    }
-}
-
-impl Kept {
-    /// Begins a new hour or day if it is time; what that changes. A clock set back begins none.
-    fn turn(&mut self, plan: &Plan, now: Timestamp) -> Option<Stepped> {
-        let (today, hour) = (now.0 / DAY, now.0 / HOUR);
-        if hour > self.hour {
-            (self.hour, self.sent_in_hour) = (hour, 0);
-        }
-        if today <= self.today {
-            return None;
-        }
-        let allowed = plan.per_day.get(self.step).copied();
-        let stepped = match allowed {
-            // Warm, and stays so.
-            None => None,
-            Some(_) if self.braked => Some(Stepped::Back),
-            Some(allowed) if self.sent.saturating_mul(2) >= allowed => Some(Stepped::Forward),
-            Some(_) => None,
-        };
-        let stepped = match stepped {
-            Some(Stepped::Forward) if self.step + 1 >= plan.per_day.len() => Some(Stepped::Warm),
-            stepped => stepped,
-        };
-        match stepped {
-            Some(Stepped::Forward | Stepped::Warm) => self.step += 1,
-            Some(Stepped::Back) => self.step = self.step.saturating_sub(1),
-            Some(Stepped::Braked) | None => {}
-        }
-        (self.today, self.braked) = (today, false);
-        (self.sent, self.delivered, self.refused, self.complained) = (0, 0, 0, 0);
-        stepped
-    }
-
-    fn told(&self, what: Stepped, plan: &Plan) -> Step {
-        Step {
-            source: self.source.clone(),
-            provider: self.provider.clone(),
-            what,
-            day: (self.step + 1).min(plan.per_day.len()),
-            per_day: plan.per_day.get(self.step).copied().unwrap_or(0),
-        }
     }
 }
 
@@ -372,141 +302,5 @@ impl Stepped {
             Stepped::Braked => "braked",
             Stepped::Warm => "warm",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Midnight.
-    const BEGIN: Timestamp = Timestamp(20_780 * DAY);
-
-    fn at(day: u64, hour: u64) -> Timestamp {
-        Timestamp(BEGIN.0 + day * DAY + hour * HOUR)
-    }
-
-    fn plan(provider: Option<&str>, per_day: &[u64]) -> Plan {
-        Plan {
-            source: "new".into(),
-            provider: provider.map(Into::into),
-            start: None,
-            per_day: per_day.to_vec(),
-            deferrals_max: 0.2,
-            complaints_max: 0.002,
-        }
-    }
-
-    /// Sends as much as there is room for on a day, asking every quarter of an hour.
-    fn send_day(warmup: &mut Warmup, day: u64, at_most: u64) -> u64 {
-        let mut sent = 0;
-        for quarter in 0..96 {
-            let now = Timestamp(at(day, 0).0 + quarter * HOUR / 4);
-            while let (Room::Left(left), true) = (warmup.room("new", "google", now), sent < at_most) {
-                let n = left.min(3).min(at_most - sent);
-                warmup.take("new", "google", n, now);
-                warmup.sign("new", "google", Sign::Delivered, n, now);
-                sent += n;
-            }
-        }
-        sent
-    }
-
-    fn stepped(warmup: &mut Warmup) -> Vec<Stepped> {
-        warmup.steps().into_iter().map(|step| step.what).collect()
-    }
-
-    #[test]
-    fn each_day_takes_what_its_plan_says() {
-        let mut warmup = Warmup::new(vec![plan(None, &[50, 100, 200])], Vec::new());
-        for (day, expected) in (0..).zip([50, 100, 200]) {
-            assert_eq!(send_day(&mut warmup, day, u64::MAX), expected);
-        }
-        assert_eq!(stepped(&mut warmup), [Stepped::Forward, Stepped::Forward]);
-        assert_eq!(warmup.room("new", "google", at(3, 0)), Room::Warm);
-        assert_eq!(stepped(&mut warmup), [Stepped::Warm]);
-        assert_eq!(warmup.room("old", "google", at(0, 0)), Room::Warm, "no plan is about it");
-        // Another provider counts for itself.
-        assert_eq!(warmup.room("new", "yahoo", at(3, 0)), Room::Left(7));
-    }
-
-    #[test]
-    fn an_hour_has_its_part_and_the_next_instant_is_exact() {
-        let mut warmup = Warmup::new(vec![plan(Some("google"), &[80])], Vec::new());
-        let now = Timestamp(at(0, 5).0 + 1234);
-        assert_eq!(warmup.room("new", "google", now), Room::Left(10));
-        warmup.take("new", "google", 10, now);
-        assert_eq!(warmup.room("new", "google", now), Room::Full(at(0, 6)));
-        for hour in 6..13 {
-            warmup.take("new", "google", 10, at(0, hour));
-        }
-        assert_eq!(warmup.room("new", "google", at(0, 14)), Room::Full(at(1, 0)));
-        assert_eq!(warmup.room("new", "yahoo", now), Room::Warm);
-    }
-
-    #[test]
-    fn a_day_with_little_mail_is_repeated() {
-        let mut warmup = Warmup::new(vec![plan(None, &[50, 100])], Vec::new());
-        for day in 0..5 {
-            assert_eq!(send_day(&mut warmup, day, 24), 24);
-        }
-        assert_eq!(stepped(&mut warmup), []);
-        assert_eq!(send_day(&mut warmup, 5, 25), 25);
-        assert_eq!(send_day(&mut warmup, 6, u64::MAX), 100);
-    }
-
-    #[test]
-    fn trouble_ends_the_day_and_costs_a_step() {
-        let mut warmup = Warmup::new(vec![plan(None, &[50, 100, 200])], Vec::new());
-        send_day(&mut warmup, 0, u64::MAX);
-        send_day(&mut warmup, 1, 30);
-        warmup.sign("new", "google", Sign::Refused, 9, at(1, 23));
-        assert!(matches!(warmup.room("new", "google", at(1, 23)), Room::Left(_)), "nine may be chance");
-        warmup.sign("new", "google", Sign::Refused, 1, at(1, 23));
-        assert_eq!(warmup.room("new", "google", at(1, 23)), Room::Full(at(2, 0)));
-        warmup.sign("new", "google", Sign::Refused, 1, at(1, 23));
-        assert_eq!(stepped(&mut warmup), [Stepped::Forward, Stepped::Braked], "told once");
-        assert_eq!(send_day(&mut warmup, 2, u64::MAX), 50);
-        assert_eq!(stepped(&mut warmup), [Stepped::Back]);
-        // Complaints do the same.
-        assert_eq!(send_day(&mut warmup, 3, 60), 60);
-        warmup.sign("new", "google", Sign::Complained, 2, at(3, 22));
-        assert!(warmup.progress_of("new", "google", at(3, 22)).is_some_and(|progress| progress.braked));
-        assert_eq!(send_day(&mut warmup, 4, u64::MAX), 50);
-    }
-
-    #[test]
-    fn nothing_goes_before_the_start() {
-        let late = Plan { start: Some(at(2, 0)), ..plan(None, &[50]) };
-        let mut warmup = Warmup::new(vec![late], Vec::new());
-        assert_eq!(warmup.room("new", "google", at(0, 3)), Room::Full(at(2, 0)));
-        assert_eq!(warmup.room("new", "google", at(2, 0)), Room::Left(7));
-    }
-
-    #[test]
-    fn goes_on_after_a_restart_and_with_another_plan() {
-        let mut warmup = Warmup::new(vec![plan(None, &[50, 100, 200])], Vec::new());
-        send_day(&mut warmup, 0, u64::MAX);
-        send_day(&mut warmup, 1, 40);
-        let kept = warmup.changed();
-        assert_eq!((kept.len(), warmup.changed().len()), (1, 0));
-        let text = serde_json::to_string(&kept[0]).unwrap();
-        let kept: Kept = serde_json::from_str(&text).unwrap();
-        let mut again = Warmup::new(vec![plan(None, &[50, 100, 200])], vec![kept]);
-        let progress = again.progress(at(1, 23));
-        assert_eq!(progress, warmup.progress(at(1, 23)));
-        assert_eq!((progress[0].day, progress[0].days, progress[0].sent, progress[0].per_day), (2, 3, 40, 100));
-        again.set_plans(vec![plan(Some("google"), &[10, 60, 90])]);
-        assert_eq!(again.progress(at(1, 23))[0].per_day, 60);
-        again.set_plans(Vec::new());
-        assert!(again.is_empty() && again.progress(at(1, 23)).is_empty());
-    }
-
-    #[test]
-    fn a_clock_set_back_begins_no_new_day() {
-        let mut warmup = Warmup::new(vec![plan(None, &[50, 100])], Vec::new());
-        send_day(&mut warmup, 1, u64::MAX);
-        assert_eq!(warmup.room("new", "google", at(0, 3)), Room::Full(at(2, 0)));
-        assert_eq!(stepped(&mut warmup), []);
     }
 }

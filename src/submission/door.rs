@@ -9,6 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::rejection::Rejection;
+use super::ways_back::WaysBack;
 use crate::access::Principal;
 use crate::mail::{Envelope, EnvelopeAddress, MessageId, Receipt, Reply};
 
@@ -24,6 +25,11 @@ pub trait Door: Send + Sync + 'static {
     /// No mail is taken for this address: the reply for the client, who did wrong to ask.
     fn receives(&self, _address: &EnvelopeAddress) -> Result<(), Reply> {
         Ok(())
+    }
+
+    /// What is added to messages so that their recipients can leave; `None`: nothing.
+    fn ways_back(&self) -> Option<Arc<WaysBack>> {
+        None
     }
 
     /// The first of `count` ids that follow one another, for messages about to be handed over; a message's id stands in

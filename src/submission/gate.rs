@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::door::{Door, Handover, NewMessage};
 use super::rejection::Rejection;
+use super::ways_back::WaysBack;
+use arc_swap::ArcSwapOption;
+
 use crate::access::{Access, AccessError, Charge};
 use crate::ledger::{Begun, Ledger, Ticket, Waiter};
 use crate::mail::{MessageId, Receipt, Reply};
@@ -18,12 +21,18 @@ pub struct Gate {
     queue: Arc<Queue>,
     access: Arc<Access>,
     ledger: Arc<Ledger>,
+    ways_back: ArcSwapOption<WaysBack>,
 }
 
 impl Gate {
     /// A door to `queue` for those whom `access` lets in, with the memory of `ledger`.
     pub fn new(queue: Arc<Queue>, access: Arc<Access>, ledger: Arc<Ledger>) -> Gate {
-        Gate { queue, access, ledger }
+        Gate { queue, access, ledger, ways_back: ArcSwapOption::empty() }
+    }
+
+    /// From now on messages lead back by these.
+    pub fn set_ways_back(&self, ways_back: WaysBack) {
+        self.ways_back.store(Some(Arc::new(ways_back)));
     }
 
     /// The queue behind.
@@ -95,6 +104,10 @@ enum Taken<Accepting> {
 }
 
 impl Door for Gate {
+    fn ways_back(&self) -> Option<Arc<WaysBack>> {
+        self.ways_back.load_full()
+    }
+
     fn next_ids(&self, count: u32) -> MessageId {
         self.queue.next_ids(count)
     }

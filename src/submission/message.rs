@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 use super::fingerprint::fingerprint_of_mail;
 use super::options::{Asked, OptionError, Options, PREFIX};
 use super::received::Received;
+use super::ways_back::{WaysBack, Written};
 use crate::clock::Timestamp;
 use crate::mail::header::{self, Field};
 use crate::mail::{EnhancedCode, EnvelopeAddress, Keyed, Recipient, Reply, ReversePath, Stream};
@@ -48,6 +49,10 @@ pub struct Circumstances<'a> {
     pub asked: Asked,
     /// The same and what else it said of the envelope, as given: it counts in the fingerprint, as RCPT's parameters do.
     pub said: &'a str,
+    /// The client's own tenant, where it is bound to one.
+    pub tenant: Option<&'a str>,
+    /// By which recipients leave what they get; `None`: not our affair.
+    pub ways_back: Option<&'a WaysBack>,
     /// The client said SMTPUTF8.
     pub smtputf8: bool,
     /// The content holds octets above 127.
@@ -184,6 +189,7 @@ struct Facts {
     has_from: bool,
     has_date: bool,
     has_message_id: bool,
+    has_unsubscribe: bool,
     headless: bool,
     hops: usize,
 }
@@ -227,6 +233,7 @@ impl Facts {
             4 if field.is("From") => self.has_from = true,
             4 if field.is("Date") => self.has_date = true,
             10 if field.is("Message-ID") => self.has_message_id = true,
+            16 if field.is("List-Unsubscribe") => self.has_unsubscribe = true,
             8 if field.is("Received") => self.hops += 1,
             3 if field.is("Bcc") => self.remove(field, shift),
             10 if field.is("Resent-Bcc") => self.remove(field, shift),
@@ -262,6 +269,15 @@ impl Facts {
                 ReversePath::Null => write(format_args!("From: MAILER-DAEMON@{by}\r\n")),
                 ReversePath::Address(address) => write(format_args!("From: {}\r\n", HeaderAddress(address))),
             }
+        }
+        if let Some(ways_back) = circumstances.ways_back.filter(|_| !self.has_unsubscribe) {
+            let mut stream = self.options.stream();
+            if let Some(tenant) = circumstances.tenant.filter(|_| stream.tenant.is_empty()) {
+                stream.tenant = tenant.into();
+            }
+            let (list, recipients) = (self.options.list(), circumstances.recipients);
+            let written = Written { message: id, stream: &stream, list, recipients };
+            write(format_args!("{}", ways_back.unsubscribe_fields(&written)));
         }
         if self.headless {
             write(format_args!("\r\n"));

@@ -24,7 +24,9 @@ mod rejection;
 pub mod request;
 mod smtp;
 mod steer;
+mod suppressions;
 mod tls;
+pub mod ways_back;
 pub mod web;
 
 use std::io;
@@ -164,5 +166,5 @@ impl Submission {
 
 /// The table of the configuration that a door is set up in, with the dot behind it.
 fn table_of(door: &str) -> String {
-    if door == "inbound" { "inbound.".into() } else { format!("submission.{door}.") }
+    if matches!(door, "inbound" | "unsubscribe") { format!("{door}.") } else { format!("submission.{door}.") }
 }

@@ -102,6 +102,11 @@ impl Options {
     }
 
     /// The list it goes to.
+    pub fn list(&self) -> Option<&str> {
+        self.list.as_deref()
+    }
+
+    /// The same, taken out.
     pub fn take_list(&mut self) -> Option<Box<str>> {
         self.list.take()
     }

@@ -25,6 +25,7 @@ mod place;
 mod read;
 mod run;
 mod store;
+mod stream;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use entry::{Entry, Reason, Scope, Subject, TextError};
 pub use import::{Format, Imported, Importer, RowError, export, export_header};
 pub use learn::Evidence;
 pub use read::Listed;
+pub use stream::{Importing, Wanted};
 pub use text::{Defaults, EntryText, Wrong};
 
 use std::sync::{Arc, Mutex, OnceLock};
@@ -182,6 +184,24 @@ impl Suppressions {
         address: &EnvelopeAddress,
         now: Timestamp,
     ) -> Result<Option<Arc<Entry>>, LedgerError> {
+        let entry = self.look(stream, list, address, now)?;
+        if let Some(entry) = &entry {
+            self.metrics.suppressed.with_label_values(&[entry.reason.as_str()]).inc();
+        }
+        Ok(entry.map(Arc::new))
+    }
+
+    /// As [`check`](Suppressions::check), for who only wants to know: it is not counted.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn look(
+        &self,
+        stream: &Stream,
+        list: Option<&str>,
+        address: &EnvelopeAddress,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, LedgerError> {
         if self.store.is_empty() {
             return Ok(None);
         }
@@ -196,11 +216,7 @@ impl Suppressions {
         }
         // The widest scope counts; within it the address before its domain, as they were found.
         let holds = |scope: &Scope| found.iter().find(|entry| entry.scope == *scope && entry.holds(now)).cloned();
-        let entry = scopes.iter().find_map(holds);
-        if let Some(entry) = &entry {
-            self.metrics.suppressed.with_label_values(&[entry.reason.as_str()]).inc();
-        }
-        Ok(entry.map(Arc::new))
+        Ok(scopes.iter().find_map(holds))
     }
 
     /// The names that may stand for an address: its own, without its tag, its domain's, those above.

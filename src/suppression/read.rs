@@ -46,6 +46,14 @@ impl Suppressions {
         Ok(found)
     }
 
+    /// The entries of just this subject, in all scopes. Ended ones too, until they are removed.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn exactly(&self, subject: &Subject) -> Result<Vec<Entry>, LedgerError> {
+        self.store.find(&subject.name(), None)
+    }
+
     /// How many entries there are, by scope: global, tenant, list. What an import repeats counts twice until runs are merged.
     pub fn counts(&self) -> [u64; 3] {
         self.store.entries()

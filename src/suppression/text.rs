@@ -13,37 +13,37 @@ use crate::mail::EnvelopeAddress;
 #[serde(default, deny_unknown_fields)]
 pub struct EntryText<'a> {
     /// An address.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Cow<'a, str>>,
     /// A domain: all its addresses.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<Cow<'a, str>>,
     /// SHA-256 of an address in lower case, as 64 hexadecimal digits.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Cow<'a, str>>,
     /// `global`, `tenant:NAME`, `list:TENANT/LIST`.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Cow<'a, str>>,
     /// Instead of `scope`: a tenant.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Cow<'a, str>>,
     /// Instead of `scope`: a tenant's list.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<Cow<'a, str>>,
     /// `hard-bounce`, `complaint`, `unsubscribe`, `manual`.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
     /// The event that led to it.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Cow<'a, str>>,
     /// Who says so.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Cow<'a, str>>,
     /// Since when, RFC 3339.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Cow<'a, str>>,
     /// Until when, RFC 3339; not there: for good.
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Cow<'a, str>>,
 }
 

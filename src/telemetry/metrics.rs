@@ -98,6 +98,8 @@ pub struct Metrics {
     pub warmup_left: IntGaugeVec,
     /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster.
     pub inbound_messages: IntCounterVec,
+    /// Recipients that left, by way.
+    pub unsubscribes: IntCounterVec,
     /// Recipients that came back by mail after their mail had been taken, by provider and reason.
     pub bounces: IntCounterVec,
     /// Complaints, by provider and type.
@@ -207,6 +209,7 @@ impl Metrics {
             brakes: counters(&r, "brakes_total", "thresholds of reputation crossed", &["provider", "what"]),
             warmup_day: gauges(&r, "warmup_day", "day of the plan a source is at", &["source", "provider"]),
             warmup_left: gauges(&r, "warmup_left", "recipients a source may still mail today", &["source", "provider"]),
+            unsubscribes: counters(&r, "unsubscribes_total", "recipients that left a list or stream", &["way"]),
             inbound_messages: counters(&r, "inbound_messages_total", "messages taken at addresses of ours", &["kind"]),
             bounces: counters(&r, "bounces_total", "recipients that came back by mail", &["provider", "reason"]),
             complaints: counters(&r, "complaints_total", "complaints of recipients", &["provider", "type"]),

@@ -42,6 +42,21 @@ pub fn zone(names: &[&str]) -> Zone {
     zone
 }
 
+/// One request over HTTP/1.1 on a connection of its own: status and body.
+pub async fn exchange(to: SocketAddr, method: &str, path: &str, content_type: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
 /// The daemon and everything around it but the receivers.
 pub struct World {
     directory: TempDir,
@@ -160,17 +175,7 @@ impl World {
 
     /// A request to the admin surface: status and body.
     pub async fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.daemon().admin_address()).await.unwrap();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+        exchange(self.daemon().admin_address(), method, path, "application/json", body).await
     }
 
     /// The sum of all samples of this metric whose labels contain all of `labels`.

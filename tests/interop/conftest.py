@@ -49,13 +49,28 @@ def sink(stack):
 
 @pytest.fixture
 def postfix(tmp_path, stack):
-    """`postfix(address, port, extra)`: a running Postfix."""
+    """`postfix(address, port, extra, services)`: a running Postfix."""
 
-    def start(address, port, extra=""):
+    def start(address, port, extra="", services=""):
         directory = tmp_path / f"postfix-{address}"
         directory.mkdir()
-        server = peers.Postfix(directory, address, port, extra=extra)
+        server = peers.Postfix(directory, address, port, extra=extra, services=services)
         stack.callback(lambda: print(f"--- {server.maillog}\n{server.log()}"))
+        stack.callback(server.stop)
+        return server
+
+    return start
+
+
+@pytest.fixture
+def exim(tmp_path, stack):
+    """`exim(address, port, routers, transports, retry)`: a running Exim."""
+
+    def start(address, port, routers, transports, retry=""):
+        directory = tmp_path / f"exim-{address}"
+        directory.mkdir()
+        server = peers.Exim(directory, address, port, routers, transports, retry)
+        stack.callback(lambda: print(f"--- exim\n{server.log()}\n{server.process.output()}"))
         stack.callback(server.stop)
         return server
 

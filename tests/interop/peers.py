@@ -1,18 +1,23 @@
 """Programs nobody here wrote: where they are, and how to run them on loopback.
 
 `setup` unpacked Debian packages below INTEROP_ROOT; programs that only need their libraries found run straight from
-there, Postfix runs in a mount namespace (`in-root`).
+there, Postfix and Exim run in a mount namespace (`in-root`).
 """
 
+import ctypes
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = pathlib.Path(os.environ["INTEROP_ROOT"])
+EXIM_ROOT = ROOT.parent / "exim"
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 
 def environment():
@@ -117,14 +122,26 @@ def authority(directory):
     return root, issue
 
 
+def die_with_us():
+    """In a child: it is killed when this thread ends, however that comes about.
+
+    A suite that is itself killed (by hand, or for taking too long) ends without its fixtures, and `unshare` takes no
+    SIGTERM: what it runs would go on for ever.
+    """
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Process:
-    """A program in the background, with its output in a file; stopped by its own process id."""
+    """A program in the background, with its output in a file, leader of a process group of its own.
+
+    It is stopped by its own process id, and whatever it left behind by its group's. Start it from the main thread."""
 
     def __init__(self, command, log, **options):
         self.log = pathlib.Path(log)
         with open(self.log, "ab") as output:
             self.child = subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, preexec_fn=die_with_us, **options
             )
 
     def running(self):
@@ -134,13 +151,17 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def stop(self, grace=10):
-        """SIGTERM, then SIGKILL. The exit code."""
+        """SIGTERM, then SIGKILL, to all of its group. The exit code."""
         if self.running():
             self.child.terminate()
             try:
                 self.child.wait(grace)
             except subprocess.TimeoutExpired:
-                self.child.kill()
+                pass
+        try:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         return self.child.wait()
 
 
@@ -220,9 +241,10 @@ class Haproxy:
 
 
 class Postfix:
-    """Postfix as a receiving server with STARTTLS, delivering to maildirs; `extra` are more lines of main.cf."""
+    """Postfix as a receiving server with STARTTLS, delivering to maildirs; `extra` are more lines of main.cf, `services` of
+    master.cf."""
 
-    def __init__(self, directory, address, port, hostname="mx.postfix.test", extra=""):
+    def __init__(self, directory, address, port, hostname="mx.postfix.test", extra="", services=""):
         self.directory, self.address, self.port = directory, address, port
         self.maillog = directory / "log" / "mail.log"
         etc = directory / "etc" / "postfix"
@@ -233,7 +255,7 @@ class Postfix:
         cert, key = certificate(etc, hostname)
         (etc / "main.cf").write_text(MAIN_CF.format(hostname=hostname, cert=cert.name, key=key.name)
                                      + extra + "\n")
-        (etc / "master.cf").write_text(MASTER_CF.format(address=address, port=port))
+        (etc / "master.cf").write_text(MASTER_CF.format(address=address, port=port) + services)
         # Everybody shares one mailbox, except who is called nobody.
         (etc / "mailboxes").write_text("if !/^nobody/\n/^[^@]+@/ all/\nendif\n")
         self.process = Process([HERE / "in-root", ROOT, directory, "bash", "-euc", START_POSTFIX],
@@ -308,5 +330,52 @@ chown root /var/spool/postfix
 chown postfix /var/lib/postfix
 postfix set-permissions >/dev/null 2>&1 || true
 postfix check
-exec /usr/lib/postfix/sbin/master -i
+exec /usr/lib/postfix/sbin/master -s
+"""
+
+
+class Exim:
+    """Exim as a receiving server that takes everything at first; `routers`, `transports` and `retry` are sections of its
+    configuration."""
+
+    def __init__(self, directory, address, port, routers, transports, retry=""):
+        self.directory, self.address, self.port = directory, address, port
+        etc = directory / "etc" / "exim4"
+        etc.mkdir(parents=True)
+        for each in ("log/exim4", "spool/exim4", "run/exim4", "varlib/mail"):
+            (directory / each).mkdir(parents=True)
+            os.chown(directory / each, 3105, 3105)
+        (etc / "exim4.conf").write_text(EXIM_CONF.format(
+            address=address, port=port, routers=routers, transports=transports, retry=retry))
+        start = "exec exim4 -bdf -q1s -oP /run/exim4/exim.pid"
+        self.process = Process([HERE / "in-root", EXIM_ROOT, directory, "bash", "-euc", start], directory / "exim.log")
+        wait_until(lambda: listens(address, port) or not self.process.running(), what="exim")
+        if not self.process.running():
+            raise RuntimeError("exim: " + self.process.output())
+
+    def log(self):
+        return "".join(path.read_text(errors="replace") for path in sorted((self.directory / "log/exim4").iterdir()))
+
+    def stop(self):
+        self.process.stop(grace=0.1)
+
+
+EXIM_CONF = """primary_hostname = mx.exim.test
+daemon_smtp_ports = {port}
+local_interfaces = <; {address}
+acl_smtp_rcpt = accept
+acl_smtp_data = accept
+host_lookup =
+rfc1413_query_timeout = 0s
+tls_advertise_hosts =
+never_users =
+exim_user = Debian-exim
+exim_group = Debian-exim
+disable_ipv6 = true
+begin routers
+{routers}
+begin transports
+{transports}
+begin retry
+{retry}
 """

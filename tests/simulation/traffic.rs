@@ -78,6 +78,12 @@ pub fn campaign(at: Timestamp, place: usize, messages: usize) -> Vec<Arrival> {
     std::iter::repeat_with(one).take(messages).collect()
 }
 
+/// One message of a stream to one place.
+pub fn single(at: Timestamp, stream: Stream, place: usize) -> Arrival {
+    let lifetime = Duration::from_secs(2 * 86_400);
+    Arrival { at, stream, recipients: vec![('r', place)], sender: Some(0), size: 500, held: Duration::ZERO, lifetime }
+}
+
 /// Four times as much at three in the afternoon as at three in the morning.
 fn hour_of_day(rng: &mut SmallRng) -> u64 {
     loop {
@@ -222,6 +228,7 @@ impl Arrival {
             Submitted {
                 id,
                 class: self.stream.class,
+                tenant: self.stream.tenant.as_ref().into(),
                 not_before: envelope.not_before,
                 expires_at: envelope.expires_at,
                 content_crc: crc32fast::hash(&content),

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::books::Books;
 use crate::dns::Names;
 use crate::receiver::Site;
+use crate::receiver::habits::Window;
 
 /// A domain that mail is sent to.
 #[derive(Debug, Clone)]
@@ -41,6 +42,8 @@ pub struct World {
     addresses: HashMap<IpAddr, (usize, usize)>,
     books: Mutex<Books>,
     open: Mutex<Open>,
+    /// Addresses of ours that are not there for a while.
+    gone: Mutex<Vec<(IpAddr, Window)>>,
     trace: bool,
 }
 
@@ -71,6 +74,7 @@ impl World {
             addresses,
             books: Mutex::default(),
             open: Mutex::new(open),
+            gone: Mutex::default(),
             trace: std::env::var_os("POSTHASTE_TRACE").is_some(),
         })
     }
@@ -79,6 +83,11 @@ impl World {
     pub fn limit(&self, per_site: usize, all: usize) {
         let mut open = self.open.lock().unwrap();
         (open.per_site_max, open.all_max) = (per_site, all);
+    }
+
+    /// One of our addresses is taken from the host for a while.
+    pub fn takes_away(&self, address: IpAddr, window: Window) {
+        self.gone.lock().unwrap().push((address, window));
     }
 
     /// The time, simulated.
@@ -143,6 +152,11 @@ pub struct Net(pub Arc<World>);
 impl Network for Net {
     fn connect(&self, source: Option<IpAddr>, address: SocketAddr) -> Dialling<'_> {
         Box::pin(async move {
+            let is_gone =
+                |(address, window): &(IpAddr, Window)| Some(*address) == source && window.contains(&self.0.now());
+            if self.0.gone.lock().unwrap().iter().any(is_gone) {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            }
             let Some(&(site, host)) = self.0.addresses.get(&address.ip()) else {
                 return std::future::pending().await;
             };

@@ -6,9 +6,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,7 +42,15 @@ pub(super) struct Job {
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     running: Option<(SyncSender<Job>, JoinHandle<()>)>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
+}
+
+/// What the thread is told beside its jobs.
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    /// Held while an index is deleted, and while one takes its place that was not.
+    names: Mutex<()>,
 }
 
 impl Keeper {
@@ -52,19 +61,25 @@ impl Keeper {
         }
         if self.running.is_none() {
             let (sender, jobs) = sync_channel(JOBS_MAX);
-            let stop = Arc::clone(&self.stop);
-            let thread = std::thread::Builder::new().name("events-index".into()).spawn(move || work(&jobs, &stop));
+            let orders = Arc::clone(&self.orders);
+            let thread = std::thread::Builder::new().name("events-index".into()).spawn(move || work(&jobs, &orders));
             self.running = thread.map(|thread| (sender, thread)).ok();
         }
         if let Some((sender, _)) = &self.running {
             let _ = sender.try_send(job);
         }
     }
+
+    /// Deletes the index of a file that is gone, for good.
+    pub(super) fn delete(&self, index: &Path) -> io::Result<()> {
+        let _names = self.orders.names.lock().expect("no code panics under this lock");
+        fs::remove_file(index)
+    }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.orders.stop.store(true, Ordering::Relaxed);
         if let Some((sender, thread)) = self.running.take() {
             drop(sender);
             let _ = thread.join();
@@ -72,9 +87,9 @@ impl Drop for Keeper {
     }
 }
 
-fn work(jobs: &Receiver<Job>, stop: &AtomicBool) {
+fn work(jobs: &Receiver<Job>, orders: &Orders) {
     while let Ok(job) = jobs.recv() {
-        if let Err(error) = job.run(stop) {
+        if let Err(error) = job.run(orders) {
             tracing::warn!(file = %job.index.path.display(), %error, "an index of the event log cannot be made");
         }
     }
@@ -89,13 +104,13 @@ impl Job {
         })
     }
 
-    pub(super) fn run(&self, stop: &AtomicBool) -> io::Result<()> {
+    fn run(&self, orders: &Orders) -> io::Result<()> {
         let (runs, _) = self.index.runs()?;
         for gap in gaps(runs.iter().map(Run::stretch), self.len) {
-            self.fill(gap, stop)?;
+            self.fill(gap, &orders.stop)?;
         }
-        if self.set_aside && !stop.load(Ordering::Relaxed) {
-            self.settle()?;
+        if self.set_aside && self.index.path.exists() && !orders.stop.load(Ordering::Relaxed) {
+            self.settle(&orders.names)?;
         }
         Ok(())
     }
@@ -130,7 +145,7 @@ impl Job {
     }
 
     /// Makes one run of all, synced before it takes their place.
-    fn settle(&self) -> io::Result<()> {
+    fn settle(&self, names: &Mutex<()>) -> io::Result<()> {
         let (runs, file) = self.index.runs()?;
         let complete = gaps(runs.iter().map(Run::stretch), self.len).is_empty();
         if !complete || self.len == 0 || matches!(&runs[..], [run] if run.head.settled) {
@@ -152,7 +167,12 @@ impl Job {
         let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         out.write_all_at(&head.write(), 0)?;
         out.sync_data()?;
-        fs::rename(path, &self.index.path)
+        let _names = names.lock().expect("no code panics under this lock");
+        match self.index.path.exists() {
+            true => fs::rename(path, &self.index.path),
+            // Its file went meanwhile.
+            false => fs::remove_file(path),
+        }
     }
 }
 

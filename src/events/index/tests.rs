@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use super::file::IndexFile;
 use super::*;
@@ -303,6 +305,36 @@ async fn the_origin_is_the_newest_end_of_the_recipient() {
         assert_eq!(archive.origin(id, move |recipient| recipient == who).await.unwrap(), None);
     }
     assert_eq!(archive.origin(MessageId(id.0 + 1), |_| true).await.unwrap(), None);
+}
+
+#[test]
+fn what_is_no_index_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = IndexFile::create(dir.path().join("1-1.idx")).unwrap();
+    let entries: Vec<Entry> = (0..600).map(|n| Entry { message: n / 2, offset: n * 100 }).collect();
+    index.append(0..30_000, &entries[..300]).unwrap();
+    index.append(30_000..60_000, &entries[300..]).unwrap();
+    let whole = fs::read(&index.path).unwrap();
+    let mut chance = SmallRng::seed_from_u64(1);
+    for _ in 0..500 {
+        let mut octets = whole.clone();
+        for _ in 0..chance.random_range(1..9) {
+            let place = chance.random_range(0..octets.len());
+            octets[place] = chance.random();
+        }
+        octets.truncate(chance.random_range(0..=octets.len()));
+        fs::write(&index.path, &octets).unwrap();
+        let (file, reads) = (File::open(&index.path).unwrap(), Reads::default());
+        for run in runs_of(&file) {
+            let mut lines = Vec::new();
+            run.find(&reads, &file, chance.random_range(0..400), &mut lines).unwrap();
+            let sound = run.is_sound(&reads, &file).unwrap();
+            let at = run.at as usize;
+            let same = octets.get(at..at + 4800) == whole.get(at..at + 4800);
+            assert_eq!(sound, same, "run of {:?}", run.stretch());
+        }
+        assert!(runs_of(&IndexFile::open(index.path.clone(), 60_000).unwrap().runs().unwrap().1).len() <= 2);
+    }
 }
 
 #[test]

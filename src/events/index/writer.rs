@@ -1,6 +1,6 @@
 //! The writer's side: entries are collected while events are written, and become runs.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl Indexer {
             self.keeper.ask(Job { events, index, len, set_aside: true });
         }
         *self.lock() = Lines::default();
-        if let Some(Err(error)) = gone.map(fs::remove_file)
+        if let Some(Err(error)) = gone.map(|path| self.keeper.delete(&path))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, "an index of the event log cannot be deleted");

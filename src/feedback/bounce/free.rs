@@ -1,153 +1,22 @@
-//! Reads bounces that nobody wrote for machines: finds who failed, and the words about them.
+//! Reads bounces that nobody wrote for machines: finds who failed, and where the words are about each.
+
+use std::collections::{HashMap, HashSet};
 
 use super::parts::{Parts, fields};
+use super::words::Words;
 use super::{Named, codes};
 
 /// As many recipients are read from words for people: nobody writes longer lists, and each costs a search.
-const RECIPIENTS_MAX: usize = 50;
-
-/// Lines behind which the original message stands.
-const CUTS: [&str; 28] = [
-    "original message",
-    "copy of the message",
-    "copy of your message",
-    "copy of the original",
-    "message follows",
-    "message header",
-    "message headers",
-    "headers follow",
-    "header follows",
-    "unsent message",
-    "returned message",
-    "message returned",
-    "text of your message",
-    "text of the message",
-    "original header",
-    "the header of",
-    "headers of the",
-    "start of message",
-    "start of returned",
-    "copy of message",
-    "your message reads",
-    "begin message",
-    "returned mail follows",
-    "original mail",
-    "ursprungliche nachricht",
-    "message d'origine",
-    "mensaje original",
-    "mensagem original",
-];
-
-/// Formulas that say nothing of the cause.
-const FORMULAS: [&str; 14] = [
-    "i've given up",
-    "giving up on",
-    "sorry it didn't work out",
-    "this is a permanent error",
-    "message header follows",
-    "please try again",
-    "for further assistance",
-    "please send mail to",
-    "if you do so, please include this problem report",
-    "you can delete your own text",
-    "contact the postmaster",
-    "i wasn't able to deliver your message",
-    "contact your system administrator",
-    "retry using the correct",
-];
-
-/// Words for people up to where the original begins.
-pub(super) fn own_words(parts: &Parts) -> &str {
-    let text = parts.human.as_str();
-    let (mut at, mut seen) = (0, 0);
-    for line in text.split_inclusive('\n') {
-        let low = line.to_lowercase();
-        let trimmed = low.trim();
-        let ruled = trimmed.starts_with(['-', '=', '*', '_', '+'])
-            || (trimmed.ends_with(':') && trimmed.len() < 80 && !trimmed.contains("receive"))
-            || (trimmed.ends_with('.') && trimmed.len() < 40);
-        let cut = ruled && low.len() < 160 && CUTS.iter().any(|one| low.contains(one));
-        let returned = ["return-path:", "received: from", "received: by", "dkim-signature:", "mime-version:"];
-        if seen > 2 && (cut || returned.iter().any(|one| low.trim_start_matches(['>', ' ']).starts_with(one))) {
-            return &text[..at];
-        }
-        at += line.len();
-        seen += 1;
-    }
-    text
-}
-
-/// The words without formulas.
-pub(super) fn without_formulas(words: &str) -> String {
-    let low = words.to_lowercase();
-    let joined = low.split_whitespace().collect::<Vec<_>>().join(" ");
-    FORMULAS.iter().fold(joined, |text, formula| text.replace(formula, " "))
-}
-
-/// The words that may tell why a recipient failed, the most telling first: its paragraph from the reply on, its paragraph,
-/// everything.
-pub(super) fn candidates(words: &str, recipient: &str) -> Vec<String> {
-    let words: String = words.lines().filter(|line| !is_foreign(line)).flat_map(|line| [line, "\n"]).collect();
-    let start = place(&words, recipient).unwrap_or(0);
-    let about = &words[start..];
-    let mut found = Vec::new();
-    let line = about.lines().next().unwrap_or_default();
-    found.extend(reply_start(line).map(|at| line[at..].to_owned()));
-    for paragraph in about.split("\n\n").chain(words.split("\n\n")).take(200) {
-        if let Some(at) = reply_start(paragraph) {
-            found.push(paragraph[at..].to_owned());
-            break;
-        }
-    }
-    if !recipient.is_empty() {
-        found.push(about.split("\n\n").next().unwrap_or_default().to_owned());
-    }
-    found.push(about.to_owned());
-    found.push(words);
-    found
-}
-
-/// Lines that repeat what the sender wrote.
-fn is_foreign(line: &str) -> bool {
-    let low = line.trim_start_matches(['>', ' ', '\t']);
-    low.get(..8).is_some_and(|name| name.eq_ignore_ascii_case("subject:"))
-}
-
-/// Where a refusal begins: a line's `<<< 550 …`, or what follows a colon.
-fn reply_start(paragraph: &str) -> Option<usize> {
-    let mut from = 0;
-    for line in paragraph.split_inclusive('\n') {
-        let starts = std::iter::once(0).chain(line.match_indices([':', '<', '\'', '"', ' ']).map(|found| found.0 + 1));
-        for start in starts {
-            let rest = line[start..].trim_start();
-            let ended = rest.as_bytes().get(3).is_some_and(|b| matches!(b, b' ' | b'-' | b':'));
-            if ended && rest.starts_with(['4', '5']) && codes(rest.get(..4).unwrap_or_default()).0.is_some() {
-                return Some(from + line.len() - rest.len());
-            }
-        }
-        from += line.len();
-    }
-    None
-}
+const RECIPIENTS_MAX: usize = super::words::SEARCHED_MAX;
 
 /// Who failed, each with the words about it. At least one; its address is empty when nothing names it.
-pub(super) fn recipients(parts: &Parts) -> Vec<Named> {
-    let words = own_words(parts);
-    let ours: Vec<String> = ["to", "from", "return-path", "reply-to", "cc", "sender", "delivered-to"]
-        .iter()
-        .flat_map(|name| addresses(parts.field(name)))
-        .map(|found| found.1.to_ascii_lowercase())
-        .chain(
-            original(parts, &["from", "return-path", "sender", "reply-to"]).into_iter().map(|a| a.to_ascii_lowercase()),
-        )
-        .collect();
+pub(super) fn recipients(parts: &Parts, words: &Words) -> Vec<Named> {
+    let ours = ours(parts, words);
     let mut failed: Vec<String> = Vec::new();
     for name in ["x-failed-recipients", "x-failed-recipient"] {
         addresses(parts.field(name)).into_iter().for_each(|found| add(&mut failed, found.1));
     }
-    let sent_to =
-        original(parts, &["x-actual-recipient", "to", "cc", "bcc", "x-original-to", "envelope-to", "delivered-to"]);
-    let found = shaped(words);
+    let found = shaped(words.text());
     if failed.is_empty() {
         let usable = |address: &str| !ours.contains(&address.to_ascii_lowercase()) && !is_service(address);
         let best = found.iter().filter(|one| usable(&one.address)).map(|one| one.shape).max();
@@ -162,33 +31,61 @@ pub(super) fn recipients(parts: &Parts) -> Vec<Named> {
         named.for_each(|address| add(&mut failed, address));
     }
     if failed.is_empty() {
-        sent_to.into_iter().take(1).for_each(|address| add(&mut failed, address));
+        original_addressee(parts, words, &ours).into_iter().for_each(|address| add(&mut failed, address));
     }
     if failed.is_empty() {
         failed.push(String::new());
     }
-    let low = words.to_ascii_lowercase();
-    let names: Vec<String> = failed.iter().map(|address| address.to_ascii_lowercase()).collect();
-    failed.iter().enumerate().map(|(at, address)| named(words, &low, address, at, &names)).collect()
+    with_words(failed, words)
 }
 
-/// A recipient with the words from its place to where another one is named; with all of them when it is alone.
-fn named(words: &str, low: &str, address: &str, at: usize, names: &[String]) -> Named {
-    let about = match low.find(&names[at]).filter(|_| names.len() > 1) {
-        Some(start) => {
-            let rest = &low[start..];
-            let others = names.iter().enumerate().filter(|other| other.0 != at);
-            let end = others.filter_map(|other| rest.find(other.1)).min().unwrap_or(rest.len());
-            // Recipients in a row share the words around them.
-            if end > address.len() + 12 { words[start..start + end].to_owned() } else { words.to_owned() }
+/// The addresses of who gets the report and of who sends it, in lower case.
+fn ours(parts: &Parts, words: &Words) -> HashSet<String> {
+    let header = ["to", "from", "return-path", "reply-to", "cc", "sender", "delivered-to"];
+    let header = header.iter().flat_map(|name| addresses(parts.field(name))).map(|found| found.1);
+    let original = original(parts, words, &["from", "return-path", "sender", "reply-to"]);
+    header.chain(original).map(|address| address.to_ascii_lowercase()).collect()
+}
+
+/// Whom the original was for: what its last hop said (`for <a@b>`), then what its author wrote.
+fn original_addressee(parts: &Parts, words: &Words, ours: &HashSet<String>) -> Option<String> {
+    // From the last hop down: whoever forwarded it wrote another name above.
+    let fields = fields(original_header(parts, words));
+    let told = fields.iter().filter_map(|(name, value)| match name.as_str() {
+        "received" => addresses(value.split_once(" for ")?.1).into_iter().next(),
+        "x-actual-recipient" | "envelope-to" | "x-original-to" | "delivered-to" => addresses(value).into_iter().next(),
+        _ => None,
+    });
+    let not_ours = |address: &String| !ours.contains(&address.to_ascii_lowercase());
+    told.map(|found| found.1).filter(not_ours).chain(original(parts, words, &["to", "cc", "bcc"])).next()
+}
+
+/// Each recipient with the words from its place to where another one is named; with all of them when it is alone. One pass
+/// over the words finds all places.
+fn with_words(failed: Vec<String>, words: &Words) -> Vec<Named> {
+    let named = |recipient: String, about: &str| Named { recipient, words: about.to_owned(), ..Named::default() };
+    if failed.len() < 2 {
+        return failed.into_iter().map(|address| named(address, "")).collect();
+    }
+    let names: HashMap<String, usize> =
+        failed.iter().enumerate().map(|(at, address)| (address.to_ascii_lowercase(), at)).collect();
+    let places: Vec<(usize, usize)> = addresses(words.low())
+        .into_iter()
+        .filter_map(|(place, address)| Some((place, *names.get(&address)?)))
+        .collect();
+    let mut abouts = vec![""; failed.len()];
+    // From behind, so that the first place of each counts, and the next of another is known.
+    let (mut next, mut after_next) = ((words.low().len(), usize::MAX), words.low().len());
+    for &(place, who) in places.iter().rev() {
+        let end = if next.1 == who { after_next } else { next.0 };
+        // Recipients in a row share the words around them.
+        abouts[who] = if end > place + failed[who].len() + 12 { &words.text()[place..end] } else { "" };
+        if next.1 != who {
+            after_next = next.0;
         }
-        None => words.to_owned(),
-    };
-    Named { recipient: address.to_owned(), words: about, ..Named::default() }
-}
-
-fn place(words: &str, address: &str) -> Option<usize> {
-    words.to_ascii_lowercase().find(&address.to_ascii_lowercase()).filter(|_| !address.is_empty())
+        next = (place, who);
+    }
+    failed.into_iter().zip(abouts).map(|(address, about)| named(address, about)).collect()
 }
 
 fn add(failed: &mut Vec<String>, address: String) {
@@ -204,7 +101,7 @@ struct Shaped {
 }
 
 fn shaped(words: &str) -> Vec<Shaped> {
-    const NAMED: [&str; 17] = [
+    const NAMED: [&str; 26] = [
         "to",
         "to:",
         "recipient",
@@ -222,6 +119,15 @@ fn shaped(words: &str) -> Vec<Shaped> {
         "account",
         "destinataire",
         "empfaenger",
+        "list",
+        "liste",
+        "destinatario",
+        "destinatario:",
+        "empfänger",
+        "empfänger:",
+        "group",
+        "收件人",
+        "收件人：",
     ];
     const NOT: [&str; 15] = [
         "250",
@@ -284,15 +190,26 @@ fn is_service(address: &str) -> bool {
         "hostmaster",
         "webmaster",
         "mail-daemon",
+        "listserv",
+        "majordomo",
+        "mailman",
+        "listmaster",
     ]
     .contains(&local.as_str())
+        || ["-owner", "-admin", "-request", "-bounces", "-help", "-subscribe", "-unsubscribe", "-ctl"]
+            .iter()
+            .any(|end| local.ends_with(end))
+        || local.starts_with("owner-")
+}
+
+/// The header of the original, from its part or behind the words.
+fn original_header<'a>(parts: &'a Parts, words: &Words) -> &'a str {
+    if parts.original.trim().is_empty() { &parts.human[words.end()..] } else { parts.original.as_str() }
 }
 
 /// The addresses in those fields of the original.
-fn original(parts: &Parts, names: &[&str]) -> Vec<String> {
-    let behind = &parts.human[own_words(parts).len()..];
-    let header = if parts.original.trim().is_empty() { behind } else { parts.original.as_str() };
-    let fields = fields(header);
+fn original(parts: &Parts, words: &Words, names: &[&str]) -> Vec<String> {
+    let fields = fields(original_header(parts, words));
     let of = |name: &&str| {
         fields
             .iter()
@@ -325,6 +242,12 @@ fn addresses(text: &str) -> Vec<(usize, String)> {
         let whole = text[start..end].trim_end_matches(['.', '-', '_']);
         let lead = whole.len() - whole.trim_start_matches(['\'', '`', '=', '/', '.', '*', '|']).len();
         let whole = &whole[lead..];
+        // Marks of Chinese and Japanese texts stand beside an address without a space.
+        let mark = |c: char| matches!(c, '\u{3000}'..='\u{303f}' | '\u{ff00}'..='\u{ff20}' | '\u{2018}'..='\u{201d}');
+        let sign = whole.find('@').unwrap_or(0);
+        let more = whole[..sign].char_indices().filter(|(_, c)| mark(*c)).map(|(at, c)| at + c.len_utf8()).next_back();
+        let (lead, whole) = (lead + more.unwrap_or(0), &whole[more.unwrap_or(0)..]);
+        let whole = &whole[..whole.find(mark).unwrap_or(whole.len())];
         from = end;
         let well = whole
             .split_once('@')

@@ -23,6 +23,8 @@ pub(super) struct Parts {
     pub(super) human: String,
     /// Words for machines: `message/delivery-status`, or lines that look like it.
     pub(super) status: String,
+    /// The words for machines were found among others: nothing says that they are this message's own.
+    pub(super) loose_status: bool,
     /// The header of the original message, as far as it came back.
     pub(super) original: String,
     /// There is a complaint in it (RFC 5965).
@@ -51,10 +53,12 @@ impl Parts {
         if parts.status.is_empty() {
             // Reports whose parts lost their types or their boundaries.
             let body = String::from_utf8_lossy(&message[head(message).len()..]).replace('\r', "");
-            let at = ["\nFinal-Recipient:", "\nOriginal-Recipient:"].iter().filter_map(|name| body.find(name)).min();
-            if let Some(at) = at.filter(|at| body[*at..].contains("\nAction:") || body[..*at].contains("\nAction:")) {
+            let low = body.to_ascii_lowercase();
+            let at = ["\nfinal-recipient:", "\noriginal-recipient:"].iter().filter_map(|name| low.find(name)).min();
+            if let Some(at) = at.filter(|_| low.contains("\naction:")) {
                 let start = body[..at].rfind("\n\n").unwrap_or(at);
                 parts.status = body[start..].to_owned();
+                parts.loose_status = true;
             }
         }
         parts
@@ -74,8 +78,15 @@ impl Parts {
             let kind = format!("{kind}/{subtype}").to_ascii_lowercase();
             match kind.as_str() {
                 "message/delivery-status" | "message/global-delivery-status" | "message/xdelivery-status" => {
-                    self.status.push_str("\n\n");
-                    self.status.push_str(&String::from_utf8_lossy(part.contents()));
+                    let text = String::from_utf8_lossy(part.contents());
+                    if is_status(&text) {
+                        self.status.push_str("\n\n");
+                        self.status.push_str(&text);
+                    } else {
+                        // Some mailers give their words for people this type.
+                        self.human.push_str(&text);
+                        self.human.push('\n');
+                    }
                     continue;
                 }
                 "message/feedback-report" => self.complaint = true,
@@ -113,6 +124,14 @@ impl Parts {
             self.human.push_str(&html);
         }
     }
+}
+
+/// Whether a part holds fields of a report (RFC 3464 §2.1).
+fn is_status(text: &str) -> bool {
+    let low = text.to_ascii_lowercase();
+    ["final-recipient:", "original-recipient:", "reporting-mta:", "action:", "status:"]
+        .iter()
+        .any(|name| low.contains(name))
 }
 
 /// The header with its empty line.

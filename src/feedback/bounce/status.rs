@@ -24,7 +24,8 @@ pub(super) fn recipients(status: &str) -> Vec<Named> {
 
 /// A group that lost its empty line: a second `Final-Recipient` begins another recipient.
 fn by_recipient(group: &str) -> Vec<&str> {
-    let mut starts: Vec<usize> = group.match_indices("Final-Recipient:").map(|found| found.0).collect();
+    let low = group.to_ascii_lowercase();
+    let mut starts: Vec<usize> = low.match_indices("final-recipient:").map(|found| found.0).collect();
     if starts.len() < 2 {
         return vec![group];
     }
@@ -40,7 +41,12 @@ fn recipient(group: &str) -> Option<Named> {
     let first = |name: &str| all(name).first().copied();
     let of = |name: &str| first(name).map(address).filter(|address| !address.is_empty());
     let (last, original) = (of("final-recipient"), of("original-recipient"));
-    let named = last.clone().filter(|address| address.contains('@')).or(original.clone()).or(last)?;
+    let named = last
+        .clone()
+        .filter(|address| address.contains('@'))
+        .or(original.clone())
+        .or(last)
+        .or(of("x-actual-recipient"))?;
     let named = if named.contains('@') { named } else { of("x-actual-recipient").unwrap_or(named) };
     let word = first("action").unwrap_or_default().to_ascii_lowercase();
     let word = word.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();

@@ -15,8 +15,10 @@ mod rules;
 mod taxonomy;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 pub use taxonomy::{Class, Permanence};
+pub use unknown::{Cluster, Unknown};
 
 pub use crate::mail::wording::codes;
 pub use crate::mail::{Fault, Reason};
@@ -54,7 +56,10 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
         (Some(4), _) => Permanence::Transient,
         _ => Permanence::Unknown,
     };
+    // Codes that say that it is the sender's address (RFC 3463 §3.2), whatever words stand beside them.
+    let of_sender = enhanced.is_some_and(|code| code.1 == 1 && matches!(code.2, 7 | 8));
     let verdict = |reason: Reason, confidence: u8, rule: String, soft: bool| {
+        let reason = if of_sender && reason.is_lasting() { Reason::Policy } else { reason };
         // What is unknown for now may be known again: greylists, directories and name servers that are down.
         let passing = permanence == Permanence::Transient;
         let class = if reason.is_lasting() && !soft && !passing { Class::Hard } else { Class::Soft };
@@ -67,7 +72,8 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
         return verdict(rule.reason, rule.confidence, rule.name.clone(), rule.soft);
     }
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.likely(code)?))) {
-        return verdict(reason, 60, format!("code:{enhanced}"), false);
+        // X.n.0 is "other" (RFC 3463 §3): what mailers say that know no better.
+        return verdict(reason, if enhanced.2 == 0 { 45 } else { 60 }, format!("code:{enhanced}"), false);
     }
     let reason = code.map_or(Reason::Other, by_reply_code);
     let rule = code.filter(|_| reason != Reason::Other).map_or(String::new(), |code| format!("code:{code}"));

@@ -9,15 +9,22 @@
 //!   throttled, `n + 1` of `n + 2` is our best guess of the share that would pass (Laplace's rule of succession), and the
 //!   pace becomes that share of what was really sent. So a receiver that takes a tenth is met after three or four
 //!   replies, and a lone reply among hundreds changes nothing. What was begun before the last change says nothing of it.
+//! - *What is on its way is one signal.* When it says "slow down" nothing is sent until what was begun before is answered: that
+//!   tells what passes at a pace that is too much, however far the receiver is away ([`pace`], `drain.rs`). And for what was
+//!   refused, as much is not sent: some receivers count refused messages, too.
+//! - *A lone reply is not a limit.* A receiver that is near is asked once more; of one that is far, one of all that was on its way
+//!   does not count.
 //! - *What others got through meanwhile counts.* Messages accepted during a second in which some were throttled are what
 //!   the receiver takes; a pace that fell far below that is put right.
 //! - *Up by payment.* Each throttling reply costs [`80`](pace) accepted messages before more is tried. That bounds
 //!   throttling replies to little over 1 % of attempts for any receiver, without knowing its rule, and makes probes rare
-//!   where they are dear. Below the pace that last held, it doubles every second; there it rests; above, it grows by a
+//!   where they are dear. Below the pace that last held, it doubles every second; there it rests. Above, it first goes
+//!   just beyond what was last too much, by less the more is on its way, and waits ten seconds for a no; then it grows by a
 //!   cubic: hardly for some seconds, then by leaps. Ten times the pace takes about half a minute.
 //! - *Closed is not slow.* If nothing at all passes, steps down become waits that double: one message at a time knocks.
 //!   When the receiver opens again, we begin with the mean over the whole cycle (600 messages in the first ten seconds of
-//!   each minute are 10 a second), and try for more less often each time that it closes.
+//!   each minute are 10 a second). Who refuses all that is on its way again and again counts by a window: what passed between
+//!   two such times is its mean, and the next pace.
 //! - Nothing grows while the pace is not what holds mail back.
 //!
 //! **Width**, in sessions: a refused session says exactly how many are wanted, those that stand. One more is tried after
@@ -28,7 +35,9 @@
 //! Others were tried against the same receivers ([`sim`]): multiplicative decrease by a fixed factor needs seven steps
 //! for a receiver that takes a tenth, or wastes half of one that takes nine tenths; additive increase that is quick enough
 //! for the one is too eager for the other; growth by the clock instead of by accepted messages probes a slow receiver
-//! so often that 5 to 30 % of its replies are refusals; waits that double with each failed probe miss a recovery.
+//! so often that 5 to 30 % of its replies are refusals; waits that double with each failed probe miss a recovery. A share of
+//! replies that is thought to come by chance, since cuts do not help, or a floor by what passed of late, are found just when
+//! a receiver takes less and less: both cost real receivers 3 to 10 % of refusals, and are not done.
 //!
 //! Pure. `now` is milliseconds on the caller's clock; nothing here allocates but the first time a path is throttled.
 
@@ -137,6 +146,11 @@ impl Controller {
         self.pace.as_mut().map_or(now, |pace| pace.ready_at(now))
     }
 
+    /// When a message may be sent, as far as is known now; changes nothing.
+    pub fn next_at(&self, now: Millis) -> Millis {
+        self.pace.as_ref().map_or(now, |pace| pace.next_at(now))
+    }
+
     /// A message goes. Whoever asked [`may_send`](Controller::may_send) and then sends must say so.
     pub fn sends(&mut self, now: Millis) {
         if let Some(pace) = &mut self.pace {
@@ -162,7 +176,7 @@ impl Controller {
         let sent = self.meter.per_second(now);
         match &mut self.pace {
             Some(pace) => pace.throttled(now, started, sent, bounds),
-            none => *none = Some(Box::new(Pace::new(now, sent, &self.meter, bounds))),
+            none => *none = Some(Box::new(Pace::new(now, started, sent, &self.meter, bounds))),
         }
         let closed = self.pace.as_ref().is_some_and(|pace| pace.is_closed(now));
         self.tell(if closed { Cause::Closed } else { Cause::Throttled })

@@ -1,19 +1,41 @@
 //! How fast one path sends: messages a second, found by trying. The module above tells the idea.
 
+mod drain;
+mod history;
+
 use super::{Bounds, Millis};
+use drain::Drain;
+pub use history::Meter;
+use history::{History, QUIET};
 
 /// Messages that pass and so pay for one throttling reply; until then the pace does not grow.
 pub const PRICE: f64 = 80.0;
+/// The first pace is at least this, in messages a second: what was sent in the first second says little.
+const FIRST: f64 = 5.0;
 /// A pace is kept for so long before it grows, in seconds at that pace.
 const REST: f64 = 15.0;
 /// The longest rest, at receivers that close.
 const REST_MAX: f64 = 300.0;
 /// What is owed beyond this is forgiven, in seconds at the pace, so that a receiver that recovers is noticed in time.
-const DEBT_MAX: f64 = 30.0;
+const DEBT_MAX: f64 = 26.0;
+/// The same of a receiver that closes: each probe costs all that is on its way.
+const CLOSER_MAX: f64 = 100.0;
 /// But so many messages are owed even if they take longer, up to [`REST_MAX`]: at a slow pace every probe is dear.
 const DEBT_LEAST: f64 = 160.0;
 /// Growth is cubic: the pace doubles in this time, in seconds at full use, but grows by 1 % in the first fifth of it.
 const GROWTH: f64 = 15.0;
+/// More is tried at first, as a share: so many milliseconds by what a message takes.
+const STEP: f64 = 100.0;
+/// No more than this, as a share.
+const STEP_MAX: f64 = 4.0;
+/// And for so long, in seconds at full use.
+const PLATEAU: f64 = 10.0;
+/// What it seemed to take is approached in one leap from no further below, as a share.
+const CEILING_MAX: f64 = 1.5;
+/// A throttling reply among so many that pass is chance, not the receiver's limit.
+const ALONE: u32 = 25;
+/// One more is asked for if the receiver is so near, in milliseconds; else it would be many more.
+const NEAR: Millis = 150;
 /// A cut leaves so much of the pace at most: less would not be noticed.
 const CUT: f64 = 0.9;
 /// A share of messages that pass above which throttling is chance.
@@ -28,41 +50,6 @@ const MEASURED: Millis = 1500;
 const CLOSED: Millis = 5000;
 /// What may be sent at once after a pause, in milliseconds at the pace.
 const BURST: f64 = 50.0;
-/// Who sends nothing for so long, in milliseconds, begins a new cycle.
-const QUIET: Millis = 60_000;
-
-/// How much was sent of late. Cheap, for every path has one.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Meter {
-    /// The second that is being counted.
-    second: u64,
-    /// Messages answered in the second before, and in this one.
-    answered: (u32, u32),
-    /// Since when, and how many passed since.
-    cycle: (Millis, u32),
-}
-
-impl Meter {
-    /// A message was answered; whether it passed.
-    pub(super) fn count(&mut self, now: Millis, passed: bool) {
-        let second = now / 1000;
-        if second != self.second {
-            if now.saturating_sub(self.second * 1000) > QUIET {
-                self.cycle = (now, 0);
-            }
-            self.answered = (if second == self.second + 1 { self.answered.1 } else { 0 }, 0);
-            self.second = second;
-        }
-        self.answered.1 += 1;
-        self.cycle.1 = self.cycle.1.saturating_add(u32::from(passed));
-    }
-
-    /// Messages answered in the last second, by proportion of the two seconds that are counted.
-    pub(super) fn per_second(&self, now: Millis) -> f64 {
-        let part = (now % 1000) as f64 / 1000.0;
-        f64::from(self.answered.0) * (1.0 - part) + f64::from(self.answered.1)
-    }
-}
 
 /// A limit and how it was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,14 +58,28 @@ pub(super) struct Pace {
     rate: f64,
     /// The pace that held.
     held: f64,
+    /// What it seemed to take when it was last too much.
+    ceiling: f64,
     /// Messages that must pass before it grows beyond that.
     debt: f64,
-    /// How long it rests before it grows, in seconds at the pace.
-    rest: f64,
     /// How long it has grown, in seconds at full use.
     grown: f64,
     epoch: Epoch,
     measure: Measure,
+    /// What was on its way when we were told to slow down.
+    drain: Option<Drain>,
+    /// When sending went on after the last such wait.
+    resumed: Millis,
+    /// What messages take, in milliseconds.
+    latency: f64,
+    /// When it last refused all that was on its way, and how long after the time before that; 0: it never did so twice.
+    closed: Option<Millis>,
+    window: Millis,
+    history: History,
+    /// A probe was throttled once: so many messages must pass before it goes on.
+    suspicion: u32,
+    /// It closes rather than slows: each probe costs all that is on its way.
+    closes: bool,
     /// Since when nothing passes.
     shut: Option<Millis>,
     /// Since the receiver last opened: when that was, and what passed.
@@ -122,12 +123,13 @@ struct Measure {
 
 impl Pace {
     /// The first limit of a path that sent `sent` messages a second when one was throttled.
-    pub(super) fn new(now: Millis, sent: f64, meter: &Meter, bounds: &Bounds) -> Pace {
-        let mut pace = Pace::resumed(now, sent.max(1.0), bounds);
+    pub(super) fn new(now: Millis, started: Millis, sent: f64, meter: &Meter, bounds: &Bounds) -> Pace {
+        let mut pace = Pace::resumed(now, sent.max(FIRST), bounds);
         pace.cycle = meter.cycle;
         pace.owe(PRICE);
         // So much may have been on its way that no measure is too large.
         pace.measure = Measure { since: now, passed: 0, before: f64::INFINITY, last: now };
+        pace.drain(now, started, sent.max(1.0), 0.0);
         pace
     }
 
@@ -137,11 +139,19 @@ impl Pace {
         Pace {
             rate,
             held: rate,
+            ceiling: rate,
             debt: REST * rate,
-            rest: REST,
             grown: 0.0,
             epoch: Epoch::new(now),
             measure: Measure { since: 0, passed: 0, before: 0.0, last: 0 },
+            drain: None,
+            resumed: 0,
+            latency: 0.0,
+            closed: None,
+            suspicion: 0,
+            window: 0,
+            history: History::default(),
+            closes: false,
             shut: None,
             cycle: (now, 0),
             wanted: now,
@@ -165,11 +175,17 @@ impl Pace {
 
     /// When a message may go: `now`, or the instant.
     pub(super) fn ready_at(&mut self, now: Millis) -> Millis {
+        self.drained(now);
         if self.next <= now as f64 {
             return now;
         }
         self.wanted = now;
         self.next.ceil() as Millis
+    }
+
+    /// The same, for whoever only looks.
+    pub(super) fn next_at(&self, now: Millis) -> Millis {
+        now.max(self.next.ceil() as Millis)
     }
 
     /// A message goes.
@@ -179,38 +195,46 @@ impl Pace {
 
     /// What was begun at `started` was not throttled.
     pub(super) fn passed(&mut self, now: Millis, started: Millis, bounds: &Bounds) {
+        self.drained(now);
         self.debt = (self.debt - 1.0).max(0.0);
         self.cycle.1 = self.cycle.1.saturating_add(1);
+        self.latency += (now.saturating_sub(started) as f64 - self.latency) / 16.0;
+        self.history.count(now);
         self.measure(now);
         if started < self.epoch.since {
+            if let Some(drain) = self.drain.as_mut().filter(|drain| started < drain.cut) {
+                drain.passed += 1;
+            }
             return;
         }
         if self.is_closed(now) {
             self.reopen(now, bounds);
         }
         self.shut = None;
+        self.suspicion = self.suspicion.saturating_sub(1);
         self.epoch.passed = self.epoch.passed.saturating_add(1);
         // Nothing is learned of a limit that nobody ran into.
         if now.saturating_sub(self.wanted) as f64 > 1000.0 + 2000.0 / self.rate {
             return;
         }
         if self.rate < self.held {
-            if now >= self.epoch.since + ROUND {
+            if now >= self.epoch.since + ROUND.max((2.0 * self.latency) as Millis) {
                 self.set(now, (2.0 * self.rate).min(self.held));
                 self.epoch = Epoch::new(now);
             }
-        } else if self.debt == 0.0 {
+        } else if self.debt == 0.0 && self.suspicion == 0 {
             self.grown += 1.0 / self.rate;
-            let growth = 1.0 + (self.grown / GROWTH).powi(3);
+            let growth = self.growth();
             self.set(now, (self.held * growth).min(bounds.rate_max.max(self.held)));
             if growth > 1.5 {
-                self.rest = REST;
+                self.closes = false;
             }
         }
     }
 
     /// What was begun at `started` was told to slow down, while `sent` messages a second went.
     pub(super) fn throttled(&mut self, now: Millis, started: Millis, sent: f64, bounds: &Bounds) {
+        self.drained(now);
         self.owe(PRICE);
         let sent = self.rate.min(1.25 * sent + 1.0);
         if now > self.measure.last + MEASURED {
@@ -218,6 +242,9 @@ impl Pace {
         }
         self.measure.last = now;
         if started < self.epoch.since {
+            if let Some(drain) = self.drain.as_mut().filter(|drain| started < drain.cut) {
+                drain.throttled += 1;
+            }
             return;
         }
         self.epoch.throttled += 1;
@@ -225,6 +252,14 @@ impl Pace {
         if share > CHANCE && !probing {
             return;
         }
+        let took = now.saturating_sub(started);
+        if probing && self.suspicion == 0 && took < NEAR && self.window == 0 {
+            // One more must say so.
+            self.suspicion = ALONE;
+            self.debt = (self.debt - PRICE).max(0.0);
+            return;
+        }
+        self.suspicion = 0;
         let rate = (sent * share.min(CUT)).max(bounds.rate_min);
         let held = self.held;
         if self.epoch.passed > 0 {
@@ -232,26 +267,50 @@ impl Pace {
         } else {
             // Closed rather than slow: what held before still counts for something.
             self.held = (0.9 * held).max(rate);
-            self.shut.get_or_insert(now);
+            if self.shut.is_none() {
+                self.closes(now);
+                self.shut = Some(now);
+            }
         }
         // A probe that failed goes back to where it came from, and from there quickly to just below what was too much.
         self.set(now, if probing { rate.min(held) } else { rate });
+        if self.epoch.passed > 0 {
+            self.drain(now, started, sent, if probing { held } else { 0.0 });
+        }
         if !probing || self.epoch.passed < MEMORY / 2 {
-            self.debt = self.debt.max(self.rest * self.held);
+            self.debt = self.debt.max(REST * self.held);
         }
         self.owe(0.0);
         self.grown = 0.0;
         self.epoch = Epoch::new(now);
     }
 
+    /// By how much the pace that held is exceeded. First as little as does no harm with so much on its way, in case that the
+    /// receiver still takes what it took; then more and more.
+    fn growth(&self) -> f64 {
+        let (step, plateau) = if self.window > 0 { (STEP / 3.0, 1.5 * PLATEAU) } else { (STEP, PLATEAU) };
+        let step = (step / self.latency.max(1.0)).min(STEP_MAX);
+        let cubic = |seconds: f64| (seconds / GROWTH).powi(3);
+        let seconds = self.grown;
+        let level = (1.0 + step) * (self.ceiling / self.held).clamp(1.0, CEILING_MAX) - 1.0;
+        1.0 + cubic(seconds.min(plateau)).min(level) + cubic((seconds - plateau).max(0.0))
+    }
+
     /// The receiver takes something again after it took nothing: the mean over the cycle is what it takes in the long run.
     fn reopen(&mut self, now: Millis, bounds: &Bounds) {
         let (since, passed) = self.cycle;
         let mean = f64::from(passed) * 1000.0 / now.saturating_sub(since).max(1) as f64;
-        self.held = self.held.min(0.95 * mean).max(bounds.rate_min);
+        if self.window == 0 {
+            self.held = self.held.min(0.95 * mean).max(bounds.rate_min);
+        }
         self.cycle = (now, 0);
-        self.rest = (3.0 * self.rest).min(REST_MAX);
-        self.debt = self.rest * self.held;
+        self.closes = true;
+        self.debt = self.debt.max(REST * self.held);
+        if self.shut.is_some_and(|shut| now.saturating_sub(shut) > QUIET) {
+            // Its knocks were few, and are paid by the time that they took.
+            self.debt = REST * self.held;
+        }
+        self.owe(0.0);
         self.set(now, (self.held / 8.0).max(self.rate).min(self.held));
         self.epoch = Epoch::new(now);
     }
@@ -277,7 +336,8 @@ impl Pace {
 
     /// So many messages more must pass before the pace grows.
     fn owe(&mut self, messages: f64) {
-        let seconds = (DEBT_LEAST / self.held).clamp(DEBT_MAX, REST_MAX).max(self.rest);
+        let most = if self.closes { CLOSER_MAX } else { DEBT_MAX };
+        let seconds = (DEBT_LEAST / self.held).clamp(most, REST_MAX);
         self.debt = (self.debt + messages).min((seconds * self.held).max(1.0));
     }
 

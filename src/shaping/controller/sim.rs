@@ -42,10 +42,14 @@ pub struct Scenario {
     pub latency: Millis,
     /// The share of messages that are throttled without a reason.
     pub noise: f64,
+    /// The share that is put off for a reason that has nothing to do with our pace, and says so.
+    pub other: f64,
     /// Sessions the operator allows.
     pub sessions: u32,
     /// Messages we have for it a second; none: more than it can take.
     pub demand: Option<f64>,
+    /// Senders that share what it takes and know nothing of one another, each with a controller; at least 1.
+    pub daemons: usize,
     /// Seconds it lasts.
     pub seconds: u64,
 }
@@ -54,7 +58,17 @@ impl Scenario {
     /// 100 messages a second for four minutes, 10 for three, and 100 for three.
     pub fn steps(rule: Rule, latency: Millis) -> Scenario {
         let capacity = vec![(0, 100.0), (240, 10.0), (420, 100.0)];
-        Scenario { rule, capacity, latency, noise: 0.0, sessions: 200, demand: None, seconds: 600 }
+        Scenario {
+            rule,
+            capacity,
+            latency,
+            noise: 0.0,
+            other: 0.0,
+            sessions: 200,
+            demand: None,
+            daemons: 1,
+            seconds: 600,
+        }
     }
 }
 
@@ -119,15 +133,15 @@ impl Trace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A connection reaches the receiver.
-    Knock,
+    Knock(usize),
     /// And its answer us.
-    Opened(bool),
+    Opened(usize, bool),
     /// A message reaches the receiver; when it was begun, how long the way back is, how many its session had before.
-    Arrives(Millis, Millis, u32),
+    Arrives(usize, Millis, Millis, u32),
     /// And its answer us.
-    Answered(Millis, bool, u32),
+    Answered(usize, Millis, bool, u32),
     /// Sessions that wait may have something to do.
-    Wake,
+    Wake(usize),
 }
 
 /// Messages a session is good for.
@@ -136,22 +150,29 @@ const PER_SESSION: u32 = 100;
 struct Sim {
     scenario: Scenario,
     bounds: Bounds,
-    control: Controller,
+    daemons: Vec<Daemon>,
     rng: SmallRng,
     events: BinaryHeap<Reverse<(Millis, u64, Event)>>,
     sequence: u64,
     now: Millis,
-    /// Sessions on their way, standing, of these waiting (how many messages each had), and as the receiver counts.
-    connecting: u32,
-    standing: u32,
-    waiting: VecDeque<u32>,
+    /// Sessions as the receiver counts.
     let_in: u32,
-    wake: Option<Millis>,
-    sent: u64,
     rule: State,
     trace: Trace,
     /// Sum of the times of this second's messages.
     took: u64,
+}
+
+/// One sender.
+#[derive(Default)]
+struct Daemon {
+    control: Controller,
+    /// Sessions on their way, standing, and of these waiting (how many messages each had).
+    connecting: u32,
+    standing: u32,
+    waiting: VecDeque<u32>,
+    wake: Option<Millis>,
+    sent: u64,
 }
 
 /// What the receiver remembers.
@@ -170,29 +191,26 @@ pub fn run(scenario: &Scenario) -> Trace {
     let mut sim = Sim {
         scenario: scenario.clone(),
         bounds,
-        control: Controller::default(),
+        daemons: (0..scenario.daemons.max(1)).map(|_| Daemon::default()).collect(),
         rng: SmallRng::seed_from_u64(5),
         events: BinaryHeap::new(),
         sequence: 0,
         now: 0,
-        connecting: 0,
-        standing: 0,
-        waiting: VecDeque::new(),
         let_in: 0,
-        wake: None,
-        sent: 0,
         rule: State::default(),
         trace: Trace::default(),
         took: 0,
     };
     sim.trace.seconds.resize(scenario.seconds as usize, Second::default());
-    sim.work();
     sim.play();
     sim.trace
 }
 
 impl Sim {
     fn play(&mut self) {
+        for daemon in 0..self.daemons.len() {
+            self.work(daemon);
+        }
         let mut second = 0;
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             while second < (at / 1000).min(self.scenario.seconds) {
@@ -203,8 +221,8 @@ impl Sim {
                 return;
             }
             self.now = at;
-            self.happens(event);
-            self.work();
+            let daemon = self.happens(event);
+            self.work(daemon);
         }
     }
 
@@ -212,8 +230,8 @@ impl Sim {
         let capacity = self.capacity(second as u64);
         let done = &mut self.trace.seconds[second];
         done.capacity = capacity;
-        done.per_second = self.control.per_second();
-        done.sessions = self.standing;
+        done.per_second = self.daemons.iter().map(|daemon| daemon.control.per_second()).sum();
+        done.sessions = self.daemons.iter().map(|daemon| daemon.standing).sum();
         done.latency = self.took as f64 / f64::from((done.passed + done.throttled).max(1));
         self.took = 0;
     }
@@ -228,49 +246,65 @@ impl Sim {
         self.events.push(Reverse((at, self.sequence, event)));
     }
 
-    fn happens(&mut self, event: Event) {
+    /// Returns whose event it was.
+    fn happens(&mut self, event: Event) -> usize {
         let (now, half) = (self.now, self.scenario.latency / 2);
         let second = (now / 1000) as usize;
         match event {
-            Event::Wake => self.wake = None,
-            Event::Knock => {
+            Event::Wake(who) => {
+                self.daemons[who].wake = None;
+                who
+            }
+            Event::Knock(who) => {
                 let capacity = self.capacity(second as u64);
                 let full = self.scenario.rule == Rule::Sessions && f64::from(self.let_in) >= capacity;
                 self.let_in += u32::from(!full);
-                self.at(now + half, Event::Opened(!full));
+                self.at(now + half, Event::Opened(who, !full));
+                who
             }
-            Event::Opened(true) => {
-                self.connecting -= 1;
-                self.standing += 1;
-                self.control.connected(self.standing);
-                self.waiting.push_back(0);
+            Event::Opened(who, true) => {
+                let daemon = &mut self.daemons[who];
+                daemon.connecting -= 1;
+                daemon.standing += 1;
+                daemon.control.connected(daemon.standing);
+                daemon.waiting.push_back(0);
+                who
             }
-            Event::Opened(false) => {
-                self.connecting -= 1;
+            Event::Opened(who, false) => {
+                let daemon = &mut self.daemons[who];
+                daemon.connecting -= 1;
                 self.trace.seconds[second].refused += 1;
-                let change = self.control.refused(now, self.standing.max(1));
+                let change = daemon.control.refused(now, daemon.standing.max(1));
                 self.note(change);
+                who
             }
-            Event::Arrives(started, back, served) => {
+            Event::Arrives(who, started, back, served) => {
                 let passes = self.ask();
-                self.at(now + back, Event::Answered(started, passes, served));
+                self.at(now + back, Event::Answered(who, started, passes, served));
+                who
             }
-            Event::Answered(started, passes, served) => {
-                self.took += now - started;
-                let change = match passes {
-                    true => self.control.passed(now, started, self.standing, &self.bounds),
-                    false => self.control.throttled(now, started, &self.bounds),
-                };
-                self.note(change);
-                let done = &mut self.trace.seconds[second];
-                (done.passed, done.throttled) = (done.passed + u32::from(passes), done.throttled + u32::from(!passes));
-                let too_many = self.standing as usize > self.control.sessions_max();
-                match served + 1 >= PER_SESSION || too_many {
-                    true => (self.standing, self.let_in) = (self.standing - 1, self.let_in - 1),
-                    false => self.waiting.push_back(served + 1),
-                }
+            Event::Answered(who, started, passes, served) => {
+                self.answered(who, started, passes, served);
+                who
             }
         }
+    }
+
+    fn answered(&mut self, who: usize, started: Millis, passes: bool, served: u32) {
+        let (now, daemon) = (self.now, &mut self.daemons[who]);
+        self.took += now - started;
+        let change = match passes {
+            true => daemon.control.passed(now, started, daemon.standing, &self.bounds),
+            false => daemon.control.throttled(now, started, &self.bounds),
+        };
+        let done = &mut self.trace.seconds[(now / 1000) as usize];
+        (done.passed, done.throttled) = (done.passed + u32::from(passes), done.throttled + u32::from(!passes));
+        let too_many = daemon.standing as usize > daemon.control.sessions_max();
+        match served + 1 >= PER_SESSION || too_many {
+            true => (daemon.standing, self.let_in) = (daemon.standing - 1, self.let_in - 1),
+            false => daemon.waiting.push_back(served + 1),
+        }
+        self.note(change);
     }
 
     fn note(&mut self, change: Option<Change>) {
@@ -278,21 +312,23 @@ impl Sim {
     }
 
     /// Sessions that wait send if they may; another one is opened if none waits.
-    fn work(&mut self) {
-        let now = self.now;
-        let due = self.scenario.demand.map(|demand| (self.sent as f64 / demand * 1000.0) as Millis);
-        let ready = self.control.ready_at(now).max(due.unwrap_or(0));
+    fn work(&mut self, who: usize) {
+        let (now, share) = (self.now, self.daemons.len() as f64);
+        let demand = self.scenario.demand.map(|demand| demand / share);
+        let daemon = &mut self.daemons[who];
+        let due = demand.map(|demand| (daemon.sent as f64 / demand * 1000.0) as Millis);
+        let ready = daemon.control.ready_at(now).max(due.unwrap_or(0));
         if ready > now {
-            if self.wake.is_none_or(|wake| ready < wake) {
-                self.wake = Some(ready);
-                self.at(ready, Event::Wake);
+            if daemon.wake.is_none_or(|wake| ready < wake) {
+                daemon.wake = Some(ready);
+                self.at(ready, Event::Wake(who));
             }
             return;
         }
-        if let Some(served) = self.waiting.pop_back() {
-            self.control.sends(now);
-            self.sent += 1;
-            let busy = f64::from(self.standing - self.waiting.len() as u32);
+        if let Some(served) = daemon.waiting.pop_back() {
+            daemon.control.sends(now);
+            daemon.sent += 1;
+            let busy = f64::from(daemon.standing - daemon.waiting.len() as u32);
             let latency = match self.scenario.rule {
                 Rule::Overload => {
                     let shared = busy / self.capacity(now / 1000) * 1000.0;
@@ -301,15 +337,15 @@ impl Sim {
                 _ => self.scenario.latency,
             };
             let there = latency / 2;
-            self.at(now + there, Event::Arrives(now, latency - there, served));
-            return self.work();
+            self.at(now + there, Event::Arrives(who, now, latency - there, served));
+            return self.work(who);
         }
-        let limit = self.control.sessions_max().min(self.scenario.sessions as usize);
-        if self.connecting < self.standing.max(1) && ((self.standing + self.connecting) as usize) < limit {
-            self.connecting += 1;
+        let limit = daemon.control.sessions_max().min(self.scenario.sessions as usize);
+        if daemon.connecting < daemon.standing.max(1) && ((daemon.standing + daemon.connecting) as usize) < limit {
+            daemon.connecting += 1;
             let half = self.scenario.latency - self.scenario.latency / 2;
-            self.at(now + half, Event::Knock);
-            self.work();
+            self.at(now + half, Event::Knock(who));
+            self.work(who);
         }
     }
 
@@ -318,6 +354,9 @@ impl Sim {
         let (now, state) = (self.now, &mut self.rule);
         if self.scenario.noise > 0.0 && self.rng.random_bool(self.scenario.noise) {
             return false;
+        }
+        if self.scenario.other > 0.0 && self.rng.random_bool(self.scenario.other) {
+            return true;
         }
         let steps = self.scenario.capacity.iter().rev();
         let capacity = steps.into_iter().find(|(from, _)| from * 1000 <= now).map_or(0.0, |(_, capacity)| *capacity);

@@ -1,23 +1,20 @@
 //! `Events.Watch`: the event log, from a cursor on, through filters.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Request, Response, Status};
 
-use super::translate::timestamp_of;
+use super::line::{self, Line};
 use super::v1::events_server::Events;
-use super::v1::{self, WatchRequest, WatchResponse, event, watch_request};
+use super::v1::{WatchRequest, WatchResponse, event, watch_request};
 use super::{Desk, Shared, status, translate};
 use crate::events::{Batch, Cursor, EventLog, Start, Watch, WatchError};
-use crate::mail::Class;
 use crate::submission::rejection::{Rejection, Violation};
 use crate::submission::web::stands;
 
@@ -133,7 +130,7 @@ impl Filter {
         is(&self.tenant, &line.tenant)
             && is(&self.campaign, &line.campaign)
             && is(&self.message_id, &line.message_id)
-            && (self.kinds.is_empty() || self.kinds.contains(&kind(&line.event)))
+            && (self.kinds.is_empty() || self.kinds.contains(&line::kind(&line.event)))
     }
 }
 
@@ -161,10 +158,8 @@ impl Following {
     /// Makes responses of what passes, and a mark if nothing does.
     fn take(&mut self, watch: &Watch, batch: Batch) -> Result<(), WatchError> {
         for (cursor, line) in &batch.lines {
-            let line: Line<'_> = serde_json::from_slice(line)
-                .map_err(|error| WatchError::Read(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
-            if self.filter.passes(&line) {
-                let event = Some(line.into());
+            if self.filter.passes(&line::read(line)?) {
+                let event = Some(line::read(line)?);
                 self.ready.push_back(WatchResponse { cursor: cursor.to_string(), event, caught_up: false });
                 self.sent = *cursor;
             }
@@ -221,131 +216,6 @@ fn ended(error: WatchError) -> Status {
         WatchError::Read(why) => {
             tracing::error!(error = %why, "the event log cannot be read");
             status::status(&Rejection::trouble("the event log cannot be read"))
-        }
-    }
-}
-
-/// A line of the event log, as [`Event`](crate::events::Event) writes it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Line<'a> {
-    #[serde(borrow)]
-    time: Cow<'a, str>,
-    #[serde(borrow)]
-    event: Cow<'a, str>,
-    #[serde(borrow)]
-    message_id: Cow<'a, str>,
-    #[serde(borrow)]
-    recipient: Cow<'a, str>,
-    #[serde(borrow)]
-    sender: Cow<'a, str>,
-    #[serde(borrow)]
-    tenant: Cow<'a, str>,
-    #[serde(borrow)]
-    class: Cow<'a, str>,
-    #[serde(borrow)]
-    campaign: Cow<'a, str>,
-    tags: Vec<String>,
-    #[serde(borrow)]
-    accepted_at: Cow<'a, str>,
-    attempt: u32,
-    #[serde(borrow)]
-    next_attempt: Cow<'a, str>,
-    #[serde(borrow)]
-    site: Cow<'a, str>,
-    #[serde(borrow)]
-    provider: Cow<'a, str>,
-    #[serde(borrow)]
-    source: Cow<'a, str>,
-    #[serde(borrow)]
-    source_address: Cow<'a, str>,
-    #[serde(borrow)]
-    mx_host: Cow<'a, str>,
-    #[serde(borrow)]
-    mx_address: Cow<'a, str>,
-    tls: Option<Protection>,
-    code: u32,
-    #[serde(borrow)]
-    enhanced: Cow<'a, str>,
-    #[serde(borrow)]
-    reply: Cow<'a, str>,
-    #[serde(borrow)]
-    command: Cow<'a, str>,
-    #[serde(borrow)]
-    blame: Cow<'a, str>,
-    size: u64,
-    timings_ms: Stages,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Protection {
-    version: String,
-    cipher: String,
-    verified: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Stages {
-    queue: u64,
-    connect: u64,
-    tls: u64,
-    envelope: u64,
-    data: u64,
-    reply: u64,
-}
-
-fn kind(name: &str) -> event::Kind {
-    match name {
-        "delivered" => event::Kind::Delivered,
-        "deferred" => event::Kind::Deferred,
-        "bounced" => event::Kind::Bounced,
-        "expired" => event::Kind::Expired,
-        "suppressed" => event::Kind::Suppressed,
-        "cancelled" => event::Kind::Cancelled,
-        _ => event::Kind::Unspecified,
-    }
-}
-
-impl From<Line<'_>> for v1::Event {
-    fn from(line: Line<'_>) -> v1::Event {
-        let tls = |tls: Protection| v1::Tls { version: tls.version, cipher: tls.cipher, verified: tls.verified };
-        let Stages { queue, connect, tls: handshake, envelope, data, reply } = line.timings_ms;
-        v1::Event {
-            time: timestamp_of(&line.time),
-            kind: kind(&line.event).into(),
-            message_id: line.message_id.into(),
-            recipient: line.recipient.into(),
-            sender: line.sender.into(),
-            tenant: line.tenant.into(),
-            class: Class::parse(&line.class).map_or(v1::Class::Unspecified, translate::class).into(),
-            campaign: line.campaign.into(),
-            tags: line.tags,
-            accepted_at: timestamp_of(&line.accepted_at),
-            attempt: line.attempt,
-            next_attempt: timestamp_of(&line.next_attempt),
-            site: line.site.into(),
-            provider: line.provider.into(),
-            source: line.source.into(),
-            source_address: line.source_address.into(),
-            mx_host: line.mx_host.into(),
-            mx_address: line.mx_address.into(),
-            tls: line.tls.map(tls),
-            code: line.code,
-            enhanced_code: line.enhanced.into(),
-            reply: line.reply.into(),
-            command: line.command.into(),
-            blame: line.blame.into(),
-            size: line.size,
-            timings: Some(v1::Timings {
-                queue_ms: queue,
-                connect_ms: connect,
-                tls_ms: handshake,
-                envelope_ms: envelope,
-                data_ms: data,
-                reply_ms: reply,
-            }),
         }
     }
 }

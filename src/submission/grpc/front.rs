@@ -23,8 +23,10 @@ use super::health::Readiness;
 use super::proto::DESCRIPTORS;
 use super::reading::{Expected, Reading, Watched};
 use super::service::{Caller, Calls};
+use super::suppressions::Listing;
 use super::v1::events_server::EventsServer;
 use super::v1::submission_server::SubmissionServer;
+use super::v1::suppressions_server::SuppressionsServer;
 use super::{Desk, Shared, status};
 use crate::config::GrpcConfig;
 use crate::submission::web::Budget;
@@ -34,6 +36,9 @@ const FIELDS_MAX: usize = 4 << 20;
 
 /// Octets of a request that anybody may make, and of one for events.
 const SMALL_MAX: usize = 16 << 10;
+
+/// Octets of a request with entries of the suppression list.
+const SUPPRESSIONS_MAX: usize = 1 << 20;
 
 /// Says who makes a request, by its header.
 type Authenticate = Box<dyn Fn(&Parts) -> Pin<Box<dyn Future<Output = Result<Caller, Status>> + Send>> + Send + Sync>;
@@ -91,8 +96,9 @@ impl Front {
         if !path.starts_with("/posthaste.") {
             return Ok(request);
         }
-        let stream = path.ends_with(".Submission/SubmitStream");
-        let submits = stream || path.ends_with(".Submission/Submit");
+        let submits_many = path.ends_with(".Submission/SubmitStream");
+        let stream = submits_many || path.ends_with(".Suppressions/Import");
+        let submits = submits_many || path.ends_with(".Submission/Submit");
         let recipients_max = submits.then(|| self.recipients_max.load(Ordering::Relaxed));
         let (mut parts, body) = request.into_parts();
         let caller = (self.authenticate)(&parts).await?;
@@ -116,6 +122,9 @@ fn routes<D: Desk>(shared: &Arc<Shared<D>>, config: &GrpcConfig) -> Routes {
     let events = EventsServer::new(Watching::new(Arc::clone(shared)))
         .max_decoding_message_size(SMALL_MAX)
         .send_compressed(CompressionEncoding::Gzip);
+    let suppressions = SuppressionsServer::new(Listing::new(Arc::clone(shared)))
+        .max_decoding_message_size(SUPPRESSIONS_MAX)
+        .send_compressed(CompressionEncoding::Gzip);
     let health = tonic_health::pb::health_server::HealthServer::new(Readiness::new(Arc::clone(shared)))
         .max_decoding_message_size(SMALL_MAX);
     let described = || {
@@ -127,6 +136,7 @@ fn routes<D: Desk>(shared: &Arc<Shared<D>>, config: &GrpcConfig) -> Routes {
     let v1alpha = described().build_v1alpha().expect("build.rs made these descriptors");
     Routes::new(submission)
         .add_service(events)
+        .add_service(suppressions)
         .add_service(health)
         .add_service(v1.max_decoding_message_size(SMALL_MAX))
         .add_service(v1alpha.max_decoding_message_size(SMALL_MAX))

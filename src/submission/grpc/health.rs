@@ -18,7 +18,7 @@ use super::{Desk, Shared};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The services that have a health.
-const SERVICES: [&str; 3] = ["", "posthaste.v1.Submission", "posthaste.v1.Events"];
+const SERVICES: [&str; 4] = ["", "posthaste.v1.Submission", "posthaste.v1.Events", "posthaste.v1.Suppressions"];
 
 /// The health service.
 pub(super) struct Readiness<D> {
@@ -31,9 +31,9 @@ impl<D: Desk> Readiness<D> {
     }
 }
 
-/// How a service is. Events are told even while no mail is taken.
+/// How a service is. Events are told, and the suppression list is kept, even while no mail is taken.
 fn look<D: Desk>(shared: &Shared<D>, service: &str) -> ServingStatus {
-    let ready = !shared.closing.is_cancelled() && (service == SERVICES[2] || shared.desk.readiness().is_ok());
+    let ready = !shared.closing.is_cancelled() && (SERVICES[2..].contains(&service) || shared.desk.readiness().is_ok());
     match service {
         _ if !SERVICES.contains(&service) => ServingStatus::ServiceUnknown,
         _ if ready => ServingStatus::Serving,

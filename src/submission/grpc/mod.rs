@@ -1,4 +1,4 @@
-//! The gRPC door: `posthaste.v1.Submission` and `posthaste.v1.Events`, with the standard health and reflection services.
+//! The gRPC door: `posthaste.v1.Submission`, `posthaste.v1.Events` and `posthaste.v1.Suppressions`, with the standard health and reflection services.
 //!
 //! The promise: a receipt leaves only after its message is on disk; a stream's results come in the order of its requests,
 //! one for each, until the client or the daemon ends it.
@@ -9,19 +9,22 @@
 //!    `translate.rs` reads a message of ours into a [`Request`](super::request::Request).
 //! 3. `stream.rs` is the pipeline of `SubmitStream`: it reads as long as memory and count allow, and answers as commits
 //!    come. It runs in the task that writes the response: no task and no channel per message.
-//! 4. `events.rs` follows the event log; `health.rs` says whether mail is taken now.
-//! 5. `status.rs` says no in gRPC's words.
+//! 4. `events.rs` follows the event log (`line.rs` reads its lines); `health.rs` says whether mail is taken now.
+//! 5. `suppressions.rs` is the list of who is not mailed any more.
+//! 6. `status.rs` says no in gRPC's words.
 //!
 //! The `.proto` files in `proto/` are the public surface; [`v1`] is what `build.rs` makes of them.
 
 mod events;
 mod front;
 mod health;
+mod line;
 mod reading;
 mod scan;
 mod service;
 mod status;
 mod stream;
+mod suppressions;
 #[cfg(test)]
 mod tests;
 mod translate;
@@ -48,6 +51,7 @@ use crate::config::GrpcConfig;
 use crate::events::EventLog;
 use crate::mail::{Domain, MessageId};
 use crate::queue::MessageStatus;
+use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
 /// What `build.rs` made of `proto/`: messages, servers and clients. Its docs are those of the `.proto` files.
@@ -77,6 +81,7 @@ pub struct Grpc {
 /// What the service needs of those behind it: a door, and answers. The daemon's is the [`Gate`]; tests make their own.
 trait Desk: Door {
     fn access(&self) -> &Access;
+    fn suppressions(&self) -> &Arc<Suppressions>;
     /// Why no mail is taken, if it is not.
     fn readiness(&self) -> Result<(), String>;
     fn status(&self, who: &Principal, id: MessageId) -> impl Future<Output = Result<MessageStatus, Rejection>> + Send;
@@ -86,6 +91,10 @@ trait Desk: Door {
 impl Desk for Gate {
     fn access(&self) -> &Access {
         Gate::access(self)
+    }
+
+    fn suppressions(&self) -> &Arc<Suppressions> {
+        Gate::suppressions(self)
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -105,6 +105,14 @@ fn when(time: prost_types::Timestamp) -> When {
     }
 }
 
+/// A time as RFC 3339; one that is none as another text, which is refused as a time.
+pub(super) fn time_text(time: prost_types::Timestamp) -> String {
+    match when(time) {
+        When::At(time) => time.to_string(),
+        When::Text(text) => text,
+    }
+}
+
 /// The number of a class.
 pub(super) fn class(class: Class) -> v1::Class {
     match class {

@@ -159,7 +159,7 @@ impl Submission {
     /// It is no JSON, or a field is unknown, twice there, or not of its type; the field is named by its path.
     pub(super) fn read(json: &[u8]) -> Result<Request, Rejection> {
         let Object(submission) =
-            serde_json::from_slice::<Object<Submission>>(json).map_err(|error| rejection(json, &error))?;
+            serde_json::from_slice::<Object<Submission>>(json).map_err(|error| json_rejection(json, &error))?;
         submission.request()
     }
 
@@ -237,7 +237,7 @@ impl Submission {
 }
 
 /// What serde_json says, with the field to blame.
-fn rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
+pub(super) fn json_rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
     let path = place::path(json, error.line(), error.column());
     let path = if path.is_empty() { Cow::Borrowed("body") } else { path.into() };
     Rejection::invalid(path, error.to_string())

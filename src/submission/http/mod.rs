@@ -9,8 +9,9 @@
 //!    become a `Request`. `place.rs` finds the field that JSON stumbles over.
 //! 3. `batch.rs` is the pipeline of `POST /v1/messages:batch`: it reads (`lines.rs`) as long as memory and count allow, and
 //!    answers as commits come, in order. It runs in the task that writes the response: no task and no channel per message.
-//! 4. `answer.rs` is what clients get, `problem.rs` how they hear no.
-//! 5. `openapi.rs` is the document of all this, made from these types, and a test holds it to what we answer.
+//! 4. `suppressions.rs` is the list of who is not mailed any more, and the files it is filled from.
+//! 5. `answer.rs` is what clients get, `problem.rs` how they hear no.
+//! 6. `openapi.rs` is the document of all this, made from these types, and a test holds it to what we answer.
 
 mod answer;
 mod batch;
@@ -25,6 +26,7 @@ mod problem;
 mod query;
 mod routes;
 mod shapes;
+mod suppressions;
 mod take_back;
 #[cfg(test)]
 mod tests;

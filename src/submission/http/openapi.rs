@@ -6,7 +6,7 @@ use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema, 
 use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::problem::Problem;
-use super::{answer, body, routes};
+use super::{answer, body, routes, suppressions};
 
 /// The document.
 #[derive(OpenApi)]
@@ -18,6 +18,9 @@ use super::{answer, body, routes};
         routes::batch,
         routes::message,
         routes::cancel,
+        suppressions::list,
+        suppressions::add,
+        suppressions::remove,
         routes::document,
     ),
     components(schemas(
@@ -26,10 +29,15 @@ use super::{answer, body, routes};
         answer::BatchLine,
         answer::MessageReport,
         answer::Cancellation,
+        suppressions::Suppression,
+        suppressions::Additions,
+        suppressions::SuppressionPage,
+        suppressions::Added,
         Problem,
     )),
     tags(
         (name = "messages", description = "Messages, from submission to their end."),
+        (name = "suppressions", description = "Who is not mailed any more."),
         (name = "document", description = "This document."),
     ),
     security((), ("bearer" = []), ("basic" = [])),

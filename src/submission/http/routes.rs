@@ -21,6 +21,7 @@ use super::negotiate::{JSON, NDJSON, Refusal, acceptable, kind, no_query};
 use super::openapi::{self, Problems};
 use super::problem::Problem;
 use super::query::{self, Orders};
+use super::suppressions;
 use super::take_back::what_to_cancel;
 use crate::access::Principal;
 use crate::mail::MessageId;
@@ -42,6 +43,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/messages", post(submit).delete(cancel_many))
         .route("/v1/messages:batch", post(batch))
         .route("/v1/messages/{id}", get(message).delete(cancel))
+        .route("/v1/suppressions", get(suppressions::list).post(suppressions::add).delete(suppressions::remove))
         .route("/v1/openapi.json", get(document))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -63,19 +65,24 @@ impl Shared {
         }
     }
 
-    fn answer(&self, result: Result<Response, Refusal>) -> Response {
+    pub(super) fn answer(&self, result: Result<Response, Refusal>) -> Response {
         result.unwrap_or_else(|refusal| self.refuse(refusal))
     }
 
     /// Who asks, once it is known that we have an answer it takes.
-    async fn admit(&self, peer: &Peer, headers: &HeaderMap, offered: &str) -> Result<Arc<Principal>, Refusal> {
+    pub(super) async fn admit(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        offered: &str,
+    ) -> Result<Arc<Principal>, Refusal> {
         let principal = self.principal(peer, headers).await?;
         acceptable(headers, offered)?;
         Ok(principal)
     }
 
     /// The answer in JSON to whom we know, made by `deed`.
-    async fn tell<T: Serialize>(
+    pub(super) async fn tell<T: Serialize>(
         &self,
         peer: &Peer,
         headers: &HeaderMap,

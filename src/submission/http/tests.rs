@@ -59,7 +59,17 @@ fn every_operation_says_how_it_can_end() {
     operations.sort_unstable();
     assert_eq!(
         operations,
-        ["cancelMessage", "cancelMessages", "getDocument", "getMessage", "submitBatch", "submitMessage"]
+        [
+            "addSuppressions",
+            "cancelMessage",
+            "cancelMessages",
+            "getDocument",
+            "getMessage",
+            "listSuppressions",
+            "removeSuppressions",
+            "submitBatch",
+            "submitMessage"
+        ]
     );
     let body = &document["paths"]["/v1/messages"]["post"]["requestBody"]["content"];
     assert!(body["application/json"]["schema"].is_object() && body["message/rfc822"]["schema"].is_object(), "{body}");
@@ -68,7 +78,7 @@ fn every_operation_says_how_it_can_end() {
 #[test]
 fn unknown_fields_are_ruled_out() {
     let document = document();
-    for name in ["Submission", "Attachment"] {
+    for name in ["Submission", "Attachment", "Suppression", "Additions"] {
         let schema = &document["components"]["schemas"][name];
         assert_eq!(schema["additionalProperties"], false, "{name}: {schema}");
     }

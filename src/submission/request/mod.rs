@@ -35,6 +35,7 @@ use super::message::{self, Circumstances, HEADROOM, MessageError};
 use super::options::{Asked, OptionError, PREFIX};
 use super::received::Received;
 use super::rejection::{Rejection, Violation};
+use super::ways_back::WaysBack;
 use crate::access::Principal;
 use crate::clock::Timestamp;
 use crate::mail::{self, Domain, EnvelopeAddress, Keyed, MessageId, Recipient, header};
@@ -127,7 +128,8 @@ pub fn prepare_within<D: Door>(
         Box::new(Keyed { key, fingerprint, messages: copies as u32 })
     });
     let first = door.next_ids(copies as u32);
-    let making = Making { request: &request, envelope: &envelope, expire_after, circumstances };
+    let ways_back = door.ways_back();
+    let making = Making { request: &request, envelope: &envelope, expire_after, ways_back, circumstances };
     let mut messages: SmallVec<[NewMessage; 1]> = SmallVec::with_capacity(copies);
     let mut overdue = envelope.overdue.clone().map(|why| Box::new(Rejection::invalid("expires_at", why)));
     for copy in 0..copies {
@@ -207,6 +209,7 @@ struct Making<'a> {
     request: &'a Request,
     envelope: &'a Envelope,
     expire_after: Duration,
+    ways_back: Option<Arc<WaysBack>>,
     circumstances: &'a ApiCircumstances<'a>,
 }
 
@@ -240,8 +243,20 @@ impl Making<'_> {
         let asked = Asked::default();
         // What it said beside the content is in the fingerprint of the request.
         let said = "";
-        let known =
-            Circumstances { received, reverse_path, recipients, asked, said, smtputf8, eight_bit, expire_after };
+        let tenant = circumstances.principal.tenant.as_ref().map(|tenant| &*tenant.name);
+        let ways_back = self.ways_back.as_deref();
+        let known = Circumstances {
+            received,
+            reverse_path,
+            recipients,
+            asked,
+            said,
+            tenant,
+            ways_back,
+            smtputf8,
+            eight_bit,
+            expire_after,
+        };
         let completed = message::complete_with(buffer, &known, envelope.options.clone())
             .map_err(|error| refused(&error, circumstances.names.raw))?;
         let envelope = mail::Envelope {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::super::message::{self, Circumstances, MessageError};
 use super::super::options::{Asked, OptionError};
 use super::super::received::Received;
+use super::super::ways_back::WaysBack;
 use super::content::{Content, Whole};
 use super::limits::MemoryShare;
 use super::parameters::{MailParameters, RcptParameters};
@@ -56,12 +57,14 @@ pub(super) struct Submitted {
 }
 
 /// What is known of the session when a transaction completes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Trace<'a> {
     /// The trace field, its recipient still unsaid.
     pub(super) received: Received<'a>,
     /// How long a message lives unless it says otherwise.
     pub(super) expire_after: Duration,
+    /// What is added so that recipients can leave.
+    pub(super) ways_back: Option<Arc<WaysBack>>,
 }
 
 impl Transaction {
@@ -128,6 +131,8 @@ impl Transaction {
                 recipients: &self.recipients,
                 asked: self.asked,
                 said: &self.parameters.said(),
+                tenant: self.principal.tenant.as_ref().map(|tenant| &*tenant.name),
+                ways_back: trace.ways_back.as_deref(),
                 smtputf8,
                 eight_bit,
                 expire_after: trace.expire_after,

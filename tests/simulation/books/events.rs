@@ -100,6 +100,7 @@ impl Books {
             self.fault(format!("{} {:?} at {time}: {wrong}", event.recipient, event.event));
         }
         if urgent {
+            self.urgent.push(waited);
             self.tally.slowest_transactional = self.tally.slowest_transactional.max(waited);
         }
         self.tally.latest_attempt = self.tally.latest_attempt.max(late);

@@ -28,6 +28,7 @@ const IN_FLIGHT: Duration = Duration::from_secs(1);
 pub struct Submitted {
     pub id: MessageId,
     pub class: Class,
+    pub tenant: Box<str>,
     pub not_before: Timestamp,
     pub expires_at: Timestamp,
     pub content_crc: u32,
@@ -75,12 +76,21 @@ pub struct Books {
     senders_refused: HashMap<String, Timestamp>,
     /// When the engine was away, and how it went.
     outages: Vec<(Timestamp, Timestamp, Ending)>,
+    /// How long transactional mail waited for a place that takes everything.
+    pub urgent: Vec<Duration>,
     pub digest: Digest,
     pub tally: Tally,
     faults: Vec<String>,
 }
 
 impl Books {
+    /// When each recipient of a tenant's mail came in, and when it was delivered, in order of coming; `None`: it was not.
+    pub fn delivered(&self, tenant: &str) -> Vec<(Timestamp, Option<Timestamp>)> {
+        let ended = |line: &Line| line.end.filter(|(kind, _)| *kind == Kind::Delivered).map(|(_, at)| at);
+        let lines = self.lines.iter().map(|line| (&self.messages[line.message], line));
+        lines.filter(|(message, _)| &*message.tenant == tenant).map(|(m, line)| (m.not_before, ended(line))).collect()
+    }
+
     /// Something that must not be.
     pub fn fault(&mut self, what: String) {
         if self.faults.len() < 20 {

@@ -16,11 +16,13 @@ use crate::queue::MessageStatus;
 use crate::submission::door::{Door, Handover};
 use crate::submission::rejection::Rejection;
 use crate::submission::steer::{Cancel, CancelReceipt};
+use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
 /// Commits in the order of arrival, as many as are allowed.
 pub(super) struct Book {
     access: Arc<Access>,
+    suppressions: Arc<Suppressions>,
     ids: AtomicU64,
     /// Commits allowed so far.
     allowed: watch::Sender<u64>,
@@ -42,6 +44,7 @@ impl Book {
         let access = Access::open(Arc::new(Ledger::default()), Arc::new(Metrics::new()), Clock).expect("a new ledger");
         Arc::new(Book {
             access,
+            suppressions: Arc::default(),
             ids: AtomicU64::new(1),
             allowed: watch::Sender::new(u64::MAX),
             inner: Arc::default(),
@@ -117,6 +120,10 @@ impl Door for Book {
 impl Desk for Book {
     fn access(&self) -> &Access {
         &self.access
+    }
+
+    fn suppressions(&self) -> &Arc<Suppressions> {
+        &self.suppressions
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -306,6 +306,7 @@ async fn health_follows_readiness() {
         ("", ServingStatus::NotServing),
         ("posthaste.v1.Submission", ServingStatus::NotServing),
         ("posthaste.v1.Events", ServingStatus::Serving),
+        ("posthaste.v1.Suppressions", ServingStatus::Serving),
     ] {
         assert_eq!(client.check(ask(service)).await.unwrap().into_inner().status(), expected, "{service}");
     }

@@ -182,7 +182,10 @@ impl<D: Door> Session<D> {
             at: shared.clock.timestamp(),
         };
         let submitted = transaction
-            .complete(whole, Trace { received, expire_after: shared.door.expire_after() })
+            .complete(
+                whole,
+                Trace { received, expire_after: shared.door.expire_after(), ways_back: shared.door.ways_back() },
+            )
             .map_err(|error| Refusal { reply: error.reply(), reason: Reason::Header, fatal: false })?;
         let record = tracing::enabled!(Level::DEBUG).then(|| {
             Box::new(Record {

@@ -1,0 +1,52 @@
+//! A sliding count of what became of mail.
+
+use std::collections::VecDeque;
+
+use super::Fact;
+use crate::clock::Timestamp;
+
+/// Kinds of [`Fact`].
+pub(super) const FACTS: usize = 3;
+
+/// A sliding count in steps; the step that is counted now is the last.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// Milliseconds of a step.
+    step: u64,
+    steps: u64,
+    /// Begun steps that are not empty, by number since 1970.
+    parts: VecDeque<(u64, [u32; FACTS])>,
+    pub(super) sums: [u32; FACTS],
+}
+
+impl Window {
+    /// So many steps of so many seconds.
+    pub(super) fn new(step: u64, steps: u64) -> Window {
+        Window { step: step * 1000, steps, parts: VecDeque::new(), sums: [0; FACTS] }
+    }
+
+    /// How long it is.
+    pub(super) fn seconds(&self) -> u64 {
+        self.step * self.steps / 1000
+    }
+
+    pub(super) fn add(&mut self, fact: Fact, n: u32, now: Timestamp) {
+        // A clock set back counts into the step that is open.
+        let newest = self.parts.back().map_or(0, |(number, _)| *number);
+        let number = (now.0 / self.step).max(newest);
+        while self.parts.front().is_some_and(|(oldest, _)| number - oldest >= self.steps) {
+            let (_, gone) = self.parts.pop_front().unwrap_or_default();
+            self.sums.iter_mut().zip(gone).for_each(|(sum, gone)| *sum = sum.saturating_sub(gone));
+        }
+        if newest != number || self.parts.is_empty() {
+            self.parts.push_back((number, [0; FACTS]));
+        }
+        let part = self.parts.back_mut().map(|(_, counts)| &mut counts[fact as usize]);
+        part.into_iter().for_each(|count| *count = count.saturating_add(n));
+        self.sums[fact as usize] = self.sums[fact as usize].saturating_add(n);
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.sums.iter().map(|sum| u64::from(*sum)).sum()
+    }
+}
