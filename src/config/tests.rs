@@ -449,8 +449,29 @@ messages_per_connection = 20
 match = { domain = "example.com", tenant = "shop" }
 each = ["campaign"]
 messages = "1/s"
+[[limit]]
+match = { pool = "default", tenant = "shop" }
+messages = "1/s"
 "#,
         &[],
+    );
+    check(
+        r#"[[limit]]
+match = { source = "one", tenant = "shop" }
+messages = "1/s"
+[[limit]]
+each = ["source", "campaign"]
+bytes = "1MB/s"
+[[limit]]
+match = { source = "one", tenant = "shop" }
+recipients_per_transaction = 5
+"#,
+        &[
+            "f:4: limit[0].messages: what one source may send of a tenant would hold that mail at all sources of its \
+             pool; name the pool instead of the source, or leave out the tenant",
+            "f:7: limit[1].bytes: what one source may send of a campaign would hold that mail at all sources of its \
+             pool; name the pool instead of the source, or leave out the campaign",
+        ],
     );
     check(
         r#"[[limit]]
