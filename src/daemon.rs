@@ -38,8 +38,11 @@ use crate::submission::Gate;
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 
-/// How often dead disk space is looked for.
-const RECLAIM_EVERY: Duration = Duration::from_secs(1);
+/// How often segments are looked for that may be used again.
+const FREE_EVERY: Duration = Duration::from_millis(200);
+
+/// Every so many times, also for what is worth copying so that they may.
+const RECLAIM_EVERY: u32 = 5;
 
 /// Segments emptied before the next look, so that a disk that refuses copies is not asked without pause.
 const ROUNDS_MAX: usize = 64;
@@ -111,6 +114,7 @@ impl Daemon {
             if let Err(error) = into.recall_paces(&paces) {
                 tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
             }
+            into.reserve(opened.messages);
             restoring.restore(&mut opened, &mut |message| into.restore(message))
         };
         let restored = match queue.recall(&ledger) {
@@ -409,15 +413,22 @@ fn profiles(config: &Config) -> anyhow::Result<Profiles> {
     Ok(profiles)
 }
 
-/// Gives dead disk space back, once a second and for as long as there is more to do.
+/// Gives dead disk space back; once a second, and for as long as there is more to do, by copying too.
 async fn housekeep(spool: Arc<Spool>) {
-    let mut tick = tokio::time::interval(RECLAIM_EVERY);
+    let mut tick = tokio::time::interval(FREE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for round in (0..RECLAIM_EVERY).cycle() {
         tick.tick().await;
         for _ in 0..ROUNDS_MAX {
             let spool = Arc::clone(&spool);
-            match tokio::task::spawn_blocking(move || spool.reclaim()).await {
+            let reclaim = move || match round {
+                0 => spool.reclaim(),
+                _ => {
+                    spool.free();
+                    Ok(false)
+                }
+            };
+            match tokio::task::spawn_blocking(reclaim).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => break,
                 Ok(Err(error)) => {

@@ -90,7 +90,7 @@ listen = 1
             "f:14: delivery.tls: \"requird\" is not known; use one of: none, opportunistic, required, verified",
             "f:15: delivery.allow_loopback: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",
             "f:17: admin.listen: invalid type: integer `1`, expected socket address; write it as \"IP:PORT\", as in \"127.0.0.1:2525\" or \"[::1]:2525\"",
-            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, reports, events, ledger, shaping, brake, warmup, route, source, pool, egress, dkim, limit",
+            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, reports, feedback, inbound, events, ledger, suppression, shaping, brake, warmup, route, source, pool, egress, dkim, limit",
         ],
     );
 }

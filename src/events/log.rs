@@ -21,7 +21,7 @@ use crate::log::{Position, SegmentId};
 use crate::telemetry::Metrics;
 
 /// Lines written but not synced are synced after this long, so that the spool may give their records up.
-const SYNC_EVERY: Duration = Duration::from_millis(500);
+const SYNC_EVERY: Duration = Duration::from_millis(250);
 /// A write that failed is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 

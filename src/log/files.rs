@@ -9,6 +9,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
 /// A file system. Every call blocks.
 ///
 /// What the log counts on after a power cut: contents are as of the last `sync_data` of that file that returned `Ok`, plus any
@@ -47,6 +50,11 @@ pub trait Files: Send + Sync {
 pub trait LogFile: Send + Sync {
     /// Writes what it can, at least one octet; returns how many.
     fn write_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
+    /// As [`write_at`](LogFile::write_at), for zeros that nobody reads: they need not stay in memory. `zeros` begins at a multiple
+    /// of 4096 in memory; it and `offset` are such multiples themselves, or it only takes longer.
+    fn write_zeros(&self, zeros: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_at(&[IoSlice::new(zeros)], offset)
+    }
     /// Reads up to the length of `buffer`; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Makes everything written so far, and the length, durable. After an error nothing is known about any write since
@@ -83,7 +91,7 @@ impl Files for DiskFiles {
         let file = OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(path)?;
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
             // Not every file system can; the file is then sparse, and a full disk shows at the write instead.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(size)?,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size)?,
             other => other?,
         }
         Ok(Arc::new(file))
@@ -126,6 +134,21 @@ impl Files for DiskFiles {
 impl LogFile for File {
     fn write_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         Ok(rustix::io::pwritev(self, pieces, offset)?)
+    }
+
+    /// Past the page cache where the file system lets us: no copy, and nothing to be written back later.
+    fn write_zeros(&self, zeros: &[u8], offset: u64) -> io::Result<usize> {
+        let buffered = fcntl_getfl(self)?;
+        if fcntl_setfl(self, buffered | OFlags::DIRECT).is_ok() {
+            let written = rustix::io::pwrite(self, zeros, offset);
+            fcntl_setfl(self, buffered)?;
+            match written {
+                // Not every file system that takes the flag can do it, or with so small pieces.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {}
+                other => return Ok(other?),
+            }
+        }
+        LogFile::write_at(self, &[IoSlice::new(zeros)], offset)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

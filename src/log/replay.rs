@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::segment::FileName;
 use super::survey::{End, Survey, Surveyed, find_end};
-use super::table::{Segment, Table};
+use super::table::{Pooled, Segment, Table};
 use super::walk::{Step, Walk};
 use super::{Damage, Files, LogError, Position, Replayed};
 
@@ -60,9 +60,10 @@ pub(super) fn replay(
         residue: survey.residue.into_iter().map(FileName::Segment).chain(survey.unfinished).collect(),
     };
     replay.report.damaged = survey.missing;
-    replay.table.pool = survey.pool;
+    let pooled = |generation| Pooled { generation, size: 0 };
+    replay.table.pool = survey.pool.into_iter().map(pooled).collect();
     replay.table.gone = survey.gone;
-    // Of which size is for `tidy` to find out.
+    // Of which size these are is for `tidy` to find out.
     replay.table.ready = survey.has_ready.then_some(0);
     let mut named = Vec::new();
     for segment in survey.segments {

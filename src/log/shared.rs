@@ -11,7 +11,7 @@ use super::record::{HEADER_LEN, Header, body_crc, read_full};
 use super::replay::{GAP, scan};
 use super::segment::FileName;
 use super::survey::{End, Surveyed};
-use super::table::Table;
+use super::table::{Pooled, Table};
 use super::{Files, Health, Location, LogError, LogOptions, Record, Replayed, SegmentId};
 use crate::telemetry::Metrics;
 
@@ -36,10 +36,9 @@ impl Shared {
 
     /// Brings the gauge up to date.
     pub fn publish_bytes(&self) {
-        let stats = self.table().stats();
-        let pool = stats.recycled as u64 * self.options.segment_size;
-        let ready = self.table().ready.unwrap_or(0);
-        self.metrics.spool_bytes.set((stats.bytes + pool + ready) as i64);
+        let table = self.table();
+        let pool: u64 = table.pool.iter().map(|file| file.size).sum();
+        self.metrics.spool_bytes.set((table.stats().bytes + pool + table.ready.unwrap_or(0)) as i64);
     }
 
     pub fn read(&self, location: Location, with_body: bool) -> Result<Record, LogError> {
@@ -123,19 +122,19 @@ impl Shared {
 
     /// Takes the names of dead segments away, for good; only then may what waits for them go too. Another name goes on telling that they are
     /// not missing, until a new segment does by not naming them.
-    fn free(&self, dead: Vec<(SegmentId, bool)>, stuck: &mut Vec<SegmentId>) -> usize {
+    fn free(&self, dead: Vec<(SegmentId, Option<u64>)>, stuck: &mut Vec<SegmentId>) -> usize {
         let dir = &self.options.dir;
         let healthy = *self.health.borrow() == Health::Ok;
         let mut places = self.options.recycle_max.saturating_sub(self.table().pool.len());
         let mut gone = Vec::new();
         for (id, usable) in dead {
             // On a full disk space is worth more than speed.
-            let recycle = healthy && places > 0 && usable;
-            let to = if recycle { FileName::Free(id.0) } else { FileName::Gone(id.0) };
+            let recycle = usable.filter(|_| healthy && places > 0);
+            let to = if recycle.is_some() { FileName::Free(id.0) } else { FileName::Gone(id.0) };
             let from = FileName::Segment(id.0).in_dir(dir);
             match self.files.rename(&from, &to.in_dir(dir)) {
                 Ok(()) => {
-                    places -= usize::from(recycle);
+                    places -= usize::from(recycle.is_some());
                     gone.push((id, recycle));
                 }
                 Err(error) => {
@@ -149,13 +148,16 @@ impl Shared {
             tracing::error!(%error, dir = %dir.display(), "the log's folder cannot be synced");
             return 0;
         }
-        for (id, _) in gone.iter().filter(|(_, recycle)| !recycle) {
+        for (id, _) in gone.iter().filter(|(_, recycle)| recycle.is_none()) {
             self.empty_gone(id.0);
         }
         let mut table = self.table();
         for &(id, recycle) in &gone {
             table.freed(id);
-            if recycle { table.pool.push(id.0) } else { table.gone.push(id.0) }
+            match recycle {
+                Some(size) => table.pool.push(Pooled { generation: id.0, size }),
+                None => table.gone.push(id.0),
+            }
         }
         gone.len()
     }

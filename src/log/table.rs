@@ -30,11 +30,19 @@ pub(super) struct Segment {
     pub written: bool,
 }
 
+/// A file that was a segment, and waits to become one again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pooled {
+    /// Of the segment that it was.
+    pub generation: u32,
+    pub size: u64,
+}
+
 /// All segments and the pool of files to be used again.
 pub(super) struct Table {
     pub segments: BTreeMap<SegmentId, Segment>,
-    /// Generations of the files in the pool, all of the standard size.
-    pub pool: Vec<u32>,
+    /// The files to be used again.
+    pub pool: Vec<Pooled>,
     /// Size of the file that is ready to become the next segment.
     pub ready: Option<u64>,
     /// Generations of segments whose space was given back since the newest one was begun, and so whose names still stand for them.
@@ -95,9 +103,9 @@ impl Table {
         }
     }
 
-    /// Marks every segment that may go now, oldest first, and says which of their files may be used again. Call [`Table::freed`] once their
-    /// names are durably gone.
-    pub fn take_dead(&mut self) -> Vec<(SegmentId, bool)> {
+    /// Marks every segment that may go now, oldest first, with the size of their files that may be used again. Call [`Table::freed`] once
+    /// their names are durably gone.
+    pub fn take_dead(&mut self) -> Vec<(SegmentId, Option<u64>)> {
         if !std::mem::take(&mut self.stirred) {
             return Vec::new();
         }
@@ -110,7 +118,8 @@ impl Table {
             let free = free && segment.waits_for.is_empty() && segment.names_end_of.is_none();
             if free && floor.is_none_or(|floor| *id < floor) {
                 segment.freeing = true;
-                dead.push((*id, segment.written && segment.size == self.segment_size));
+                let usable = segment.written && is_of_use(segment.size, self.segment_size);
+                dead.push((*id, usable.then_some(segment.size)));
             }
         }
         dead
@@ -228,4 +237,9 @@ impl Table {
         }
         stats
     }
+}
+
+/// Whether a file is worth keeping: one much smaller than segments are by now would be full in no time.
+pub(super) fn is_of_use(size: u64, standard: u64) -> bool {
+    (standard / 4..=standard).contains(&size)
 }

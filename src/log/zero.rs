@@ -4,8 +4,8 @@
 //! though it said that the sync worked (see [`Files`]). In a page that was written and synced before there is no such moment. It is also
 //! faster: the sync of a page used again needs no journal.
 //!
-//! 1. [`Filler`], a thread, fills `zero.log` for the next segment, a piece for each piece that the open segment grows, so that it is
-//!    done when that one is three quarters full. An idle log writes nothing. Each piece is synced, in a file of its own, so that the syncs
+//! 1. [`Filler`], a thread, fills `zero.log` for the next segment while the open one grows from a quarter to three quarters: before that
+//!    a segment used before may turn up. An idle log writes nothing. The zeros go past the page cache ([`LogFile::write_zeros`]). Each piece is synced, in a file of its own, so that the syncs
 //!    of the open segment have little more to wait for than the disk.
 //! 2. When all of it is synced it is renamed to `ready.log`. That this works proves that the file system had not stopped before.
 //! 3. The writer takes `ready.log`, or a segment used before. If there is neither yet, `zero.log` is cut off where it has been filled, and that
@@ -13,12 +13,11 @@
 //! 4. If there is no `zero.log` either, or it failed, or is too small for a large group, the writer fills a small file by itself and goes
 //!    on. So the thread only saves time: when it fails, the writer meets the same error and deals with it.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::batch::write_all;
 use super::files::{Files, LogFile};
 use super::segment::{FileName, PAGE};
 use super::shared::Shared;
@@ -33,15 +32,23 @@ pub(super) const HURRIED: u64 = 2 << 20;
 /// The longest that the writer waits for the thread.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
+/// Begins where a page does, which writing past the page cache asks for.
+#[repr(align(4096))]
+struct Zeros([u8; PIECE as usize]);
+
+static ZEROS: Zeros = Zeros([0; PIECE as usize]);
 
 /// Writes `len` octets of zeros at `from`.
 fn fill(file: &dyn LogFile, from: u64, len: u64) -> io::Result<()> {
     let mut at = from;
     while at < from + len {
         let piece = PIECE.min(from + len - at);
-        write_all(file, &mut [IoSlice::new(&ZEROS[..piece as usize])], at)?;
-        at += piece;
+        match file.write_zeros(&ZEROS.0[..piece as usize], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => at += written as u64,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
     Ok(())
 }
@@ -123,8 +130,9 @@ impl Filler {
     /// The open segment, of `size` octets, is written up to `offset`.
     pub fn allow(&self, offset: u64, size: u64) {
         let mut order = self.lock();
+        let (begun, over) = (offset.saturating_sub(size / 4), size / 2);
         // In pages, so that the product has room.
-        let share = (order.size / PAGE) * (offset / PAGE) / (size * 3 / 4 / PAGE).max(1) * PAGE;
+        let share = (order.size / PAGE) * (begun / PAGE) / (over / PAGE).max(1) * PAGE;
         let before = order.allowed;
         order.allowed = before.max(share.min(order.size));
         if order.allowed / PIECE > before / PIECE || order.allowed == order.size && before < order.size {

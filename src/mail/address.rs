@@ -130,7 +130,9 @@ impl fmt::Display for AddressHost {
 
 impl fmt::Display for EnvelopeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.local, self.host)
+        f.write_str(&self.local)?;
+        f.write_str("@")?;
+        self.host.fmt(f)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Text from outside becomes one of these types at the door and is not checked again inside. Nothing here does I/O.
 
 mod address;
+mod by_id;
 mod domain;
 mod envelope;
 pub mod header;
@@ -16,6 +17,9 @@ mod reply;
 pub mod wording;
 
 pub use address::{AddressError, AddressHost, EnvelopeAddress, ReversePath};
+#[cfg(test)]
+pub(crate) use by_id::size_in_slab;
+pub use by_id::{ById, HasId, IdHasher, IdMap, IdSet};
 pub use domain::{Domain, DomainError};
 pub use envelope::{Class, Envelope, Notify, Recipient, Ret, Stream};
 pub use message_id::{MessageId, MessageIdError, MessageIds};

@@ -1,20 +1,19 @@
 //! Contents under way: each once in memory, all of them within `delivery.memory_max`.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::OnceCell;
 
 use super::room::{Room, Share};
-use crate::mail::MessageId;
+use crate::mail::{IdMap, MessageId};
 use crate::spool::{Message, Spool, SpoolError};
 
 /// The contents that are being sent or settled.
 #[derive(Debug)]
 pub(super) struct Contents {
     room: Arc<Room>,
-    under_way: Mutex<HashMap<MessageId, Arc<Content>>>,
+    under_way: Mutex<IdMap<Arc<Content>>>,
 }
 
 /// One message, read by whoever comes first.
@@ -68,7 +67,7 @@ impl Contents {
         User { contents: Arc::clone(self), id, content }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<MessageId, Arc<Content>>> {
+    fn lock(&self) -> MutexGuard<'_, IdMap<Arc<Content>>> {
         self.under_way.lock().expect("no code panics under this lock")
     }
 }

@@ -284,7 +284,7 @@ impl Queue {
         let groups =
             groups.into_iter().flat_map(|(host, recipients)| split(recipients, refused).map(move |part| (host, part)));
         let groups = groups.map(|(host, (recipients, refused))| Group {
-            host: host.clone(),
+            host,
             attempts: 0,
             late: false,
             recipients,

@@ -175,7 +175,7 @@ impl Crowd {
             let (tenant, campaign) = (format!("tenant {}", serial % 1000), format!("campaign {serial}"));
             let stream = &Stream { tenant: tenant.into(), class: Class::Bulk, campaign: campaign.into() };
             let groups = [Group {
-                host: host.clone(),
+                host: &host,
                 attempts: 0,
                 late: false,
                 recipients: Recipients::One(0),
@@ -326,11 +326,11 @@ impl<'a> World<'a> {
             groups.entry(host.clone()).or_default().push(recipient as u32);
         }
         let due = self.now + delay;
-        let groups = groups.into_iter().map(|(host, recipients)| Group {
+        let groups = groups.iter().map(|(host, recipients)| Group {
             host,
             attempts: 0,
             late: false,
-            recipients,
+            recipients: recipients.clone(),
             due,
             refused: false,
         });

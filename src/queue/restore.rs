@@ -11,6 +11,11 @@ use crate::mail::AddressHost;
 use crate::spool::{ENDED, Restored, RestoredRecipient, Update};
 
 impl Queue {
+    /// So many messages are going to be restored: their places are made in one piece, which leaves no holes in memory.
+    pub fn reserve(&self, messages: usize) {
+        self.lock().reserve(messages);
+    }
+
     /// An unfinished message found at start-up joins the queue with the states it had.
     pub fn restore(self: &Arc<Queue>, restored: Restored) {
         let Restored { id, envelope, recipients, taken_back } = restored;
@@ -18,7 +23,7 @@ impl Queue {
         let now = self.now();
         let expires = at(now, timestamp, envelope.expires_at);
         let known: HashMap<u32, RestoredRecipient> = recipients.into_iter().map(|r| (r.recipient, r)).collect();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<Group<'_>> = Vec::new();
         let mut places: HashMap<(&AddressHost, u16, bool, u64), usize> = HashMap::new();
         for (place, recipient) in envelope.recipients.iter().enumerate() {
             let (attempts, late, due) = match known.get(&(place as u32)) {
@@ -30,14 +35,7 @@ impl Queue {
             let due = at(now, timestamp, due).min(expires).max(now + 1);
             let host = recipient.address.host();
             let group = *places.entry((host, attempts, late, due)).or_insert_with(|| {
-                groups.push(Group {
-                    host: host.clone(),
-                    attempts,
-                    late,
-                    recipients: Recipients::None,
-                    due,
-                    refused: false,
-                });
+                groups.push(Group { host, attempts, late, recipients: Recipients::None, due, refused: false });
                 groups.len() - 1
             });
             groups[group].recipients.push(place as u32);

@@ -43,16 +43,16 @@ fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
         size: 0,
         expires: EXPIRY,
     };
-    let host = |name: &str| AddressHost::Domain(name.parse().unwrap());
-    let group = |name, places: &[u32]| Group {
-        host: host(name),
+    let [a, b] = ["a.example", "b.example"].map(|name| AddressHost::Domain(name.parse().unwrap()));
+    let group = |host, places: &[u32]| Group {
+        host,
         attempts: 0,
         late: false,
         recipients: places.iter().copied().collect(),
         due: 0,
         refused: false,
     };
-    scheduler.add(0, newcomer, [group("a.example", &[0, 2]), group("b.example", &[1])], actions);
+    scheduler.add(0, newcomer, [group(&a, &[0, 2]), group(&b, &[1])], actions);
     scheduler
 }
 
@@ -108,8 +108,9 @@ fn who_wakes_behind_his_expiry_is_given_up_at_once() {
 #[test]
 fn a_message_partly_asleep_is_given_up_at_once() {
     let (mut scheduler, mut actions) = (Scheduler::default(), Vec::new());
+    let host = AddressHost::Domain("a.example".parse().unwrap());
     let group = |recipient, due| Group {
-        host: AddressHost::Domain("a.example".parse().unwrap()),
+        host: &host,
         attempts: 1,
         late: false,
         recipients: [recipient].into_iter().collect(),
@@ -152,7 +153,7 @@ fn the_sleepers_of_what_is_taken_back_go_in_slices() {
         let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
         let host = AddressHost::Domain("a.example".parse().unwrap());
         let group = Group {
-            host,
+            host: &host,
             attempts: 1,
             late: false,
             recipients: [0].into_iter().collect(),
@@ -224,7 +225,7 @@ fn with_a_busy_session(now: u64) -> Scheduler {
 fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Action>) {
     let (id, stream, accepted_at) = (MessageId(id), &Stream::default(), Timestamp(0));
     let group = Group {
-        host: probe::a_route().0,
+        host: &probe::a_route().0,
         attempts: 0,
         late: false,
         recipients: [0].into_iter().collect(),

@@ -1,25 +1,24 @@
 //! Messages kept in memory for their first attempt.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Message;
-use crate::mail::MessageId;
+use crate::mail::{IdMap, MessageId};
 
-/// What a message costs beyond its content, roughly.
-const OVERHEAD: usize = 512;
+/// What a message costs beyond its content, roughly: its envelope, and what may be free in its buffer.
+const OVERHEAD: usize = 2048;
 
 /// Bounded in octets. When full, newcomers stay on disk: the older ones will be sent first and are worth more here.
 #[derive(Debug)]
 pub(super) struct Cache {
-    messages: HashMap<MessageId, Arc<Message>>,
+    messages: IdMap<Arc<Message>>,
     size: usize,
     size_max: usize,
 }
 
 impl Cache {
     pub(super) fn new(size_max: usize) -> Cache {
-        Cache { messages: HashMap::new(), size: 0, size_max }
+        Cache { messages: IdMap::default(), size: 0, size_max }
     }
 
     /// Octets in use.

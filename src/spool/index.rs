@@ -1,28 +1,28 @@
 //! Where the records of every unfinished message stand. Compact: a million waiting messages have an entry each.
 
-use std::collections::HashMap;
-
-use slab::Slab;
-
 use super::{MESSAGE, SIGNATURE, STATE};
-use crate::log::{Location, SegmentId};
-use crate::mail::MessageId;
+use crate::log::{Location, Position, SegmentId};
+use crate::mail::{ById, HasId, MessageId};
 
-/// The entries by message. The map holds places only, so that its free slots cost little.
-#[derive(Debug, Default)]
-pub(super) struct Index {
-    places: HashMap<MessageId, u32>,
-    entries: Slab<Entry>,
-}
+/// The entries by message.
+pub(super) type Index = ById<Entry>;
 
 /// The records of one message.
 #[derive(Debug)]
 pub(super) struct Entry {
+    id: MessageId,
     /// Its `MESSAGE` record; `None` only during replay, when a later copy is still to come.
     pub(super) message: Option<Location>,
     /// The last `STATE` record of a message with one recipient.
-    state: Option<Location>,
+    state: StatePlace,
     more: Option<Box<More>>,
+}
+
+/// Where a `STATE` record stands, if there is one. It has no body, so this is 12 octets.
+#[derive(Debug, Clone, Copy)]
+struct StatePlace {
+    position: Position,
+    head_len: u32,
 }
 
 /// What few messages have.
@@ -37,48 +37,43 @@ struct More {
     oldest: Option<SegmentId>,
 }
 
-impl Index {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+impl HasId for Entry {
+    fn id(&self) -> MessageId {
+        self.id
+    }
+}
+
+impl StatePlace {
+    /// Segments count from 1.
+    const NONE: StatePlace = StatePlace { position: Position { segment: SegmentId(0), offset: 0 }, head_len: 0 };
+
+    fn get(self) -> Option<Location> {
+        let StatePlace { position, head_len } = self;
+        (position.segment.0 > 0).then_some(Location { position, head_len, body_len: 0 })
     }
 
-    pub(super) fn get(&self, id: MessageId) -> Option<&Entry> {
-        self.places.get(&id).map(|place| &self.entries[*place as usize])
+    fn set(&mut self, Location { position, head_len, body_len }: Location) {
+        debug_assert!(body_len == 0 && position.segment.0 > 0);
+        *self = StatePlace { position, head_len };
     }
 
-    pub(super) fn get_mut(&mut self, id: MessageId) -> Option<&mut Entry> {
-        self.places.get(&id).map(|place| &mut self.entries[*place as usize])
+    fn replace(&mut self, location: Location) -> Option<Location> {
+        let old = self.take();
+        self.set(location);
+        old
     }
 
-    /// The entry, made if need be.
-    pub(super) fn entry(&mut self, id: MessageId) -> &mut Entry {
-        let entries = &mut self.entries;
-        let place = self
-            .places
-            .entry(id)
-            .or_insert_with(|| entries.insert(Entry { message: None, state: None, more: None }) as u32);
-        &mut self.entries[*place as usize]
-    }
-
-    pub(super) fn remove(&mut self, id: MessageId) -> Option<Entry> {
-        self.places.remove(&id).map(|place| self.entries.remove(place as usize))
-    }
-
-    /// Removes all that `keep` does not want.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
-        let entries = &mut self.entries;
-        self.places.retain(|_, place| {
-            let kept = keep(&entries[*place as usize]);
-            if !kept {
-                entries.remove(*place as usize);
-            }
-            kept
-        });
-        self.places.shrink_to_fit();
+    fn take(&mut self) -> Option<Location> {
+        std::mem::replace(self, StatePlace::NONE).get()
     }
 }
 
 impl Entry {
+    /// Of which nothing is known yet.
+    pub(super) fn new(id: MessageId) -> Entry {
+        Entry { id, message: None, state: StatePlace::NONE, more: None }
+    }
+
     /// The message has several recipients.
     pub(super) fn set_many(&mut self) {
         self.more.get_or_insert_default().many = true;
@@ -89,7 +84,7 @@ impl Entry {
     /// The message has one recipient: its last state says all.
     pub(super) fn keep_last_state(&mut self) {
         let Some(mut more) = self.more.take() else { return };
-        self.state = more.states.last().copied().or(self.state);
+        more.states.last().into_iter().for_each(|last| self.state.set(*last));
         (more.many, more.states) = (false, Vec::new());
         if more.signature.is_some() || more.oldest.is_some() {
             self.more = Some(more);
@@ -119,7 +114,7 @@ impl Entry {
     pub(super) fn note_state(&mut self, location: Location) {
         match &mut self.more {
             Some(more) if more.many => more.states.push(location),
-            _ if self.state.is_none() => self.state = Some(location),
+            _ if self.state.get().is_none() => self.state.set(location),
             _ => {
                 self.set_many();
                 self.add_state(location);
@@ -138,7 +133,7 @@ impl Entry {
 
     /// The `STATE` records, oldest first.
     pub(super) fn states(&self) -> impl Iterator<Item = Location> + '_ {
-        self.state.into_iter().chain(self.more.iter().flat_map(|more| more.states.iter().copied()))
+        self.state.get().into_iter().chain(self.more.iter().flat_map(|more| more.states.iter().copied()))
     }
 
     /// All records that are live.
@@ -166,7 +161,7 @@ impl Entry {
     pub(super) fn refer(&mut self, kind: u8, old: Location, new: Location) {
         match (kind, &mut self.more) {
             (MESSAGE, _) => drop(self.set_message(new)),
-            (STATE, _) if self.state == Some(old) => self.state = Some(new),
+            (STATE, _) if self.state.get() == Some(old) => self.state.set(new),
             (STATE, Some(more)) => more.states.iter_mut().filter(|state| **state == old).for_each(|state| *state = new),
             (SIGNATURE, Some(more)) => more.signature = Some(new),
             _ => {}
@@ -181,6 +176,6 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         // The figures in docs/performance.md rest on this.
-        assert!(size_of::<Entry>() <= 48, "{}", size_of::<Entry>());
+        assert_eq!(crate::mail::size_in_slab::<Entry>(), 48);
     }
 }

@@ -33,7 +33,6 @@ mod state;
 mod tests;
 mod write;
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,7 +44,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::SpoolConfig;
 use crate::ledger::Ledger;
 use crate::log::{Files, Health, Log, LogError, LogOptions, Position, SegmentId};
-use crate::mail::{Envelope, MessageId, MessageIds};
+use crate::mail::{Envelope, IdMap, IdSet, MessageId, MessageIds};
 use crate::telemetry::Metrics;
 
 use cache::Cache;
@@ -134,11 +133,11 @@ struct State {
     index: Index,
     cache: Cache,
     /// Messages of which a copy is queued.
-    moving: HashSet<MessageId>,
+    moving: IdSet,
     /// Copies of messages that finished while they were being copied: their tombstone must outlive the copy.
-    ghosts: HashMap<MessageId, SegmentId>,
+    ghosts: IdMap<SegmentId>,
     /// Finished messages whose last record is not on disk yet.
-    ending: HashSet<MessageId>,
+    ending: IdSet,
 }
 
 impl Spool {
@@ -192,7 +191,7 @@ impl Spool {
         let cache = Cache::new(config.cache_size.bytes());
         let ids = MessageIds::after(last);
         ids.next(clock.timestamp());
-        let (moving, ghosts, ending) = (HashSet::new(), HashMap::new(), HashSet::new());
+        let (moving, ghosts, ending) = (IdSet::default(), IdMap::default(), IdSet::default());
         let state = Mutex::new(State { index, cache, moving, ghosts, ending });
         let (exported, told) = (exported.into(), Notify::new());
         Ok((Arc::new(Spool { log, state, ids, export, ledger, exported, queued_max, told }), opened))

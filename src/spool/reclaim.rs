@@ -23,10 +23,7 @@ impl Spool {
     /// # Errors
     /// When a segment cannot be read; nothing is lost then.
     pub fn reclaim(self: &Arc<Self>) -> Result<bool, SpoolError> {
-        // Nothing goes before its events are in the event log and its keys in the ledger.
-        let exported = SegmentId(self.exported.load(Ordering::Relaxed));
-        self.log.set_reclaim_floor(self.ledger.unrecorded().map_or(exported, |unrecorded| unrecorded.min(exported)));
-        self.log.reclaim();
+        self.free();
         // What little room a full disk has left is for what was delivered, not for copies.
         if self.log.health() != Health::Ok {
             return Ok(false);
@@ -39,6 +36,15 @@ impl Spool {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Frees what is dead, and no more. Blocks on disk if there is some; else it takes no time. The sooner it is done, the fewer new
+    /// files the log has to fill.
+    pub fn free(&self) {
+        // Nothing goes before its events are in the event log and its keys in the ledger.
+        let exported = SegmentId(self.exported.load(Ordering::Relaxed));
+        self.log.set_reclaim_floor(self.ledger.unrecorded().map_or(exported, |unrecorded| unrecorded.min(exported)));
+        self.log.reclaim();
     }
 
     /// Appends the tombstones in `segment` again that are still needed, so that it may go before the segments with the

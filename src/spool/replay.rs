@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::index::Index;
+use super::index::{Entry, Index};
 use super::state::{self, RecipientState, StateRecord};
 use super::write::receipt;
 use super::{Export, MESSAGE, Reader, SIGNATURE, STATE, Spool, SpoolError, codec};
@@ -102,14 +102,14 @@ impl Replay {
         self.end = Some(record.location.position);
         match record.kind {
             MESSAGE => {
-                let older = self.index.entry(id).set_message(record.location);
+                let older = self.index.get_or_insert(id, || Entry::new(id)).set_message(record.location);
                 let segment = record.location.position.segment;
                 self.depends.extend(older.map(|older| (segment, older.position.segment)));
                 if self.recorded.is_none_or(|recorded| record.location.position > recorded) {
                     record_again(&self.ledger, &record);
                 }
             }
-            SIGNATURE => drop(self.index.entry(id).set_signature(record.location)),
+            SIGNATURE => drop(self.index.get_or_insert(id, || Entry::new(id)).set_signature(record.location)),
             STATE => match state::read(record.head) {
                 Ok(state) => self.state(id, &record, state),
                 Err(error) => complain(id, &record, &error),
@@ -130,7 +130,7 @@ impl Replay {
             self.depends.extend(message.map(|message| (position.segment, message.position.segment)));
             return;
         }
-        self.index.entry(id).note_state(record.location);
+        self.index.get_or_insert(id, || Entry::new(id)).note_state(record.location);
         if state.taken_back {
             self.taken_back.insert(id);
         }

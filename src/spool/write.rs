@@ -132,7 +132,7 @@ impl Spool {
             self.ledger.record(&envelope.stream.tenant, keyed, receipt, envelope.expires_at, location.position);
         }
         let mut state = self.lock();
-        let entry = state.index.entry(message.id);
+        let entry = state.index.get_or_insert(message.id, || Entry::new(message.id));
         entry.set_message(location);
         if message.envelope.recipients.len() > 1 {
             entry.set_many();

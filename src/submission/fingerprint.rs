@@ -8,6 +8,8 @@
 //! - the values of MIME boundaries, and the lines made of them (RFC 2046 §5.1.1): where parts begin and end still counts;
 //! - the order of recipients, and their repetition.
 
+use std::fmt::{self, Write};
+
 use memchr::{memchr, memmem};
 use twox_hash::xxhash3_128::{DEFAULT_SECRET_LENGTH, RawHasher, SecretBuffer};
 
@@ -66,17 +68,8 @@ pub fn fingerprint_with(
     pieces: &[&[u8]],
     content: &[u8],
 ) -> Fingerprint {
-    let mut addresses: Vec<String> = recipients.iter().map(|recipient| recipient.address.to_string()).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
     let mut reader = Reader { hash: RawHasher::new(SecretBuffer::default()), boundaries: Vec::new() };
-    // Addresses hold no control character, so NUL and LF keep the pieces apart.
-    reader.hash.write(reverse_path.to_string().as_bytes());
-    for address in &addresses {
-        reader.hash.write(b"\n");
-        reader.hash.write(address.as_bytes());
-    }
-    reader.hash.write(b"\0");
+    reader.hash.write(parties(reverse_path, recipients).as_bytes());
     for piece in pieces {
         reader.hash.write(&(piece.len() as u64).to_le_bytes());
         reader.hash.write(piece);
@@ -86,6 +79,24 @@ pub fn fingerprint_with(
     let body = reader.header(&content[mbox_line_len(content)..], true);
     reader.body(body);
     Fingerprint::new(FUNCTION, reader.hash.finish_128())
+}
+
+/// Sender and recipients. Addresses hold no control character, so NUL and LF keep the pieces apart.
+fn parties(reverse_path: &ReversePath, recipients: &[Recipient]) -> String {
+    let mut parties = String::with_capacity(128);
+    let mut add = |party: &dyn fmt::Display| write!(parties, "{party}").expect("a String takes all");
+    add(reverse_path);
+    match recipients {
+        [only] => add(&format_args!("\n{}", only.address)),
+        several => {
+            let mut addresses: Vec<String> = several.iter().map(|recipient| recipient.address.to_string()).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses.iter().for_each(|address| add(&format_args!("\n{address}")));
+        }
+    }
+    parties.push('\0');
+    parties
 }
 
 /// Reads content once, from front to end.
@@ -105,10 +116,13 @@ enum Line {
 impl<'a> Reader<'a> {
     /// Takes the header at the start of `rest`, of the message itself if `own`, else of a part; returns what lies behind.
     /// Ends at the first line that is no field, which may be the empty one.
-    fn header(&mut self, mut rest: &'a [u8], own: bool) -> &'a [u8] {
+    fn header(&mut self, rest: &'a [u8], own: bool) -> &'a [u8] {
         let mut kind = Line::Plain;
-        while !rest.is_empty() {
-            let (line, behind) = rest.split_at(memchr(b'\n', rest).map_or(rest.len(), |at| at + 1));
+        // Lines that count as they are, from `plain` to `at`, are taken together.
+        let (mut plain, mut at) = (0, 0);
+        while at < rest.len() {
+            let end = memchr(b'\n', &rest[at..]).map_or(rest.len(), |found| at + found + 1);
+            let line = &rest[at..end];
             if !matches!(line[0], b' ' | b'\t') {
                 let Some(name) = name(line) else { break };
                 kind = match name {
@@ -117,14 +131,17 @@ impl<'a> Reader<'a> {
                     _ => Line::Plain,
                 };
             }
-            match kind {
-                Line::LeftOut => {}
-                Line::Plain => self.hash.write(line),
-                Line::ContentType => self.content_type(line),
+            if kind != Line::Plain {
+                self.hash.write(&rest[plain..at]);
+                plain = end;
             }
-            rest = behind;
+            if kind == Line::ContentType {
+                self.content_type(line);
+            }
+            at = end;
         }
-        rest
+        self.hash.write(&rest[plain..at]);
+        &rest[at..]
     }
 
     /// A line of a Content-Type field: the value of `boundary=` is noted, not counted.

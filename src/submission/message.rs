@@ -36,6 +36,9 @@ const HOPS_MAX: usize = 100;
 /// Longest header section, in octets. Reading it is work that no other session on the same thread can interrupt.
 const HEADER_MAX: usize = 1 << 20;
 
+/// Content up to this many octets may be copied once more to spare memory: that takes a microsecond or two.
+const COPIED_MAX: usize = 64 << 10;
+
 /// What is known of a message when its content is complete.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
@@ -171,13 +174,25 @@ pub fn complete_with(
     let section_end = HEADROOM + section.len();
     let start = close_gaps(&mut buffer, section_end, &facts.removed);
     let start = put_in_front(&mut buffer, start, facts.prefix(circumstances).as_bytes());
+    let (content, capacity) = fitted(buffer, start);
+    let (stream, list) = (facts.options.stream(), facts.options.take_list());
+    let tags = facts.options.take_tags();
+    Ok(Completed { content, capacity, stream, list, tags, not_before, expires_at, key, overdue })
+}
+
+/// The content from `start` on, and what it occupies. A buffer much larger than what it holds is left for the next one:
+/// shrunk where it stands it would leave a hole in memory that no other buffer fits into, for as long as the content waits
+/// (16 KB for 10).
+fn fitted(mut buffer: Vec<u8>, start: usize) -> (Bytes, usize) {
+    let len = buffer.len() - start;
+    if len <= COPIED_MAX && (buffer.capacity() - len) * 4 > len {
+        return (Bytes::copy_from_slice(&buffer[start..]), len);
+    }
     buffer.shrink_to_fit();
     let capacity = buffer.capacity();
     let mut content = Bytes::from(buffer);
     content.advance(start);
-    let (stream, list) = (facts.options.stream(), facts.options.take_list());
-    let tags = facts.options.take_tags();
-    Ok(Completed { content, capacity, stream, list, tags, not_before, expires_at, key, overdue })
+    (content, capacity)
 }
 
 /// What a walk over the header finds.

@@ -11,7 +11,7 @@ use crate::log::batch::write_all;
 use crate::log::files::LogFile;
 use crate::log::record::{Stamp, read_full};
 use crate::log::segment::{FIRST, FileName, Others, PAGE, SIZE_MAX, SIZE_MIN, SegmentHeader, page_up, seal_page};
-use crate::log::table::Segment;
+use crate::log::table::{Pooled, Segment, is_of_use};
 use crate::log::zero::{HURRIED, fill_whole};
 use crate::log::{LogError, SegmentId};
 
@@ -62,16 +62,16 @@ impl Writer {
     /// Whether there is a file of at least so many octets that was written full before.
     pub(super) fn has_filled(&self, least: u64) -> bool {
         let table = self.shared.table();
-        let pooled = least <= self.shared.options.segment_size && !table.pool.is_empty();
-        pooled || table.ready.is_some_and(|size| size >= least)
+        table.pool.iter().any(|file| file.size >= least) || table.ready.is_some_and(|size| size >= least)
     }
 
     fn take_filled(&self, least: u64) -> Option<(FileName, u64)> {
-        let options = &self.shared.options;
         let mut table = self.shared.table();
-        let pooled = if least <= options.segment_size { table.pool.pop() } else { None };
-        if let Some(generation) = pooled {
-            return Some((FileName::Free(generation), options.segment_size));
+        let fit = table.pool.iter().enumerate().filter(|(_, file)| file.size >= least);
+        // The largest; of those the last that came, which is the first in memory.
+        let place = fit.max_by_key(|(_, file)| file.size).map(|(place, _)| place);
+        if let Some(Pooled { generation, size }) = place.map(|place| table.pool.remove(place)) {
+            return Some((FileName::Free(generation), size));
         }
         let size = table.ready.take_if(|size| *size >= least)?;
         Some((FileName::Ready, size))
@@ -90,7 +90,7 @@ impl Writer {
             let mut table = self.shared.table();
             match name {
                 // Behind all others.
-                FileName::Free(generation) => table.pool.insert(0, generation),
+                FileName::Free(generation) => table.pool.insert(0, Pooled { generation, size }),
                 _ => table.ready = Some(size),
             }
         }
@@ -261,6 +261,7 @@ impl Writer {
             (std::mem::take(&mut table.pool), table.ready.take())
         };
         let had_files = !pool.is_empty() || ready.is_some();
+        let pool = pool.into_iter().map(|file| file.generation).collect();
         if ready.is_some() {
             let _ = self.shared.files.remove(&FileName::Ready.in_dir(&options.dir));
         }
@@ -300,13 +301,19 @@ impl Writer {
             (std::mem::take(&mut table.pool), table.ready.take())
         };
         // Those of version 1 were not written full.
-        let fits = |generation: &u32| {
-            let file = shared.files.open(&FileName::Free(*generation).in_dir(dir), false);
-            let header = file.and_then(|file| if file.len()? == standard { read_header(&*file) } else { Ok(None) });
-            header.is_ok_and(|header| header.is_some_and(|header| header.others.is_some() && header.size == standard))
+        let sized = |Pooled { generation, .. }: Pooled| {
+            let file = shared.files.open(&FileName::Free(generation).in_dir(dir), false);
+            let fits = |header: &SegmentHeader, size| header.others.is_some() && header.size == size;
+            let size = file.and_then(|file| {
+                let size = file.len()?;
+                Ok(read_header(&*file)?.filter(|header| is_of_use(size, standard) && fits(header, size)).map(|_| size))
+            });
+            Pooled { generation, size: size.ok().flatten().unwrap_or(0) }
         };
-        let (mut kept, mut rest): (Vec<u32>, Vec<u32>) = pool.into_iter().partition(fits);
+        let (mut kept, mut rest): (Vec<Pooled>, Vec<Pooled>) =
+            pool.into_iter().map(sized).partition(|file| file.size > 0);
         rest.extend(kept.drain(kept.len().min(shared.options.recycle_max)..));
+        let rest = rest.into_iter().map(|file| file.generation).collect();
         self.discard(rest);
         shared.table().pool = kept;
         if ready.is_some() {

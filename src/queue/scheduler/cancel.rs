@@ -1,5 +1,7 @@
 //! Messages that nobody wants to have delivered any more: taken back, or out of time.
 
+use smallvec::SmallVec;
+
 use super::{Action, Item, MessageId, Scheduler, SiteId};
 
 /// What [`Scheduler::cancel`] did to one message.
@@ -71,7 +73,7 @@ impl Scheduler {
         let woken = open.len() as u32 - message.awake;
         message.awake += woken;
         self.counts.ready[self.streams.class(message.stream) as usize] += i64::from(woken);
-        let flying = self.in_flight.get(&id).map_or(&[][..], Vec::as_slice);
+        let flying = self.in_flight.get(&id).map_or(&[][..], SmallVec::as_slice);
         let recipients: Vec<u32> = open.iter().copied().filter(|r| !flying.contains(r)).collect();
         let in_flight = open.len() - recipients.len();
         Some(TakenBack { id, recipients, in_flight, again: false })

@@ -68,13 +68,13 @@ impl HostRoute {
 
 impl Hosts {
     /// The host's place, for one more item.
-    pub(super) fn take(&mut self, host: AddressHost) -> HostId {
-        let id = match self.ids.get(&host) {
+    pub(super) fn take(&mut self, host: &AddressHost) -> HostId {
+        let id = match self.ids.get(host) {
             Some(id) => *id,
             None => {
                 let state = HostState { host: host.clone(), items: 0, route: HostRoute::Unknown };
                 let id = self.hosts.insert(state) as HostId;
-                self.ids.insert(host, id);
+                self.ids.insert(host.clone(), id);
                 id
             }
         };

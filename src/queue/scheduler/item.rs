@@ -105,8 +105,8 @@ pub(in crate::queue) struct Newcomer<'a> {
 
 /// Recipients of a message that share host, attempts so far, and when they are due: no later than the message expires.
 #[derive(Debug)]
-pub(in crate::queue) struct Group {
-    pub(in crate::queue) host: AddressHost,
+pub(in crate::queue) struct Group<'a> {
+    pub(in crate::queue) host: &'a AddressHost,
     pub(in crate::queue) attempts: u16,
     /// See [`Item::late`].
     pub(in crate::queue) late: bool,

@@ -1,20 +1,12 @@
 //! The messages that have open recipients. Compact: a million of them may wait.
 
-use std::collections::HashMap;
-
-use slab::Slab;
-
 use super::StreamId;
 use crate::clock::Timestamp;
-use crate::mail::MessageId;
+use crate::mail::{ById, HasId, MessageId};
 use crate::queue::wheel::TimerKey;
 
-/// The table. The map holds places only, so that its free slots cost little.
-#[derive(Debug, Default)]
-pub(super) struct Messages {
-    places: HashMap<MessageId, u32>,
-    states: Slab<MessageState>,
-}
+/// The table.
+pub(super) type Messages = ById<MessageState>;
 
 /// What a message needs in memory until its last end is recorded.
 #[derive(Debug)]
@@ -61,34 +53,9 @@ impl Size {
     }
 }
 
-impl Messages {
-    pub(super) fn get(&self, id: MessageId) -> Option<&MessageState> {
-        self.places.get(&id).map(|place| &self.states[*place as usize])
-    }
-
-    pub(super) fn get_mut(&mut self, id: MessageId) -> Option<&mut MessageState> {
-        self.places.get(&id).map(|place| &mut self.states[*place as usize])
-    }
-
-    pub(super) fn insert(&mut self, state: MessageState) {
-        let id = state.id;
-        let place = self.states.insert(state) as u32;
-        if let Some(older) = self.places.insert(id, place) {
-            self.states.remove(older as usize);
-        }
-    }
-
-    pub(super) fn remove(&mut self, id: MessageId) -> Option<MessageState> {
-        self.places.remove(&id).map(|place| self.states.remove(place as usize))
-    }
-
-    /// The messages in places `from..to`, and whether there may be some behind. Each keeps its place.
-    pub(super) fn slice(&self, from: usize, to: usize) -> (impl Iterator<Item = &MessageState>, bool) {
-        ((from..to).filter_map(|place| self.states.get(place)), to < self.states.capacity())
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &MessageState> {
-        self.states.iter().map(|(_, state)| state)
+impl HasId for MessageState {
+    fn id(&self) -> MessageId {
+        self.id
     }
 }
 
@@ -165,7 +132,7 @@ mod tests {
     #[test]
     fn a_state_is_small() {
         // The figures in docs/performance.md rest on this.
-        assert!(size_of::<MessageState>() <= 56, "{}", size_of::<MessageState>());
+        assert_eq!(crate::mail::size_in_slab::<MessageState>(), 56);
     }
 
     #[test]

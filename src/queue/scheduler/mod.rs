@@ -26,7 +26,7 @@ use super::ready::LaneId;
 use super::site::SiteState;
 use super::wheel::Wheel;
 use crate::clock::Timestamp;
-use crate::mail::{AddressHost, Failure, MessageId, Stream};
+use crate::mail::{AddressHost, Failure, IdMap, MessageId, Stream};
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::Shaper;
 use crate::shaping::controller::{Bounds, Change, Saved};
@@ -107,7 +107,7 @@ pub(super) struct Scheduler {
     /// Sites whose line is to be looked at, each once at most.
     lines: Wheel<SiteId>,
     /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
-    in_flight: HashMap<MessageId, Vec<u32>>,
+    in_flight: IdMap<SmallVec<[u32; 4]>>,
     streams: Streams,
     hosts: Hosts,
     sites: slab::Slab<SiteState>,
@@ -172,12 +172,18 @@ impl Scheduler {
         self.counts.open.iter().sum::<i64>().max(0) as usize
     }
 
+    /// Makes room for so many messages more.
+    pub(super) fn reserve(&mut self, messages: usize) {
+        self.messages.reserve(messages);
+        self.sleepers.reserve(messages);
+    }
+
     /// Adds a message. `groups` are its open recipients, each in one of them.
-    pub(super) fn add(
+    pub(super) fn add<'a>(
         &mut self,
         now: u64,
         newcomer: Newcomer<'_>,
-        groups: impl IntoIterator<Item = Group>,
+        groups: impl IntoIterator<Item = Group<'a>>,
         actions: &mut Vec<Action>,
     ) {
         let Newcomer { id, stream, accepted_at, recipients, size, expires } = newcomer;
@@ -358,7 +364,7 @@ impl Scheduler {
     pub(super) fn landed(&mut self, items: &[Item]) {
         let Some(first) = items.first() else { return };
         let Some(flying) = self.in_flight.get_mut(&first.message) else { return };
-        flying.retain(|r| !items.iter().any(|item| item.recipients.contains(r)));
+        flying.retain(|r| !items.iter().any(|item| item.recipients.contains(&*r)));
         if flying.is_empty() {
             self.in_flight.remove(&first.message);
         }

@@ -122,7 +122,7 @@ impl World {
         let id = MessageId(self.messages);
         let host = self.hosts[host].clone();
         let groups = [Group {
-            host,
+            host: &host,
             attempts: 0,
             late: false,
             recipients: (0..recipients).collect(),

@@ -11,8 +11,6 @@
 //! Then [`Profiles::of_hosts`] says whose a site is, and [`Profiles::advise`] what a reply asks: an [`Action`], and how long
 //! to wait, which many replies say themselves (`wait.rs`).
 
-#[cfg(test)]
-mod differences;
 mod file;
 mod lint;
 mod rules;

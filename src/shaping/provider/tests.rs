@@ -1,3 +1,5 @@
+mod differences;
+
 use std::path::Path;
 use std::time::Duration;
 

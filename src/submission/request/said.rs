@@ -9,7 +9,7 @@ use crate::mail::{Class, Fingerprint, Notify, Ret};
 /// The fingerprint of `request`, whose envelope was read; `content` is the content of a raw one, in lines; `own` is the
 /// tenant of a client that has one.
 pub(super) fn print(request: &Request, envelope: &Envelope, content: &[u8], own: Option<&str>) -> Fingerprint {
-    let mut orders = Said::default();
+    let mut orders = Said(Vec::with_capacity(256));
     orders.request(request, own);
     let mut large: Vec<&[u8]> = Vec::new();
     if let RequestContent::Parts(parts) = &request.content {
@@ -23,7 +23,6 @@ pub(super) fn print(request: &Request, envelope: &Envelope, content: &[u8], own:
 }
 
 /// Small fields, each with its length.
-#[derive(Default)]
 struct Said(Vec<u8>);
 
 impl Said {

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::{BUILT_IN, Profiles, file};
+use super::super::{BUILT_IN, Profiles, file};
 use crate::feedback::bounce::score;
 use crate::feedback::classify::{Class, Permanence, Reason, classify_line};
 use crate::mail::wording::codes;
@@ -84,7 +84,7 @@ fn differences<'a>(replies: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -
 #[test]
 fn profiles_and_replies_differ_only_where_it_is_said_why() {
     let samples: Vec<(String, String)> = samples();
-    let table = include_str!("../../../tests/data/smtp-replies.tsv");
+    let table = include_str!("../../../../tests/data/smtp-replies.tsv");
     let rows = score::rows(table);
     let tuned = rows.iter().filter(|row| !score::is_held_out(row["source"]));
     let replies = samples
@@ -109,7 +109,7 @@ fn profiles_and_replies_differ_only_where_it_is_said_why() {
 /// The same among replies that nobody looked at: only counted.
 #[test]
 fn profiles_and_replies_seldom_differ_among_others() {
-    let table = include_str!("../../../tests/data/smtp-replies.tsv");
+    let table = include_str!("../../../../tests/data/smtp-replies.tsv");
     let rows = score::rows(table);
     let others = rows.iter().filter(|row| score::is_held_out(row["source"]));
     let found = differences(others.map(|row| (profile(row["provider"]), row["provider"], row["reply"])));
