@@ -96,7 +96,7 @@ pub struct Metrics {
     pub warmup_day: IntGaugeVec,
     /// Recipients a source that is warmed up may still mail today, by source and provider.
     pub warmup_left: IntGaugeVec,
-    /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster.
+    /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster, complaint, report.
     pub inbound_messages: IntCounterVec,
     /// Recipients that left, by way.
     pub unsubscribes: IntCounterVec,
