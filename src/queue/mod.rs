@@ -79,6 +79,7 @@ use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::{Archive, Progress};
+use crate::feedback::marks::Marks;
 use crate::feedback::verp::Verp;
 use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain, MessageId};
@@ -107,6 +108,8 @@ pub struct Parts {
     pub retry: RetryPolicy,
     /// Makes return paths that bring bounces to us.
     pub verp: Verp,
+    /// Puts on what is signed how complaints about it find us.
+    pub marks: Marks,
     /// When the sender hears of delay.
     pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.

@@ -10,8 +10,10 @@ use super::settlement::Attempted;
 use super::{Parts, Queue, paced};
 use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job};
-use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
+use crate::feedback::marks::{Marked, Signing};
+use crate::mail::{Blame, Domain, EnhancedCode, Failure, Outcome, Recipient};
 use crate::routing::Route;
+use crate::signing::Added;
 use crate::spool::{Message, SpoolError};
 
 /// Transactions a session may have before it makes room for a site without one. A connection costs about as much as a few.
@@ -280,8 +282,13 @@ impl Queue {
     /// Before a message may go out, it is signed if a key is configured: now, not when the session began.
     async fn sign(&self, message: &Message, now: Timestamp) -> Result<(), Failure> {
         let parts = self.parts.load_full();
-        if !message.signature.initialized() && !parts.signer.is_empty() && parts.signer.applies(&message.content) {
-            let sign = || self.pool.sign(Arc::clone(&parts.signer), message.content.clone(), now);
+        if !message.signature.initialized()
+            && let Some((author, domain)) = parts.signer.signs(&message.content)
+        {
+            let signing = Signing { author: &author, domain, has: |domain: &Domain| parts.signer.has(domain) };
+            let Marked { fields, also } = parts.marks.of(message.id, &message.envelope, &message.content, &signing);
+            let added = Added { fields: fields.into(), also };
+            let sign = || self.pool.sign_with(Arc::clone(&parts.signer), added, message.content.clone(), now);
             message.signature.get_or_try_init(sign).await.map_err(|error| {
                 self.metrics.signing_failures.inc();
                 tracing::error!(message_id = %message.id, error = %error,

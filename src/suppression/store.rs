@@ -24,18 +24,18 @@ use super::{Entry, Scope, place};
 use crate::ledger::{Ledger, LedgerError, Table};
 use crate::telemetry::Metrics;
 
-/// Is shown a fact: its key and value.
-type Visit<'a> = dyn FnMut(&[u8], Option<Bytes>) -> Result<(), LedgerError> + 'a;
-
-/// A fact to be put; without a value it is taken out.
-type KeyedValue = (Vec<u8>, Option<Bytes>);
-
 /// Facts looked at in one go.
 const PAGE: usize = 4096;
 /// The first filter is made for so many.
 const FILTER_MIN: usize = 1 << 16;
 /// How often a look-up begins anew because runs were merged meanwhile.
 const TRIES: usize = 10;
+
+/// A key and its value; `None`: it is removed.
+type FactOf = (Vec<u8>, Option<Bytes>);
+
+/// Sees facts one by one; a value that is long is left out.
+type EachFact<'a> = dyn FnMut(&[u8], Option<Bytes>) -> Result<(), LedgerError> + 'a;
 
 /// What is in the ledger, and what is held in memory of it.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Store {
     }
 
     /// Shows all facts whose keys begin with `prefix`.
-    fn each(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), LedgerError> {
+    fn each(&self, prefix: &[u8], visit: &mut EachFact<'_>) -> Result<(), LedgerError> {
         let mut from = Some(prefix.to_vec());
         while let Some(start) = from {
             let page = self.ledger.page(Table::Suppressions, prefix, &start, PAGE)?;
@@ -269,7 +269,7 @@ impl Store {
     }
 
     /// The facts that make these entries, and what they change of the counts. Later ones of the same key win.
-    pub(super) fn facts_of(&self, rows: &[Row<'_>]) -> Result<Vec<KeyedValue>, LedgerError> {
+    pub(super) fn facts_of(&self, rows: &[Row<'_>]) -> Result<Vec<FactOf>, LedgerError> {
         let mut facts = Vec::with_capacity(rows.len());
         for row in rows {
             let (Ok(name), Ok(scope)) = (row.name(), row.scope()) else { continue };

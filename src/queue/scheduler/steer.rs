@@ -174,6 +174,19 @@ impl Scheduler {
         }
     }
 
+    /// So many recipients of a stream complained.
+    pub(in crate::queue) fn complained(
+        &mut self,
+        now: u64,
+        stream: &Stream,
+        path: (Option<&str>, &str),
+        recipients: u32,
+        actions: &mut Vec<Action>,
+    ) {
+        let braked = self.shaper.steering.complained(now, stream, path, recipients);
+        actions.extend(braked.into_iter().map(Action::Braked));
+    }
+
     /// So many recipients whose mail had been taken turned out to be unknown.
     pub(in crate::queue) fn returned(
         &mut self,

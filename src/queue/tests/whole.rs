@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::super::*;
 use crate::config::{ByteSize, Config, EventsConfig};
 use crate::events::EventLog;
+use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
 use crate::log::sim::SimFiles;
 use crate::log::{Drive, Files, LogOptions};
@@ -54,10 +55,11 @@ impl Whole {
             rows: Rows::new(&config.limit),
             steering: SteeringPolicy::new(&config.brake, &config.warmup),
             spool: config.spool.clone(),
-            hostname,
+            hostname: hostname.clone(),
             archive: Archive::new(dir.path(), 1),
             reports: config.reports.clone(),
             verp: Verp::new(&config.feedback, Arc::new(Tokens::new(b"0123456789abcdef"))),
+            marks: Marks::new(&config.feedback, &hostname, Arc::new(Tokens::new(b"0123456789abcdef"))),
         };
         let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
         let chance = rand::SeedableRng::seed_from_u64(1);
