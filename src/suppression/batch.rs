@@ -12,8 +12,10 @@ use super::{Entry, Subject};
 use crate::clock::Timestamp;
 use crate::ledger::LedgerError;
 
-/// More runs than this are merged.
-const RUNS_MAX: usize = 8;
+/// More runs than this are merged at once, while an import goes on.
+pub(super) const RUNS_MAX: usize = 8;
+/// More than this when there is time: fewer runs are asked faster.
+pub(super) const RUNS_AT_REST: usize = 3;
 /// So many fewer there are after it, if that is why.
 const RUNS_LESS: usize = 3;
 /// A run with entries that ended so long ago, in milliseconds, is written anew without them.
@@ -131,16 +133,16 @@ fn lost(error: RunError) -> LedgerError {
     }
 }
 
-/// Which runs to write anew as one.
-pub(super) fn to_merge(runs: &[Arc<Run>], now: Timestamp) -> Vec<Arc<Run>> {
+/// Which runs to write anew as one, so that there are at most `runs_max`.
+pub(super) fn to_merge(runs: &[Arc<Run>], runs_max: usize, now: Timestamp) -> Vec<Arc<Run>> {
     let sum = |what: fn(&Run) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
     if runs.len() > 1 && sum(|run| run.about.repeats) * 4 > sum(|run| run.about.entries()) {
         return runs.to_vec();
     }
-    if runs.len() > RUNS_MAX {
+    if runs.len() > runs_max {
         let mut smallest = runs.to_vec();
         smallest.sort_by_key(|run| run.about.entries());
-        smallest.truncate(runs.len() - RUNS_MAX + RUNS_LESS);
+        smallest.truncate(runs.len() - runs_max + RUNS_LESS.min(runs_max));
         return smallest;
     }
     runs.iter().find(|run| run.about.until_min.saturating_add(ENDED_FOR) <= now.0).cloned().into_iter().collect()
