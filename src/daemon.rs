@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::delivery::Client;
 use crate::events::{Archive, EventLog};
 use crate::feedback;
+use crate::feedback::complaint::cfbl::Verifier;
+use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
 use crate::feedback::verp::Verp;
 use crate::inbound;
@@ -26,7 +28,7 @@ use crate::ledger::Ledger;
 use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
 use crate::queue::{Parts, Queue, RetryPolicy};
-use crate::routing::{Egress, Router};
+use crate::routing::{self, Egress, Router};
 use crate::shaping::Rows;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
@@ -74,6 +76,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new());
         let hostname = config.hostname().context("hostname")?;
         let tokens = open_tokens(config)?;
+        let verifier = verifier(config)?;
         let parts = parts(config, &hostname, None, &tokens, &metrics)?;
 
         // The event log first: where it ends decides which events the spool hands over again.
@@ -126,6 +129,7 @@ impl Daemon {
                     spool: Arc::clone(&spool),
                     suppressions: Arc::clone(&suppressions),
                     tokens: Arc::clone(&tokens),
+                    verifier,
                     access: Arc::clone(&access),
                     metrics: Arc::clone(&metrics),
                     clock,
@@ -368,6 +372,7 @@ fn parts(
         retry: RetryPolicy::new(&config.retry),
         reports: config.reports.clone(),
         verp: Verp::new(&config.feedback, Arc::clone(tokens)),
+        marks: Marks::new(&config.feedback, hostname, Arc::clone(tokens)),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, before)?),
@@ -389,6 +394,13 @@ fn rows(config: &Config, profiles: &Profiles) -> Rows {
         }
     }
     rows
+}
+
+/// Asks the same servers for keys as are asked for the way. Those stay as they are until a restart.
+fn verifier(config: &Config) -> anyhow::Result<Arc<Verifier>> {
+    let (servers, options) = routing::resolver(&config.dns)?;
+    let verifier = Verifier::new(servers, options, config.dns.timeout).map_err(anyhow::Error::msg);
+    Ok(Arc::new(verifier.context("name servers")?))
 }
 
 /// What is known of receivers. What looks odd in it is logged.

@@ -43,7 +43,7 @@ pub mod probe {
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 25] = [
+    pub const TARGETS: [(&str, Target); 30] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -64,6 +64,11 @@ pub mod probe {
         ("config", config::probe::config),
         ("report", feedback::probe::report),
         ("bounce", feedback::probe::bounce),
+        ("complaint", feedback::probe::complaint),
+        ("cfbl", feedback::probe::cfbl),
+        ("dmarc", feedback::probe::dmarc),
+        ("tlsrpt", feedback::probe::tlsrpt),
+        ("mime", feedback::probe::mime),
         ("mailbox", inbound::probe::mailbox),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use posthaste::feedback::bounce::score::{self, Share};
 use posthaste::feedback::bounce::{Kind, read};
 use posthaste::feedback::classify::{Class, Fault, Verdict, classify_line};
+use posthaste::feedback::complaint;
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
@@ -48,6 +49,17 @@ fn bounces_are_understood_as_well_as_documented() {
     check_at_most("auto-replies taken for a bounce", figures.auto_replies, 0);
 }
 
+#[test]
+fn complaints_are_read_whole() {
+    let dir = data().join("arf");
+    let table = fs::read_to_string(dir.join("expected.tsv")).expect("readable");
+    for standard in [true, false] {
+        let open = |file: &str| fs::read(dir.join(file));
+        let figures = complaint::score::complaints(&table, open, standard).expect("readable");
+        assert_eq!(figures.misses, Vec::<String>::new());
+        assert!(figures.detected.all >= 7 && figures.fields().all >= 20);
+    }
+}
 /// What is refused for what we are or sent, or how fast, says nothing of the recipient.
 const NOT_THE_RECIPIENTS: [&str; 6] =
     ["policy", "blocked-ip", "auth-failure", "rate-limit", "spam-block", "relaying-denied"];

@@ -16,6 +16,8 @@ mod world;
 mod books;
 #[path = "engine/cancel.rs"]
 mod cancel;
+#[path = "engine/complaints.rs"]
+mod complaints;
 #[path = "engine/damage.rs"]
 mod damage;
 #[path = "engine/fairness.rs"]

@@ -15,6 +15,7 @@ use super::FAILED;
 use crate::feedback::bounce::score::{self, Figures};
 use crate::feedback::bounce::{Action, Bounced, Incoming, Kind, read};
 use crate::feedback::classify::{Verdict, classify_line, codes};
+use crate::feedback::complaint;
 
 /// More of standard input is not read, in bytes.
 const INPUT_MAX: u64 = 64 * 1024 * 1024;
@@ -43,7 +44,7 @@ pub(super) enum BounceCommand {
     },
     /// Judge mail and replies whose meaning is known and print how often we are right.
     Score {
-        /// Holds `smtp-replies.tsv`, or `expected.tsv` with its messages, or both (the latter in `bounces/`).
+        /// Holds `smtp-replies.tsv`, or `expected.tsv` with its messages, or both (the latter in `bounces/` or `arf/`).
         dir: PathBuf,
         /// Print what went wrong too, of the samples that rules were written from.
         #[arg(long)]
@@ -149,6 +150,9 @@ fn print_score(dir: &Path, misses: bool) -> anyhow::Result<ExitCode> {
     for dir in [dir.to_owned(), dir.join("bounces")] {
         let Some(expected) = table(dir.join("expected.tsv")) else { continue };
         let expected = expected?;
+        if expected.starts_with("file\tstandard") {
+            continue;
+        }
         let open = |file: &str| fs::read(dir.join(file));
         let own = |name: &str| name.starts_with("sisimai-");
         let figures = |wanted: &dyn Fn(&str) -> bool| score::bounces(&expected, open, wanted);
@@ -159,10 +163,33 @@ fn print_score(dir: &Path, misses: bool) -> anyhow::Result<ExitCode> {
         print_by_reason(&figures(&|_| true)?);
         shown = true;
     }
+    for dir in [dir.to_owned(), dir.join("arf")] {
+        let Some(expected) = table(dir.join("expected.tsv")) else { continue };
+        let expected = expected?;
+        if !expected.starts_with("file\tstandard") {
+            continue;
+        }
+        for (name, standard) in [("complaints, standard", true), ("complaints, other forms", false)] {
+            let open = |file: &str| fs::read(dir.join(file));
+            print_complaints(name, &complaint::score::complaints(&expected, open, standard)?, misses);
+        }
+        shown = true;
+    }
     if !shown {
         bail!("{} holds neither smtp-replies.tsv nor expected.tsv", dir.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_complaints(name: &str, figures: &complaint::score::Figures, misses: bool) {
+    println!("{name}:");
+    println!("  detected {}; fields {}", figures.detected, figures.fields());
+    for (field, share) in &figures.by_field {
+        println!("  {field:20} {share}");
+    }
+    for miss in figures.misses.iter().filter(|_| misses) {
+        println!("    {miss}");
+    }
 }
 
 fn print_figures(name: &str, figures: &Figures, misses: bool) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{BAD_USAGE, ConfigArgument};
-use crate::shaping::provider::Profiles;
+use crate::shaping::provider::{Profiles, RELAY};
 use crate::signing::Signer;
 
 pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
@@ -22,7 +22,14 @@ pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
     let (_, problems) = Signer::load(&config.dkim);
     problems.iter().for_each(|problem| complain(format!("dkim: {problem}")));
     match Profiles::load(&config.shaping) {
-        Ok((_, warnings)) => warnings.iter().for_each(|warning| eprintln!("{warning}")),
+        Ok((profiles, warnings)) => {
+            warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            let mut known: Vec<&str> = profiles.iter().map(|profile| profile.name).collect();
+            known.push(RELAY);
+            let unknown = config.unknown_providers(&arguments.config, &known);
+            unknown.iter().for_each(|problem| eprintln!("{problem}"));
+            sound &= unknown.is_empty();
+        }
         Err(problems) => {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             sound = false;

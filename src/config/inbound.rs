@@ -24,6 +24,10 @@ pub struct FeedbackConfig {
     /// What comes back later than this after the message was accepted is not believed.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
+    /// Ask receivers for complaints (RFC 9477): `CFBL-Address` and `CFBL-Feedback-ID` on mail whose author's domain signs.
+    pub cfbl: bool,
+    /// Add `Feedback-ID` for Gmail's postmaster tools to mail whose author's domain signs.
+    pub feedback_id: bool,
     /// The secret behind all tokens; `None`: `tokens.key` in `data_dir`. Made if it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_key_file: Option<PathBuf>,
@@ -35,6 +39,8 @@ impl Default for FeedbackConfig {
             bounce_domain: None,
             bounce_domains: BTreeMap::new(),
             token_lifetime: Duration::from_secs(30 * 86_400),
+            cfbl: false,
+            feedback_id: false,
             token_key_file: None,
         }
     }
@@ -135,6 +141,10 @@ pub(super) fn check(check: &mut Check<'_>, config: &Config) {
     if !feedback.token_lifetime.is_zero() && feedback.token_lifetime < Duration::from_secs(5 * 86_400) {
         let why = "receivers try for up to five days (RFC 5321 §4.5.4.1), and what comes back then is not believed";
         check.warning("feedback.token_lifetime", why, "make it longer: 30d");
+    }
+    if feedback.cfbl && (feedback.domains().is_empty() || config.dkim.is_empty()) {
+        let why = "complaints are asked for at an address in bounce_domain, on mail that is signed";
+        check.error("feedback.cfbl", why, "set feedback.bounce_domain and a [[dkim]] key, or leave it out");
     }
     if let Some(file) = feedback.token_key_file.as_deref().filter(|file| file.exists()) {
         check.readable("feedback.token_key_file", file, true);

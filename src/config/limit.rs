@@ -138,7 +138,22 @@ impl Check<'_> {
                 self.warning(&key, format!("this row is about one {name} only"), "remove it here");
             }
         }
+        let by_source = named.contains(&Dimension::Source) || limit.each.contains(&Dimension::Source);
         let of_mail = named.iter().chain(&limit.each).find(|dimension| dimension.is_of_mail());
+        if let Some(dimension) = of_mail.filter(|_| by_source) {
+            let of_time = [
+                ("messages", limit.messages.is_some()),
+                ("recipients", limit.recipients.is_some()),
+                ("bytes", limit.bytes.is_some()),
+            ];
+            for (name, _) in of_time.into_iter().filter(|(_, there)| *there) {
+                let what = dimension.as_str();
+                let why =
+                    format!("what one source may send of a {what} would hold that mail at all sources of its pool");
+                let remedy = format!("name the pool instead of the source, or leave out the {what}");
+                self.error(&key(name), why, remedy);
+            }
+        }
         if let Some(dimension) = of_mail {
             let of_connections = [
                 ("connections", limit.connections.is_some()),

@@ -197,7 +197,7 @@ mod tests {
 
     /// Key and beginning of why, of each problem.
     fn check(text: &str) -> Vec<String> {
-        let text = format!("hostname = \"mta.example.net\"\n{text}");
+        let text = format!("hostname = \"mta.example.net\"\n{text}\n[[source]]\nname = \"new\"\n");
         let problems = match Config::parse(&text, Path::new("f.toml")) {
             Ok((_, warnings)) => warnings,
             Err(problems) => problems,
@@ -211,6 +211,7 @@ mod tests {
         for (text, problems) in [
             (plan.to_owned(), vec![]),
             (plan.to_owned() + "start = \"2026-12-01\"", vec![]),
+            (plan.replace("new", "nwe"), vec!["warmup[0].source: there is no source \"nwe\""]),
             (plan.to_owned() + "start = \"tomorrow\"", vec!["warmup[0].start: \"tomorrow\" is no date"]),
             (plan.repeat(2), vec!["warmup[1].source: the plan above says how \"new\" is warmed up here"]),
             (

@@ -90,7 +90,7 @@ listen = 1
             "f:14: delivery.tls: \"requird\" is not known; use one of: none, opportunistic, required, verified",
             "f:15: delivery.allow_loopback: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",
             "f:17: admin.listen: invalid type: integer `1`, expected socket address; write it as \"IP:PORT\", as in \"127.0.0.1:2525\" or \"[::1]:2525\"",
-            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, reports, feedback, inbound, events, ledger, suppression, shaping, brake, warmup, route, source, pool, egress, dkim, limit",
+            "f:18: nothing: unknown key; remove it; known here: hostname, data_dir, submission, spool, admin, dns, delivery, retry, reports, feedback, inbound, unsubscribe, events, ledger, suppression, shaping, brake, warmup, route, source, pool, egress, dkim, limit",
         ],
     );
 }
@@ -449,8 +449,29 @@ messages_per_connection = 20
 match = { domain = "example.com", tenant = "shop" }
 each = ["campaign"]
 messages = "1/s"
+[[limit]]
+match = { pool = "default", tenant = "shop" }
+messages = "1/s"
 "#,
         &[],
+    );
+    check(
+        r#"[[limit]]
+match = { source = "one", tenant = "shop" }
+messages = "1/s"
+[[limit]]
+each = ["source", "campaign"]
+bytes = "1MB/s"
+[[limit]]
+match = { source = "one", tenant = "shop" }
+recipients_per_transaction = 5
+"#,
+        &[
+            "f:4: limit[0].messages: what one source may send of a tenant would hold that mail at all sources of its \
+             pool; name the pool instead of the source, or leave out the tenant",
+            "f:7: limit[1].bytes: what one source may send of a campaign would hold that mail at all sources of its \
+             pool; name the pool instead of the source, or leave out the campaign",
+        ],
     );
     check(
         r#"[[limit]]

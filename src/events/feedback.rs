@@ -84,6 +84,9 @@ pub struct Feedback<'a> {
     /// The `id` of what led to it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub evidence: &'a str,
+    /// More, by name: the sums of a report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<&'a serde_json::Value>,
     /// Of how many, if not of one: an import.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
@@ -115,6 +118,7 @@ impl<'a> Feedback<'a> {
             enhanced: None,
             reply: "",
             evidence: "",
+            details: None,
             count: None,
             until: None,
         }

@@ -15,11 +15,15 @@
 
 pub mod bounce;
 pub mod classify;
+pub mod complaint;
 mod delay;
 mod field;
+pub mod marks;
+mod mime;
 #[doc(hidden)]
 pub mod probe;
 mod report;
+pub mod reports;
 mod status;
 mod suppressed;
 pub mod token;

@@ -2,7 +2,9 @@
 
 use super::bounce::{self, Kind};
 use super::classify;
+use super::reports::{self, Report};
 use super::{Fate, ReportedRecipient, delivery_report};
+use super::{complaint, mime};
 use crate::clock::Timestamp;
 use crate::mail::{
     Blame, EnhancedCode, Envelope, Failure, MessageId, Notify, Origin, Recipient, Reply, Ret, Stream, header,
@@ -81,6 +83,51 @@ pub fn bounce(octets: &[u8]) {
     assert_eq!(incoming, bounce::read(octets));
     let verdict = classify::classify_line(&String::from_utf8_lossy(octets), "");
     assert!(verdict.class == classify::Class::Soft || verdict.reason.is_lasting());
+}
+
+/// A foreign message, read as a complaint: what is kept of it is bounded, and the same octets give the same.
+pub fn complaint(octets: &[u8]) {
+    let Some(found) = complaint::read(octets) else { return };
+    assert!(!found.feedback_type.is_empty() && found.original_rcpt.len() <= 200 && found.other.len() <= 50);
+    assert!(found.tokens.len() <= 32 && found.tokens.iter().all(|token| token.len() == 36));
+    assert!(!found.is_against_sender() || found.feedback_type != "not-spam");
+    assert_eq!(Some(found), complaint::read(octets));
+}
+
+/// A message whose signature is to be verified: there is one author or none, and mail-auth reads it without harm.
+pub fn cfbl(octets: &[u8]) {
+    let author = complaint::cfbl::author(octets);
+    assert!(author.is_none_or(|domain| !domain.is_empty() && !domain.contains(['@', ','])));
+    let _ = mail_auth::AuthenticatedMessage::parse(octets);
+}
+
+/// A file that says it is a DMARC report, packed or not: sums hold together.
+pub fn dmarc(octets: &[u8]) {
+    if let Ok(Report::Dmarc(sums)) = reports::read_file(octets) {
+        assert!(sums.org.len() <= 300 && sums.domain.len() <= 400);
+        let disposed = sums.none.saturating_add(sums.quarantine).saturating_add(sums.reject);
+        assert_eq!(disposed, sums.messages);
+        assert!(sums.dmarc.pass >= sums.dkim.pass.max(sums.spf.pass));
+    }
+}
+
+/// A message with a TLS report in it.
+pub fn tlsrpt(octets: &[u8]) {
+    for report in [reports::read(octets), reports::read_file(octets)] {
+        if let Ok(Report::Tls(sums)) = report {
+            assert!(sums.policies.len() <= 100 && sums.policies.iter().all(|policy| policy.failures.len() <= 20));
+        }
+    }
+}
+
+/// A message that is opened: no more parts than are looked at, none larger than all of it but for what its encoding adds.
+pub fn mime(octets: &[u8]) {
+    let opened = mime::Opened::of(octets);
+    assert!(opened.parts.len() <= mime::PARTS_MAX && (opened.cut || !opened.parts.is_empty()));
+    for part in &opened.parts {
+        assert!(part.decoded().len() <= part.body.len() && part.body.len() <= octets.len());
+        let _ = (part.text(), part.file_name());
+    }
 }
 
 /// What the door lets stand in parameters: printable ASCII without a space.

@@ -163,7 +163,7 @@ impl Tokens {
             return Err(TokenError::Malformed);
         }
         let octets = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Malformed)?;
-        let (said, mac) = octets.split_at_checked(octets.len().saturating_sub(MAC)).ok_or(TokenError::Malformed)?;
+        let (said, mac) = octets.split_last_chunk::<MAC>().ok_or(TokenError::Malformed)?;
         let ours = hmac::sign(&self.subscription, said);
         constant_time::verify_slices_are_equal(&ours.as_ref()[..MAC], mac).map_err(|_| TokenError::Forged)?;
         read_subscription(said).ok_or(TokenError::Malformed)

@@ -44,7 +44,7 @@ impl Verp {
     }
 
     /// The bounce domain for a sender: that of the longest of its domains that has one, else the general one.
-    fn domain_of(&self, sender: &EnvelopeAddress) -> Option<&Domain> {
+    pub(super) fn domain_of(&self, sender: &EnvelopeAddress) -> Option<&Domain> {
         let general = self.domain.as_ref();
         let AddressHost::Domain(domain) = sender.host() else { return general };
         if self.by_sender.is_empty() {

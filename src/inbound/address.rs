@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::feedback::token::{Sent, TokenError, Tokens};
-use crate::feedback::verp;
+use crate::feedback::{marks, verp};
+
 use crate::mail::{AddressHost, Domain, EnhancedCode, EnvelopeAddress, Reply};
 
 /// An address of ours, with what stands in it.
@@ -15,6 +16,10 @@ use crate::mail::{AddressHost, Domain, EnhancedCode, EnvelopeAddress, Reply};
 pub enum Mailbox {
     /// The return path of a message.
     Bounce(Sent),
+    /// For complaints: of a message (RFC 9477), or of whoever has registered our address.
+    Complaints(Option<Sent>),
+    /// For DMARC and TLS reports.
+    Reports,
     /// Where recipients leave lists.
     Unsubscribe,
     /// Who looks after our domains.
@@ -51,13 +56,15 @@ impl NoMailbox {
 pub(super) enum Local<'a> {
     /// `b+TOKEN`: a return path.
     Bounce(&'a str),
-    /// `fbl+TOKEN`: complaints (CFBL). Not taken yet.
+    /// `fbl+TOKEN`: complaints of a message (RFC 9477).
     Complaint(&'a str),
+    /// `fbl`: complaints, as registered with those who have feedback loops.
+    Complaints,
     /// `unsubscribe`; the token is the subject.
     Unsubscribe,
-    /// `dmarc`: aggregate reports. Not taken yet.
+    /// `dmarc`: aggregate reports.
     Dmarc,
-    /// `tlsrpt`: TLS reports. Not taken yet.
+    /// `tlsrpt`: TLS reports.
     TlsReports,
     /// `postmaster` (RFC 5321 §4.5.1) or `abuse` (RFC 2142 §2).
     Postmaster,
@@ -75,10 +82,11 @@ impl<'a> Local<'a> {
         if let Some(token) = behind(verp::PREFIX) {
             return Local::Bounce(token);
         }
-        if let Some(token) = behind("fbl+") {
+        if let Some(token) = behind(marks::PREFIX) {
             return Local::Complaint(token);
         }
         let names = [
+            ("fbl", Local::Complaints),
             ("unsubscribe", Local::Unsubscribe),
             ("dmarc", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),
@@ -119,16 +127,27 @@ impl Mailboxes {
             return Err(NoMailbox::Elsewhere);
         }
         match Local::read(address.local()) {
-            Local::Bounce(token) => match self.tokens.read_sent(token, now, self.lifetime) {
-                Ok(sent) => Ok(Mailbox::Bounce(sent)),
-                Err(TokenError::Expired) => Err(NoMailbox::Expired),
-                // Who forges does not learn by how much.
-                Err(TokenError::Malformed | TokenError::Forged) => Err(NoMailbox::Unknown),
-            },
+            Local::Bounce(token) => self.sent(token, now).map(Mailbox::Bounce),
+            Local::Complaint(token) => self.sent(token, now).map(|sent| Mailbox::Complaints(Some(sent))),
+            Local::Complaints => Ok(Mailbox::Complaints(None)),
+            Local::Dmarc | Local::TlsReports => Ok(Mailbox::Reports),
             Local::Postmaster => self.postmaster.clone().map(Mailbox::Postmaster).ok_or(NoMailbox::Unknown),
             Local::Unsubscribe => Ok(Mailbox::Unsubscribe),
-            Local::Complaint(_) | Local::Dmarc | Local::TlsReports | Local::Other => Err(NoMailbox::Unknown),
+            Local::Other => Err(NoMailbox::Unknown),
         }
+    }
+
+    fn sent(&self, token: &str, now: Timestamp) -> Result<Sent, NoMailbox> {
+        self.tokens.read_sent(token, now, self.lifetime).map_err(|error| match error {
+            TokenError::Expired => NoMailbox::Expired,
+            // Who forges does not learn by how much.
+            TokenError::Malformed | TokenError::Forged => NoMailbox::Unknown,
+        })
+    }
+
+    /// How long a token is believed.
+    pub(super) fn lifetime(&self) -> Duration {
+        self.lifetime
     }
 }
 
@@ -145,6 +164,7 @@ mod tests {
             ("b", Local::Other),
             ("bb+x", Local::Other),
             ("FBL+x", Local::Complaint("x")),
+            ("fbl", Local::Complaints),
             ("Unsubscribe", Local::Unsubscribe),
             ("DMARC", Local::Dmarc),
             ("tlsrpt", Local::TlsReports),

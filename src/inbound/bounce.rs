@@ -159,7 +159,7 @@ impl Desk {
 }
 
 /// A line that says whose mail it was.
-fn line<'a>(
+pub(super) fn line<'a>(
     arrived: &Arrived,
     sent: Sent,
     event: FeedbackKind,
@@ -187,16 +187,16 @@ fn addresses(report: &[Bounced]) -> impl Iterator<Item = EnvelopeAddress> {
     original.chain(report.iter().map(|one| &*one.recipient)).filter_map(|text| text.parse().ok())
 }
 
-fn not_found(error: QueryError) -> Rejection {
+pub(super) fn not_found(error: QueryError) -> Rejection {
     tracing::warn!(%error, "something came back, and whose it was cannot be looked up; its sender is told to try again");
     Rejection::trouble("it cannot be looked up now, try again later")
 }
 
-fn from(arrived: &Arrived) -> String {
+pub(super) fn from(arrived: &Arrived) -> String {
     arrived.client.map(|client| client.to_string()).unwrap_or_default()
 }
 
-fn printed(address: Option<&EnvelopeAddress>) -> String {
+pub(super) fn printed(address: Option<&EnvelopeAddress>) -> String {
     address.map(ToString::to_string).unwrap_or_default()
 }
 

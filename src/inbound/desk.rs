@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use super::seen::Seen;
@@ -37,6 +37,8 @@ pub(super) struct Desk {
     pub(super) parts: Parts,
     pub(super) hostname: Domain,
     pub(super) seen: Seen,
+    /// Who has complained.
+    pub(super) complained: Seen,
     mailboxes: ArcSwap<Mailboxes>,
     /// As many are read at a time.
     reading: Semaphore,
@@ -98,7 +100,14 @@ impl Desk {
     pub(super) fn new(parts: Parts, config: &Config, hostname: Domain) -> Desk {
         let mailboxes = ArcSwap::from_pointee(Mailboxes::new(config, Arc::clone(&parts.tokens)));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Desk { parts, hostname, seen: Seen::default(), mailboxes, reading: Semaphore::new(cores) }
+        Desk {
+            parts,
+            hostname,
+            seen: Seen::default(),
+            complained: Seen::default(),
+            mailboxes,
+            reading: Semaphore::new(cores),
+        }
     }
 
     pub(super) fn reload(&self, config: &Config) {
@@ -133,7 +142,7 @@ impl Desk {
     async fn read(&self, arrived: &Arrived) -> Result<Incoming, Rejection> {
         let trouble = || Rejection::trouble("it could not be read");
         let content = arrived.content.clone();
-        let _turn = self.reading.acquire().await.map_err(|_| Rejection::closing())?;
+        let _turn = self.turn().await?;
         let read = move || (hops(&content) <= HOPS_MAX).then(|| bounce::read(&content));
         let incoming = tokio::task::spawn_blocking(read).await.map_err(|_| trouble())?;
         incoming.ok_or_else(|| {
@@ -141,6 +150,16 @@ impl Desk {
             let reply = Reply::ours(554, EnhancedCode(5, 4, 6), text);
             Rejection { kind: RejectionKind::Invalid, reply, violations: Vec::new(), retry_after: None }
         })
+    }
+
+    /// A turn at reading.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Rejection> {
+        self.reading.acquire().await.map_err(|_| Rejection::closing())
+    }
+
+    /// How long a token is believed.
+    pub(super) fn token_lifetime(&self) -> Duration {
+        self.mailboxes.load().lifetime()
     }
 
     /// What came to an address has its effect, and that is durable when this resolves.
@@ -155,6 +174,12 @@ impl Desk {
                 self.leave(arrived).await?;
                 "unsubscribe"
             }
+            (Mailbox::Complaints(sent), _) => self.complained(arrived, *sent, incoming.complaint.as_deref()).await?,
+            (Mailbox::Reports, _) => self.reported(arrived).await?,
+            // Some send complaints to the return path.
+            (Mailbox::Bounce(sent), Kind::Complaint) => {
+                self.complained(arrived, Some(*sent), incoming.complaint.as_deref()).await?
+            }
             (Mailbox::Bounce(sent), Kind::Bounce) => {
                 self.returned(arrived, *sent, &incoming.recipients).await?;
                 "bounce"
@@ -168,7 +193,7 @@ impl Desk {
                 "mail"
             }
             // Only reports come from nobody: one that we cannot read.
-            (Mailbox::Bounce(sent), Kind::Other | Kind::Complaint) => {
+            (Mailbox::Bounce(sent), Kind::Other) => {
                 self.unknown(arrived, *sent).await?;
                 "unknown"
             }

@@ -15,6 +15,9 @@
 //! 5. An event tells of it (`bounce.rs`). Once that is on disk a hard bounce goes to the suppression list, and what that did is
 //!    another event, which points to the first. Only then the sender hears `250`.
 //!
+//! Complaints go the same way (`complaint.rs`): a token anywhere in them says whose they are. Reports on our domains are told and
+//! counted (`reports.rs`).
+//!
 //! If anything cannot be written, the sender hears 451 and tries again; it may then be told twice, which suppresses nobody more.
 //! Nothing that comes in is ever answered with mail, so there are no loops; mail for postmaster is handed on with a null return path.
 //!
@@ -25,11 +28,13 @@
 
 mod address;
 mod bounce;
+mod complaint;
 mod desk;
 mod one_click;
 mod postmaster;
 #[doc(hidden)]
 pub mod probe;
+mod reports;
 mod seen;
 mod verdict;
 
@@ -46,6 +51,7 @@ pub use address::{Mailbox, Mailboxes, NoMailbox};
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::feedback::complaint::cfbl::Verifier;
 use crate::feedback::token::Tokens;
 use crate::mail::Domain;
 use crate::queue::Queue;
@@ -67,6 +73,8 @@ pub struct Parts {
     pub suppressions: Arc<Suppressions>,
     /// Made what stands in the addresses.
     pub tokens: Arc<Tokens>,
+    /// Says who signed a complaint.
+    pub verifier: Arc<Verifier>,
     /// For the SMTP session, which asks it nothing here.
     pub access: Arc<Access>,
     /// Counts.

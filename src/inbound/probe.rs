@@ -26,7 +26,12 @@ pub fn mailbox(octets: &[u8]) {
             let local = format!("b+{}", tokens.sent(sent));
             assert!(local.eq_ignore_ascii_case(address.local()), "{address} is not {local}");
         }
-        Ok(Mailbox::Unsubscribe) => assert!(ours && address.local().eq_ignore_ascii_case("unsubscribe")),
+        Ok(Mailbox::Complaints(Some(sent))) => {
+            assert!(ours);
+            let local = format!("fbl+{}", tokens.sent(sent));
+            assert!(local.eq_ignore_ascii_case(address.local()), "{address} is not {local}");
+        }
+        Ok(Mailbox::Complaints(None) | Mailbox::Reports | Mailbox::Unsubscribe) => assert!(ours),
         Ok(Mailbox::Postmaster(to)) => panic!("{to} is not configured"),
         Err(NoMailbox::Elsewhere) => assert!(!ours),
         Err(NoMailbox::Unknown | NoMailbox::Expired) => assert!(ours),

@@ -65,6 +65,10 @@ pub enum Table {
     Suppressions = 7,
     /// How often an address failed for good, by address.
     HardBounces = 8,
+    /// How empty the buckets of long limits are.
+    Buckets = 9,
+    /// What the reputation brake counted, by provider and stream.
+    Brake = 10,
 }
 
 impl Table {
@@ -78,6 +82,8 @@ impl Table {
             Table::Paces,
             Table::Suppressions,
             Table::HardBounces,
+            Table::Buckets,
+            Table::Brake,
         ];
         all.into_iter().find(|table| *table as u8 == number)
     }

@@ -132,6 +132,31 @@ fn segments_are_used_again_when_all_in_them_is_dead() {
 }
 
 #[test]
+fn the_smaller_segments_of_a_new_log_are_used_again_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || LogOptions { segment_size: 8 << 20, recycle_max: 4, ..small(dir.path()) };
+    let (log, ..) = open(options());
+    // The first two have 2 MiB each, with room for one of these.
+    for id in 0..3 {
+        write(&log, id, &vec![id as u8; 3 << 19]);
+        log.reclaim();
+    }
+    let free = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+        let free = names.filter(|entry| entry.file_name().to_str().unwrap().starts_with("free-"));
+        free.map(|entry| entry.metadata().unwrap().len()).collect::<Vec<u64>>()
+    };
+    let before = free();
+    assert!(before.contains(&(2 << 20)), "{before:?}");
+    assert_eq!(log.stats().recycled, before.len());
+    drop(log);
+    // And so they are by who opens it next.
+    let (log, report, _) = open(options());
+    assert_eq!(report.damaged, []);
+    assert_eq!((log.stats().recycled, free().len()), (before.len() - 1, before.len() - 1));
+}
+
+#[test]
 fn a_segment_waits_for_those_it_depends_on() {
     let dir = tempfile::tempdir().unwrap();
     let (log, ..) = open(small(dir.path()));

@@ -262,9 +262,23 @@ fn make_ready(files: &dyn Files, dir: &Path, path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::sync::Arc;
 
     use super::*;
+    use crate::log::DiskFiles;
+
+    #[test]
+    fn a_file_that_was_filled_takes_octets_anywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = DiskFiles.create(&dir.path().join("zero"), 2 * PIECE + PAGE).unwrap();
+        fill_whole(&*file, 2 * PIECE + PAGE).unwrap();
+        assert_eq!(file.write_at(&[IoSlice::new(b"odd")], 4097).unwrap(), 3);
+        let mut octets = vec![1; (2 * PIECE + PAGE) as usize];
+        assert_eq!(crate::log::record::read_full(&*file, &mut octets, 0).unwrap(), octets.len());
+        assert_eq!(octets.iter().filter(|octet| **octet != 0).count(), 3);
+        assert_eq!(&octets[4097..4100], b"odd");
+    }
 
     /// Who waits for a file is let go when the thread ends by `end`.
     fn check(end: impl FnOnce(&Filler)) {

@@ -24,6 +24,10 @@ pub struct Census {
     pub sites: usize,
     /// Sessions open or opening.
     pub connections: usize,
+    /// Timers of what limits and orders hold back.
+    pub held: usize,
+    /// Messages that wish for a source.
+    pub wishes: usize,
 }
 
 impl Queue {

@@ -21,6 +21,7 @@
 //! | `status.rs`, `cancel.rs` | what senders see and do |
 //! | `returned.rs` | whose mail it was that something came back of |
 //! | `steer.rs`, `explain.rs` | orders, the reputation brake, warm-up; why mail goes as it goes |
+//! | `keep.rs` | what of that must outlive the process |
 //! | `census.rs`, `probe.rs` | ways in for the simulation, fuzz targets and benchmarks |
 
 mod cancel;
@@ -31,6 +32,7 @@ mod dial;
 mod door;
 mod explain;
 mod heed;
+mod keep;
 mod paced;
 #[doc(hidden)]
 pub mod probe;
@@ -77,14 +79,15 @@ use crate::clock::{Clock, Instant, Timestamp};
 use crate::config::{DeliveryConfig, ReportsConfig, SpoolConfig};
 use crate::delivery::Client;
 use crate::events::{Archive, Progress};
+use crate::feedback::marks::Marks;
 use crate::feedback::verp::Verp;
 use crate::ledger::Ledger;
 use crate::mail::{AddressHost, Domain, MessageId};
 use crate::routing::{Egress, NoRoute, Router};
-use crate::shaping::Rows;
 use crate::shaping::controller::Saved;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
+use crate::shaping::{FillName, Rows};
 use crate::signing::{Signer, SigningPool};
 use crate::spool::{Message, Spool};
 use crate::suppression::Suppressions;
@@ -105,6 +108,8 @@ pub struct Parts {
     pub retry: RetryPolicy,
     /// Makes return paths that bring bounces to us.
     pub verp: Verp,
+    /// Puts on what is signed how complaints about it find us.
+    pub marks: Marks,
     /// When the sender hears of delay.
     pub reports: ReportsConfig,
     /// How long a message may wait when its client does not say.
@@ -159,6 +164,8 @@ pub struct Queue {
     ledger: OnceLock<Arc<Ledger>>,
     /// The paces that the ledger has.
     paces_saved: Mutex<HashMap<PathName, Saved>>,
+    /// The buckets that the ledger has.
+    fills_saved: Mutex<HashMap<FillName, keep::KeptFill>>,
 }
 
 impl Queue {
@@ -200,6 +207,7 @@ impl Queue {
             chance: Mutex::new(chance),
             ledger: OnceLock::new(),
             paces_saved: Mutex::default(),
+            fills_saved: Mutex::default(),
         })
     }
 
@@ -256,7 +264,7 @@ impl Queue {
         self.rearm.notify_one();
         self.tasks.close();
         let drained = tokio::time::timeout(grace, self.tasks.wait()).await.is_ok();
-        self.save_warmups().await;
+        self.keep_all().await;
         drained
     }
 

@@ -6,11 +6,18 @@
 //! long their queues are. Picking costs O(1).
 //!
 //! A lane that may not go yet is set aside: it has no turns until it is [`restored`](Ready::restore), and holds up nobody.
+//! Mail that wishes for one source has a lane of its own, which sessions of other sources pass over.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
+use smallvec::SmallVec;
+
 use super::scheduler::{HostId, Item, StreamId};
 use crate::mail::Class;
+use crate::routing::SourceId;
 use crate::shaping::BucketId;
 
 /// Recipients a lane may send in its turn.
@@ -27,6 +34,15 @@ pub struct LaneId {
     pub stream: StreamId,
     /// The host, if limits tell its mail apart.
     pub host: Option<HostId>,
+    /// The source that alone should take it; `None`: any.
+    pub source: Option<SourceId>,
+}
+
+impl LaneId {
+    /// Whether a session of that source may take from it.
+    fn suits(self, source: Option<SourceId>) -> bool {
+        source.is_none() || self.source.is_none() || self.source == source
+    }
 }
 
 /// The items of one site whose time has come.
@@ -39,6 +55,8 @@ pub struct Ready {
     items: usize,
     /// Of these, items of lanes that are set aside.
     aside: usize,
+    /// Of the others, items that wish for a source.
+    bound: SmallVec<[(SourceId, usize); 1]>,
 }
 
 #[derive(Debug)]
@@ -82,6 +100,17 @@ impl Ready {
         self.items - self.aside
     }
 
+    /// Items that may go by a source.
+    pub fn available_to(&self, source: SourceId) -> usize {
+        let others = self.bound.iter().filter(|(of, _)| *of != source);
+        self.available() - others.map(|(_, items)| items).sum::<usize>()
+    }
+
+    /// The sources that items wish for which may go.
+    pub fn bound(&self) -> SmallVec<[SourceId; 2]> {
+        self.bound.iter().map(|(source, _)| *source).collect()
+    }
+
     /// The best class of which something may go.
     pub fn best_class(&self) -> Option<Class> {
         Class::ALL.into_iter().find(|class| !self.turns[*class as usize].is_empty())
@@ -101,30 +130,76 @@ impl Ready {
         self.items += 1;
         match self.lanes.get_mut(&id) {
             Some(lane) => {
-                self.aside += usize::from(matches!(lane.state, State::Aside(_)));
+                let aside = matches!(lane.state, State::Aside(_));
                 lane.items.put(item, front);
+                match aside {
+                    true => self.aside += 1,
+                    false => self.bind(id, 1),
+                }
             }
             None => {
                 let lane = Lane { items: Items::One(item), deficit: QUANTUM, class, state: State::Turns };
                 self.lanes.insert(id, lane);
                 self.turns[class as usize].push_back(id);
+                self.bind(id, 1);
             }
         }
     }
 
-    /// Whose turn it is, and its first item. It stays so until something is [taken](Ready::take) from the lane or it is
-    /// [set aside](Ready::set_aside).
-    pub fn turn(&mut self) -> Option<(LaneId, &Item)> {
-        let class = self.pick_class()?;
+    /// So many more of a lane's items may go (fewer, if negative).
+    fn bind(&mut self, id: LaneId, items: isize) {
+        let Some(source) = id.source else { return };
+        let place = self.bound.iter().position(|(of, _)| *of == source).unwrap_or_else(|| {
+            self.bound.push((source, 0));
+            self.bound.len() - 1
+        });
+        let bound = &mut self.bound[place].1;
+        *bound = bound.saturating_add_signed(items);
+        if *bound == 0 {
+            self.bound.remove(place);
+        }
+    }
+
+    /// What wishes for a source is everybody's from now on: it may go by others, behind what they have.
+    pub fn unbind(&mut self, source: SourceId) {
+        let mut ids: Vec<LaneId> = self.lanes.keys().copied().filter(|id| id.source == Some(source)).collect();
+        // In an order of their own, not of the table.
+        ids.sort_unstable();
+        for id in ids {
+            let Some(lane) = self.lanes.remove(&id) else { continue };
+            let items = lane.items.len();
+            self.items -= items;
+            match lane.state {
+                State::Aside(_) => self.aside -= items,
+                State::Turns | State::Senior => {
+                    self.turns[lane.class as usize].retain(|turn| *turn != id);
+                    self.bind(id, -(items as isize));
+                }
+            }
+            let common = LaneId { source: None, ..id };
+            match lane.items {
+                Items::One(item) => self.push(lane.class, common, item),
+                Items::Many(items) => items.into_iter().for_each(|item| self.push(lane.class, common, item)),
+            }
+        }
+    }
+
+    /// Whose turn it is, of what a source may take (`None`: of all), and its first item. It stays so until something is
+    /// [taken](Ready::take) from the lane or it is [set aside](Ready::set_aside).
+    pub fn turn(&mut self, source: Option<SourceId>) -> Option<(LaneId, &Item)> {
+        let source = source.filter(|_| !self.bound.is_empty());
+        let class = self.pick_class(source)?;
         let turns = &mut self.turns[class];
         let id = loop {
-            let id = *turns.front()?;
+            let place = turns.iter().position(|id| id.suits(source))?;
+            let id = turns[place];
             let lane = self.lanes.get_mut(&id).expect("a lane with a turn has items");
             if lane.deficit > 0 {
                 break id;
             }
             lane.deficit += QUANTUM;
-            turns.rotate_left(1);
+            turns.remove(place);
+            turns.push_back(id);
         };
         Some((id, self.lanes[&id].items.first()))
     }
@@ -161,6 +236,7 @@ impl Ready {
         lane.deficit -= cost as i32;
         lane.state = State::Turns;
         self.items -= picked.len();
+        self.bind(id, -(picked.len() as isize));
         self.credit[class] -= cost as i64;
         if emptied {
             self.lanes.remove(&id);
@@ -176,15 +252,16 @@ impl Ready {
     /// The lane whose turn it is may not go: it stands in line at a bucket, or waits for a time. Returns its class.
     pub fn set_aside(&mut self, id: LaneId, line: Option<BucketId>) -> Option<Class> {
         let lane = self.lanes.get_mut(&id)?;
-        if matches!(lane.state, State::Turns | State::Senior) {
-            self.aside += lane.items.len();
-            let turns = &mut self.turns[lane.class as usize];
+        let (class, items) = (lane.class, lane.items.len());
+        if matches!(std::mem::replace(&mut lane.state, State::Aside(line)), State::Turns | State::Senior) {
+            self.aside += items;
+            self.bind(id, -(items as isize));
+            let turns = &mut self.turns[class as usize];
             if let Some(place) = turns.iter().position(|turn| *turn == id) {
                 turns.remove(place);
             }
         }
-        lane.state = State::Aside(line);
-        Some(lane.class)
+        Some(class)
     }
 
     /// Whether a lane is set aside, for whatever reason.
@@ -217,7 +294,8 @@ impl Ready {
     pub fn restore(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let State::Aside(line) = lane.state else { return };
-        self.aside -= lane.items.len();
+        let items = lane.items.len();
+        self.aside -= items;
         let turns = &mut self.turns[lane.class as usize];
         if line.is_some() {
             lane.state = State::Senior;
@@ -227,6 +305,7 @@ impl Ready {
             lane.state = State::Turns;
             turns.push_back(id);
         }
+        self.bind(id, items as isize);
     }
 
     /// Every lane has turns again: what held them may not hold any more.
@@ -241,7 +320,9 @@ impl Ready {
         for id in ids {
             if let Some(lane) = self.lanes.get_mut(&id) {
                 lane.state = State::Turns;
+                let items = lane.items.len();
                 self.turns[lane.class as usize].push_back(id);
+                self.bind(id, items as isize);
             }
         }
         self.aside = 0;
@@ -263,12 +344,12 @@ impl Ready {
     }
 
     /// The first class with mail and credit; when none has credit left, all get theirs anew.
-    fn pick_class(&mut self) -> Option<usize> {
-        if self.available() == 0 {
+    fn pick_class(&mut self, source: Option<SourceId>) -> Option<usize> {
+        if source.map_or(self.available(), |source| self.available_to(source)) == 0 {
             return None;
         }
         loop {
-            let with_mail = (0..3).filter(|c| !self.turns[*c].is_empty());
+            let with_mail = (0..3).filter(|c| self.turns[*c].iter().any(|id| id.suits(source)));
             if let Some(class) = with_mail.into_iter().find(|c| self.credit[*c] > 0) {
                 return Some(class);
             }
@@ -318,139 +399,5 @@ impl Items {
                 if items.is_empty() { Popped::Last(first) } else { Popped::One(first) }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-
-    use super::*;
-    use crate::mail::MessageId;
-    use crate::queue::scheduler::Recipients;
-
-    fn item(id: u64) -> Item {
-        Item { message: MessageId(id), host: 0, attempts: 0, spoilt: 0, late: false, recipients: Recipients::One(0) }
-    }
-
-    fn lane(stream: StreamId) -> LaneId {
-        LaneId { stream, host: None }
-    }
-
-    fn take(ready: &mut Ready, more: impl FnMut(&[Item], &Item) -> bool) -> Vec<Item> {
-        let lane = ready.turn().map(|(lane, _)| lane);
-        lane.map_or_else(Vec::new, |lane| ready.take(lane, more))
-    }
-
-    fn next(ready: &mut Ready) -> Option<u64> {
-        take(ready, |_, _| false).first().map(|item| item.message.0)
-    }
-
-    #[test]
-    fn a_small_stream_does_not_wait_for_a_large_one() {
-        let mut ready = Ready::default();
-        (0..100_000).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
-        ready.push(Class::Bulk, lane(2), item(1_000_000));
-        let waited = (0..).find(|_| next(&mut ready) == Some(1_000_000)).expect("it comes");
-        assert!(waited <= QUANTUM as usize, "waited {waited}");
-    }
-
-    #[test]
-    fn transactional_mail_has_its_share_and_bulk_is_not_starved() {
-        let mut ready = Ready::default();
-        for n in 0..2_200 {
-            ready.push(Class::Transactional, lane(1), item(n));
-            ready.push(Class::Bulk, lane(2), item(10_000 + n));
-            ready.push(Class::System, lane(3), item(20_000 + n));
-        }
-        let mut counts = [0; 3];
-        for _ in 0..2_200 {
-            counts[next(&mut ready).expect("there") as usize / 10_000] += 1;
-        }
-        assert_eq!(counts, [1600, 400, 200]);
-    }
-
-    #[test]
-    fn a_transactional_message_goes_within_one_round() {
-        let mut ready = Ready::default();
-        (0..1000).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
-        assert!((0..500).all(|_| next(&mut ready).is_some()));
-        ready.push(Class::Transactional, lane(2), item(7_777));
-        let waited = (0..).find(|_| next(&mut ready) == Some(7_777)).expect("it comes");
-        assert!(waited <= 4, "waited {waited}");
-    }
-
-    #[test]
-    fn recipients_of_one_message_leave_together() {
-        let mut ready = Ready::default();
-        for n in [1, 1, 1, 2] {
-            ready.push(Class::Bulk, lane(1), item(n));
-        }
-        let together = |picked: &[Item], next: &Item| picked.len() < 2 && picked[0].message == next.message;
-        let sizes: Vec<usize> =
-            std::iter::from_fn(|| Some(take(&mut ready, together).len()).filter(|n| *n > 0)).collect();
-        assert_eq!(sizes, [2, 1, 1]);
-        assert!(ready.is_empty());
-    }
-
-    #[test]
-    fn draining_hands_over_everything() {
-        let mut ready = Ready::default();
-        (0..10).for_each(|n| ready.push(Class::Bulk, lane(n as u32 % 3), item(n)));
-        assert_eq!(ready.drain().len(), 10);
-        assert!(ready.is_empty() && next(&mut ready).is_none());
-    }
-
-    #[test]
-    fn a_lane_set_aside_holds_up_nobody() {
-        let mut ready = Ready::default();
-        (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
-        (10..13).for_each(|n| ready.push(Class::Bulk, lane(2), item(n)));
-        assert_eq!(ready.turn().map(|(lane, _)| lane), Some(lane(1)));
-        assert_eq!(ready.set_aside(lane(1), None), Some(Class::Bulk));
-        ready.push(Class::Bulk, lane(1), item(3));
-        assert_eq!((ready.len(), ready.available()), (7, 3));
-        assert_eq!(std::iter::from_fn(|| next(&mut ready)).collect::<Vec<_>>(), [10, 11, 12]);
-        assert!(ready.is_aside(lane(1), None) && ready.best_class().is_none() && !ready.is_empty());
-        ready.restore(lane(1));
-        assert!(!ready.is_senior(lane(1)));
-        assert_eq!(std::iter::from_fn(|| next(&mut ready)).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        assert!(ready.is_empty());
-    }
-
-    #[test]
-    fn who_stood_in_line_goes_first() {
-        let line = BucketId::NONE;
-        let mut ready = Ready::default();
-        (0..40).for_each(|n| ready.push(Class::Bulk, lane(1 + n as u32 % 2), item(n)));
-        assert_eq!(ready.turn().map(|(lane, _)| lane), Some(lane(1)));
-        ready.set_aside(lane(1), Some(line));
-        assert_eq!(next(&mut ready), Some(1));
-        ready.restore(lane(1));
-        assert!(ready.is_senior(lane(1)));
-        assert_eq!(next(&mut ready), Some(0));
-        assert!(!ready.is_senior(lane(1)));
-        ready.set_aside(lane(1), Some(line));
-        let drained: Vec<u64> = ready.drain().iter().map(|item| item.message.0).collect();
-        assert_eq!(drained.len(), 38);
-        assert_eq!((drained[0], drained[37]), (3, 38));
-    }
-
-    #[test]
-    fn what_nobody_needs_does_not_stay_aside() {
-        let mut ready = Ready::default();
-        (0..3).for_each(|n| ready.push(Class::Bulk, lane(1), item(n)));
-        assert_eq!(ready.purge(lane(1), |_| true), None, "it may go");
-        ready.set_aside(lane(1), None);
-        assert!(ready.is_held(lane(1)));
-        assert_eq!(ready.purge(lane(1), |item| item.message.0 == 1), None);
-        let purged = std::iter::from_fn(|| ready.purge(lane(1), |_| true)).count();
-        assert_eq!((purged, ready.len(), ready.available()), (3, 0, 0));
-        assert!(!ready.is_held(lane(1)) && ready.turn().is_none());
-    }
-
-    #[test]
-    fn a_lane_of_one_item_is_small() {
-        // There may be a million of them.
-        assert!(size_of::<(LaneId, Lane)>() <= 80, "{}", size_of::<(LaneId, Lane)>());
     }
 }

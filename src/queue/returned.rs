@@ -72,6 +72,18 @@ impl Queue {
     pub fn returned_unknown(self: &Arc<Queue>, stream: &Stream, provider: &str, recipients: u32) {
         self.with_actions(|scheduler, now, actions| scheduler.returned(now, stream, provider, recipients, actions));
     }
+
+    /// So many recipients of a stream complained of what a provider took, by this source of ours (empty: not known). Brake and
+    /// warm-up hear of it; the share of what was delivered goes to the metrics.
+    pub fn complained(self: &Arc<Queue>, stream: &Stream, source: &str, provider: &str, recipients: u32) {
+        let path = (Some(source).filter(|source| !source.is_empty()), provider);
+        self.with_actions(|scheduler, now, actions| scheduler.complained(now, stream, path, recipients, actions));
+        let shares = self.lock().steering().shares(stream, provider);
+        if let Some((complaints, _)) = shares {
+            let labels = [&*stream.tenant, stream.class.as_str(), provider];
+            self.metrics.complaint_share.with_label_values(&labels).set(complaints);
+        }
+    }
 }
 
 fn of_event(origin: Origin) -> Option<Mailed> {

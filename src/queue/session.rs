@@ -10,8 +10,10 @@ use super::settlement::Attempted;
 use super::{Parts, Queue, paced};
 use crate::clock::Timestamp;
 use crate::delivery::{Connection, Job};
-use crate::mail::{Blame, EnhancedCode, Failure, Outcome, Recipient};
+use crate::feedback::marks::{Marked, Signing};
+use crate::mail::{Blame, Domain, EnhancedCode, Failure, Outcome, Recipient};
 use crate::routing::Route;
+use crate::signing::Added;
 use crate::spool::{Message, SpoolError};
 
 /// Transactions a session may have before it makes room for a site without one. A connection costs about as much as a few.
@@ -217,7 +219,7 @@ impl Queue {
             }
             Some(Err(error)) => {
                 self.lock().give_back(taken);
-                self.settle_unreadable(items, error, started, site).await;
+                self.settle_unreadable(items, error, started, path).await;
                 return Ok(false);
             }
         };
@@ -238,13 +240,13 @@ impl Queue {
             Ok(items) => items,
             Err((items, failure)) => {
                 self.lock().give_back(taken);
-                self.settle(&message, items, Attempted::none(started, failure), Some(site));
+                self.settle(&message, items, Attempted::none(started, failure), Some(path));
                 return Ok(false);
             }
         };
         if let Err(failure) = self.sign(&message, started).await {
             self.lock().give_back(taken);
-            self.settle(&message, items, Attempted::none(started, failure), Some(site));
+            self.settle(&message, items, Attempted::none(started, failure), Some(path));
             return Ok(false);
         }
         let envelope = &message.envelope;
@@ -273,15 +275,20 @@ impl Queue {
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);
         self.heed(path.source, route, Some(&envelope.stream), &transaction.outcomes, failure.as_ref());
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
-        self.settle(&message, items, attempted, Some(site));
+        self.settle(&message, items, attempted, Some(path));
         failure.map_or(Ok(true), Err)
     }
 
     /// Before a message may go out, it is signed if a key is configured: now, not when the session began.
     async fn sign(&self, message: &Message, now: Timestamp) -> Result<(), Failure> {
         let parts = self.parts.load_full();
-        if !message.signature.initialized() && !parts.signer.is_empty() && parts.signer.applies(&message.content) {
-            let sign = || self.pool.sign(Arc::clone(&parts.signer), message.content.clone(), now);
+        if !message.signature.initialized()
+            && let Some((author, domain)) = parts.signer.signs(&message.content)
+        {
+            let signing = Signing { author: &author, domain, has: |domain: &Domain| parts.signer.has(domain) };
+            let Marked { fields, also } = parts.marks.of(message.id, &message.envelope, &message.content, &signing);
+            let added = Added { fields: fields.into(), also };
+            let sign = || self.pool.sign_with(Arc::clone(&parts.signer), added, message.content.clone(), now);
             message.signature.get_or_try_init(sign).await.map_err(|error| {
                 self.metrics.signing_failures.inc();
                 tracing::error!(message_id = %message.id, error = %error,
@@ -305,7 +312,7 @@ impl Queue {
         items: Vec<Item>,
         error: SpoolError,
         started: Timestamp,
-        site: SiteId,
+        path: PathId,
     ) {
         if let SpoolError::Unknown(_) = error {
             let mut scheduler = self.lock();
@@ -316,7 +323,7 @@ impl Queue {
         tracing::error!(message_id = %id, error = %error, "message cannot be read from the spool, will try again");
         let failure = Failure::ours(Blame::Message, EnhancedCode(4, 3, 0), error.to_string());
         match self.spool.load_envelope(id).await {
-            Ok(message) => self.settle(&message, items, Attempted::none(started, failure), Some(site)),
+            Ok(message) => self.settle(&message, items, Attempted::none(started, failure), Some(path)),
             Err(_) => self.settle_blind(items, &failure),
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::contents::Loaded;
 use super::heed::{self, Reader};
-use super::scheduler::{Item, Recipients, SiteId, Verdict};
+use super::scheduler::{Item, PathId, Recipients, Verdict, Wish};
 use super::settlement::{Attempted, Next, Settlement};
 use super::steer::says_unknown;
 use super::{Parts, Queue, at};
@@ -30,6 +30,8 @@ struct Move {
     old: Item,
     waits: SmallVec<[Waits; 1]>,
     again: Item,
+    /// By which source those that wait wish to be tried next.
+    wish: Option<Wish>,
 }
 
 /// Recipients that wait, for the same time.
@@ -47,7 +49,7 @@ impl Queue {
         message: &Arc<Message>,
         items: Vec<Item>,
         attempted: Attempted<'_>,
-        site: Option<SiteId>,
+        path: Option<PathId>,
     ) {
         let parts = self.parts.load_full();
         let now = self.clock.timestamp();
@@ -61,6 +63,7 @@ impl Queue {
         let (mut moves, mut unknown) = (Vec::with_capacity(items.len()), Vec::new());
         for item in items {
             let mut waits: SmallVec<[Waits; 1]> = SmallVec::new();
+            let mut wish = None;
             let mut again = item.with_none(item.attempts, item.spoilt + u8::from(attempted.instead.is_some()));
             for recipient in item.recipients.iter() {
                 let outcome = outcomes.next().cloned().flatten();
@@ -84,6 +87,7 @@ impl Queue {
                     self.tell_of_delivered(message, *recipient);
                 }
                 let wait = heed::wait(advice, &parts.retry, item.attempts);
+                let wished = path.zip(advice).and_then(|(path, advice)| Wish::of(advice.action, path.source));
                 let place = waits.iter().position(|other| other.wait == wait).unwrap_or_else(|| {
                     let due = now.after(self.delay(&parts, wait, item.attempts)).min(message.envelope.expires_at);
                     let mut none = item.with_none(item.attempts.saturating_add(1), 0);
@@ -93,15 +97,18 @@ impl Queue {
                 });
                 match settlement.judge(self, *recipient, &item, outcome, &attempted, waits[place].due) {
                     Next::Ended => {}
-                    Next::Waits => waits[place].item.recipients.push(*recipient),
+                    Next::Waits => {
+                        wish = wish.or(wished);
+                        waits[place].item.recipients.push(*recipient);
+                    }
                     Next::Again => again.recipients.push(*recipient),
                 }
             }
             waits.retain(|waits| !waits.item.recipients.is_empty());
-            moves.push(Move { old: item, waits, again });
+            moves.push(Move { old: item, waits, again, wish });
         }
         self.write(&parts, settlement, None);
-        self.relocate(now, moves, site);
+        self.relocate(now, moves, path);
         if !unknown.is_empty() {
             self.tell_of_unknown(message, unknown);
         }
@@ -301,10 +308,14 @@ impl Queue {
     }
 
     /// Sends every item to its next place.
-    fn relocate(self: &Arc<Queue>, now: Timestamp, moves: Vec<Move>, site: Option<SiteId>) {
+    fn relocate(self: &Arc<Queue>, now: Timestamp, moves: Vec<Move>, path: Option<PathId>) {
         self.with_actions(|scheduler, zero, actions| {
-            for Move { old, waits, again } in moves {
+            for Move { old, waits, again, wish } in moves {
                 scheduler.landed(std::slice::from_ref(&old));
+                // A connection that broke is no answer: those who come again wish for what they wished for.
+                if path.is_some() && (wish.is_some() || again.recipients.is_empty()) {
+                    scheduler.wish(&old, wish);
+                }
                 let parts = waits.len() + usize::from(!again.recipients.is_empty());
                 if parts == 0 {
                     scheduler.drop_item(&old);
@@ -313,9 +324,9 @@ impl Queue {
                 for Waits { due, item, .. } in waits {
                     scheduler.sleep(at(zero, now, due), item, actions);
                 }
-                match site {
+                match path {
                     _ if again.recipients.is_empty() => {}
-                    Some(site) => scheduler.put_back(zero, site, again, actions),
+                    Some(path) => scheduler.put_back(zero, path.site, again, actions),
                     None => scheduler.sleep(zero, again, actions),
                 }
             }

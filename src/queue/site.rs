@@ -31,6 +31,8 @@ pub(super) struct SiteState {
     pub(super) line: Line,
     /// Recipients it takes in one transaction, once it has said so.
     pub(super) recipients_max: Option<usize>,
+    /// Since when mail has been here that wishes for a source.
+    pub(super) bound_since: Option<u64>,
 }
 
 /// An egress path: one source at one site. Connections and limits live here.
@@ -129,6 +131,7 @@ impl SiteState {
             look: None,
             line: Line::Out,
             recipients_max: None,
+            bound_since: None,
         }
     }
 

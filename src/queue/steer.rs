@@ -1,4 +1,4 @@
-//! Orders are given, kept over restarts, told of and taken back; the brake's wishes are carried out; warm-up is remembered.
+//! Orders are given, kept over restarts, told of and taken back; the brake's wishes are carried out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,7 @@ use crate::mail::{Origin, Outcome, Reply, Stream};
 use crate::routing::{Route, SourceId};
 use crate::shaping::orders::{Deed, ORDERS_MAX, Order, OrderId};
 use crate::shaping::steering::{BRAKE, Braked, Learned};
-use crate::shaping::warmup::{Kept, Progress, Step};
-
-/// How often the progress of warm-ups is kept.
-const KEEP_EVERY: Duration = Duration::from_secs(30);
+use crate::shaping::warmup::Progress;
 
 /// Messages or sleepers looked at under one lock.
 const SLICE: usize = 4096;
@@ -62,28 +59,24 @@ pub struct NewOrder {
 }
 
 impl Queue {
-    /// Goes on with the orders and warm-ups that `ledger` knows, and keeps new ones there. Call it once, before
+    /// Goes on with the orders that `ledger` knows, and what else is kept there (`keep.rs`), and keeps new ones there. Call it once, before
     /// [`start`](Queue::start); without it they are forgotten when the process ends.
     ///
     /// # Errors
     /// They cannot be read. A single one that makes no sense is logged and left out.
     pub fn recall(self: &Arc<Queue>, ledger: &Arc<Ledger>) -> Result<(), LedgerError> {
         let now = self.clock.timestamp();
-        let mut gone = Vec::new();
+        let (mut gone, mut known) = (Vec::new(), Vec::new());
         for (key, value) in ledger.scan(Table::Orders, b"")? {
             match serde_json::from_slice::<Order>(&value) {
                 Ok(order) if order.until.is_some_and(|until| until <= now) => gone.push((key, None)),
-                Ok(order) => _ = self.with_actions(|scheduler, now, actions| scheduler.order(now, order, actions)),
+                Ok(order) => known.push(order),
                 Err(error) => tracing::error!(%error, "an order in the ledger cannot be read, and is not in force"),
             }
         }
-        let kept = ledger.scan(Table::Warmup, b"")?;
-        let kept = kept.iter().filter_map(|(_, value)| serde_json::from_slice::<Kept>(value).ok());
-        {
-            let mut scheduler = self.lock();
-            scheduler.steering().warmup.restore(kept);
-            self.metrics.orders.set(scheduler.steering().orders.len() as i64);
-        }
+        self.with_actions(|scheduler, now, actions| scheduler.recall_orders(now, known, actions));
+        self.recall_kept(ledger)?;
+        self.metrics.orders.set(self.lock().steering().orders.len() as i64);
         if self.ledger.set(Arc::clone(ledger)).is_err() {
             tracing::error!("orders are recalled once only");
         }
@@ -92,7 +85,7 @@ impl Queue {
             // They are over; if they stay they will be over at the next start, too.
             let _ = ledger.put(Table::Orders, gone).await;
         });
-        Arc::clone(self).keep_warmups();
+        Arc::clone(self).keep_on();
         Ok(())
     }
 
@@ -124,7 +117,7 @@ impl Queue {
     /// # Cancel safety
     /// It may be taken back all the same.
     pub async fn take_back_order(self: &Arc<Queue>, id: OrderId, by: &str) -> Result<Option<Order>, OrderError> {
-        if !self.orders().iter().any(|order| order.id == id) {
+        if self.lock().steering().orders.get(id).is_none() {
             return Ok(None);
         }
         self.keep(id, None).await?;
@@ -320,47 +313,6 @@ impl Queue {
                 tracing::warn!(%error, order = id.0, "an order that is over may come back after a restart");
             }
         });
-    }
-
-    /// Keeps what warm-ups have done, now and then, until the queue is closed.
-    fn keep_warmups(self: Arc<Queue>) {
-        let queue = Arc::clone(&self);
-        self.spawn(async move {
-            while queue.stopping.run_until_cancelled(tokio::time::sleep(KEEP_EVERY)).await.is_some() {
-                queue.save_warmups().await;
-            }
-        });
-    }
-
-    /// Keeps what warm-ups have done, and tells of their steps. [`close`](Queue::close) ends with it.
-    pub(super) async fn save_warmups(&self) {
-        let (steps, changed) = {
-            let mut scheduler = self.lock();
-            let warmup = &mut scheduler.steering().warmup;
-            (warmup.steps(), warmup.changed())
-        };
-        steps.iter().for_each(|step| self.tell_of_step(step));
-        let Some(ledger) = self.ledger.get().filter(|_| !changed.is_empty()) else { return };
-        let facts = changed.iter().map(|kept| {
-            let key = format!("{}\0{}", kept.source, kept.provider);
-            (key.into_bytes(), Some(Bytes::from(serde_json::to_vec(kept).expect("plain data"))))
-        });
-        if let Err(error) = ledger.put(Table::Warmup, facts.collect()).await {
-            tracing::warn!(%error, "how far sources are warmed up was not kept");
-        }
-    }
-
-    fn tell_of_step(&self, step: &Step) {
-        let Step { source, provider, what, day, per_day } = step;
-        let about = About { source, provider, ..About::default() };
-        let cause = match per_day {
-            0 => "the plan has ended".to_owned(),
-            _ => format!("day {day} of its plan: {per_day} recipients"),
-        };
-        tracing::info!(%source, %provider, what = what.as_str(), "warm-up: {cause}");
-        let mut notice = Notice::new(self.clock.timestamp(), NoticeKind::Warmup, what.as_str(), about);
-        notice.cause = &cause;
-        self.spool.note(notice.line());
     }
 }
 

@@ -1,7 +1,9 @@
 //! The scheduler against a world made of dice (the one the fuzz target plays with), and its clock.
 
+mod held;
 mod pace;
 mod whole;
+mod world;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::scheduler::{Action, Group, Limits, Newcomer, PathId, Scheduler, Verdict};
+use super::scheduler::{Action, Group, Limits, Newcomer, PathId, Scheduler, Verdict, Wish};
 use super::{at, probe};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Scope;
@@ -326,4 +328,46 @@ fn a_path_that_opens_again_is_used_though_the_others_are_held() {
     assert!(actions.is_empty(), "it is shut, and its mail waits for it: {actions:?}");
     scheduler.tick(now + 1_000, &mut actions);
     assert_eq!(dialled(&actions), [free]);
+}
+
+/// A source that is configured no more: its path is not dialled any more, and mail that wishes for it goes by others.
+#[test]
+fn a_source_removed_by_a_reload_does_not_send() {
+    let (now, mut actions) = (60_000, Vec::new());
+    let egress = |text: &str, before: Option<&Egress>| {
+        let config = toml::from_str(text).expect("well formed");
+        Arc::new(Egress::new(&config, before).expect("nothing to read"))
+    };
+    let both = egress("[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"\n", None);
+    let only_b = egress("[[source]]\nname = \"b\"\n", Some(&both));
+    let (a, b) = (both.source_named("a").unwrap(), both.source_named("b").unwrap());
+    let mut scheduler = Scheduler::default();
+    scheduler.limits = with_a_busy_session(now).limits;
+    scheduler.set_egress(both);
+    scheduler.tick(now, &mut actions);
+    // One has a session, which is busy.
+    add_one(&mut scheduler, now, 1, &mut actions);
+    let found = actions.iter().find_map(|a| if let Action::Resolve(host, _) = a { Some(*host) } else { None });
+    let host = found.expect("a look-up");
+    scheduler.routed(now, host, Ok(probe::a_route().1), u64::MAX, &mut actions);
+    let path = actions.iter().find_map(|a| if let Action::Connect(path) = a { Some(*path) } else { None });
+    assert_eq!(path.expect("a session").source, a);
+    scheduler.connected(now, PathId { site: 0, source: a }, &mut actions);
+    let batch = scheduler.next_batch(now, PathId { site: 0, source: a }, &Arc::default(), &mut actions).unwrap();
+    scheduler.landed(&batch.items);
+    scheduler.wish(&batch.items[0], Some(Wish::Keep(a)));
+    batch.items.into_iter().for_each(|item| scheduler.sleep(now + 50, item, &mut actions));
+    actions.clear();
+    scheduler.set_egress(only_b);
+    scheduler.forget_routes(now, &mut actions);
+    assert_eq!(scheduler.census().wishes, 0);
+    scheduler.tick(now + 50, &mut actions);
+    scheduler.routed(now + 50, host, Ok(probe::a_route().1), u64::MAX, &mut actions);
+    for n in 2..30 {
+        add_one(&mut scheduler, now + 50, n, &mut actions);
+    }
+    scheduler.tick(now + 100, &mut actions);
+    let dialled = actions.iter().filter_map(|a| if let Action::Connect(path) = a { Some(path.source) } else { None });
+    let dialled: Vec<SourceId> = dialled.collect();
+    assert!(!dialled.is_empty() && dialled.iter().all(|source| *source == b), "{dialled:?}");
 }

@@ -92,23 +92,31 @@ pub enum DnsError {
     },
 }
 
+/// Who is asked, and how, for those who ask for more than the way.
+///
+/// # Errors
+/// The system names no servers.
+pub fn resolver(config: &DnsConfig) -> Result<(ResolverConfig, ResolverOpts), RoutingError> {
+    let (servers, system) = if config.nameservers.is_empty() {
+        read_system_conf().map_err(|e| RoutingError::Resolver(e.to_string()))?
+    } else {
+        let servers = config.nameservers.iter().map(|server| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        });
+        (ResolverConfig::from_parts(None, Vec::new(), servers.collect()), ResolverOpts::default())
+    };
+    Ok((servers, options(config, system)))
+}
+
 impl Dns {
     /// Prepares; asks nothing.
     pub(super) fn new(config: &DnsConfig) -> Result<Dns, RoutingError> {
-        let (servers, system) = if config.nameservers.is_empty() {
-            read_system_conf().map_err(|e| RoutingError::Resolver(e.to_string()))?
-        } else {
-            let servers = config.nameservers.iter().map(|server| {
-                let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                    connection.port = server.port();
-                    connection
-                });
-                NameServerConfig::new(server.ip(), true, connections.into())
-            });
-            (ResolverConfig::from_parts(None, Vec::new(), servers.collect()), ResolverOpts::default())
-        };
+        let (servers, options) = resolver(config)?;
         let mut builder = Resolver::builder_with_config(servers.clone(), Connections::default());
-        let options = options(config, system);
         let timeout = options.timeout;
         *builder.options_mut() = options;
         let hickory = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;

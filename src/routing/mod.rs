@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use dns::{DnsError, MxAnswer, NameTable, Said};
+pub use dns::{DnsError, MxAnswer, NameTable, Said, resolver};
 pub use egress::{Egress, NoAddress, Pool, PoolId, Source, SourceId};
 pub use fixed::RoutingError;
 pub use route::{Hop, HopHost, NoRoute, Route, Site};

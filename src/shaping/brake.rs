@@ -16,18 +16,20 @@ mod window;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::index::folded;
 use crate::clock::Timestamp;
 use crate::mail::Stream;
-use window::{FACTS, Window};
+use window::{FACTS, Parts, Window};
 
 /// Streams times providers that are watched at once. One takes about 600 octets; of more, those that have sent least are
 /// forgotten.
 const WATCHED_MAX: usize = 50_000;
 
 /// What is watched.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Watched {
     /// Whose mail, of which class and campaign.
     pub stream: Stream,
@@ -56,7 +58,7 @@ pub enum Harm {
 }
 
 /// How bad it is; later is worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Level {
     /// Nothing to say.
     #[default]
@@ -118,6 +120,8 @@ pub struct Brake {
     watched_max: usize,
     /// Their names, each stored once: there are as many as there are profiles.
     providers: Vec<Arc<str>>,
+    /// Forgotten since what changed was asked for last.
+    gone: Vec<Watched>,
 }
 
 #[derive(Debug)]
@@ -128,7 +132,22 @@ struct Counts {
     told: [Level; 2],
     /// When something was counted last.
     at: Timestamp,
+    /// Changed since that was asked for last.
+    dirty: bool,
 }
+
+/// What is kept of one stream at one provider over restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    watched: Watched,
+    hour: Parts,
+    day: Parts,
+    told: [Level; 2],
+    at: Timestamp,
+}
+
+/// The longest key of what is kept, in octets; the ledger takes 512.
+const KEY_MAX: usize = 500;
 
 impl Crossed {
     /// In a sentence, for events and orders.
@@ -173,7 +192,7 @@ impl Steps {
 impl Brake {
     /// A brake that has seen nothing.
     pub fn new(policy: BrakePolicy) -> Brake {
-        Brake { policy, watched: HashMap::new(), watched_max: WATCHED_MAX, providers: Vec::new() }
+        Brake { policy, watched: HashMap::new(), watched_max: WATCHED_MAX, providers: Vec::new(), gone: Vec::new() }
     }
 
     /// Puts other thresholds in force; what was counted stays.
@@ -211,6 +230,7 @@ impl Brake {
             }
         };
         counts.at = counts.at.max(now);
+        counts.dirty = true;
         counts.hour.add(fact, recipients, now);
         counts.day.add(fact, recipients, now);
         let policy = &self.policy;
@@ -230,7 +250,43 @@ impl Brake {
 
     /// Begins anew for all that `which` picks: an operator lets them go on.
     pub fn forgive(&mut self, which: impl Fn(&Watched) -> bool) {
-        self.watched.retain(|watched, _| !which(watched));
+        let gone: Vec<Watched> = self.watched.keys().filter(|watched| which(watched)).cloned().collect();
+        self.forget(gone);
+    }
+
+    fn forget(&mut self, gone: Vec<Watched>) {
+        gone.iter().for_each(|watched| _ = self.watched.remove(watched));
+        self.gone.extend(gone);
+        // Nobody asks for them: what is a day old is not restored, so they need not all be named.
+        self.gone.truncate(self.watched_max);
+    }
+
+    /// What changed since the last call, by a key; `None`: it is forgotten.
+    pub fn changed(&mut self) -> Vec<(Vec<u8>, Option<Kept>)> {
+        let mut changed: Vec<_> = self.gone.drain(..).map(|watched| (key(&watched), None)).collect();
+        for (watched, counts) in self.watched.iter_mut().filter(|(_, counts)| counts.dirty) {
+            counts.dirty = false;
+            let Counts { hour, day, told, at, .. } = &*counts;
+            let (hour, day) = (hour.parts().clone(), day.parts().clone());
+            changed.push((key(watched), Some(Kept { watched: watched.clone(), hour, day, told: *told, at: *at })));
+        }
+        changed
+    }
+
+    /// Goes on from what was kept, but for what is a day old.
+    pub fn restore(&mut self, kept: impl IntoIterator<Item = Kept>, now: Timestamp) {
+        for Kept { watched, hour, day, told, at } in kept {
+            let watched = self.watched(&watched.stream, &watched.provider);
+            if now.since(at).as_secs() >= 86_400 {
+                self.gone.push(watched);
+                continue;
+            }
+            let mut counts = Counts { told, at, ..Counts::new(now) };
+            counts.hour.restore(hour, now);
+            counts.day.restore(day, now);
+            self.make_room(now);
+            self.watched.insert(watched, counts);
+        }
     }
 
     /// The shares of a day: complaints and unknown users; `None` where nothing is known.
@@ -245,15 +301,29 @@ impl Brake {
         if self.watched.len() < self.watched_max {
             return;
         }
-        self.watched.retain(|_, counts| now.since(counts.at).as_secs() < 86_400);
+        let old = self.watched.iter().filter(|(_, counts)| now.since(counts.at).as_secs() >= 86_400);
+        let old = old.map(|(watched, _)| watched.clone()).collect();
+        self.forget(old);
         if self.watched.len() < self.watched_max {
             return;
         }
         let mut sizes: Vec<(u64, Watched)> =
             self.watched.iter().map(|(watched, counts)| (counts.day.size(), watched.clone())).collect();
         sizes.sort_unstable();
-        sizes.iter().take(self.watched_max / 4).for_each(|(_, watched)| _ = self.watched.remove(watched));
+        self.forget(sizes.into_iter().take(self.watched_max / 4).map(|(_, watched)| watched).collect());
     }
+}
+
+/// Names what is watched in the ledger.
+fn key(watched: &Watched) -> Vec<u8> {
+    let Watched { stream: Stream { tenant, class, campaign }, provider } = watched;
+    let mut key = format!("{provider}\0{tenant}\0{}\0{campaign}", class.as_str()).into_bytes();
+    if key.len() > KEY_MAX {
+        let rest = folded(&String::from_utf8_lossy(&key[KEY_MAX - 8..]));
+        key.truncate(KEY_MAX - 8);
+        key.extend(rest.to_le_bytes());
+    }
+    key
 }
 
 /// The share, and the two counts it is made of.
@@ -268,7 +338,7 @@ fn share(harm: Harm, sums: [u32; FACTS]) -> Option<(f64, (u32, u32))> {
 
 impl Counts {
     fn new(now: Timestamp) -> Counts {
-        Counts { hour: Window::new(300, 12), day: Window::new(3600, 24), told: [Level::Fine; 2], at: now }
+        Counts { hour: Window::new(300, 12), day: Window::new(3600, 24), told: [Level::Fine; 2], at: now, dirty: false }
     }
 
     fn worst(&self, harm: Harm, steps: &Steps, recipients_min: u32) -> Option<(Level, f64, (u32, u32), u64)> {

@@ -98,6 +98,16 @@ impl Bucket {
         (rate.burst - (self.full_at - STEP - now as f64) / rate.interval()).min(rate.burst)
     }
 
+    /// A bucket that will be full at that instant.
+    pub fn full_from(instant: u64) -> Bucket {
+        Bucket { full_at: instant as f64 }
+    }
+
+    /// When it will be full, in milliseconds; at or before now: it is.
+    pub fn full_at(&self) -> f64 {
+        self.full_at
+    }
+
     /// Whether nothing would change if it were forgotten.
     pub fn is_full(&self, now: u64) -> bool {
         self.full_at <= now as f64

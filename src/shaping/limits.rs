@@ -4,20 +4,23 @@
 //! ([`Limits::mail`]). A bucket that is full again, that no path has and nobody waits for is forgotten: another like it
 //! would be made anew.
 
+mod fills;
 mod path;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use smallvec::SmallVec;
 
 use super::bucket::{Bucket, Rate};
+use super::index::{Index, folded};
 use super::line::{Line, Waiter};
 use super::rows::{Allowed, Counted, Row, Rows};
 use crate::config::Subject;
 use crate::mail::Class;
+pub use fills::{Fill, FillName};
 pub use path::PathLimits;
 
 /// The serial of no bucket.
@@ -80,10 +83,11 @@ pub struct InForce<'a> {
 #[derive(Debug, Default)]
 pub struct Limits {
     rows: Rows,
-    /// Places of rows about paths, and of the others.
-    of_paths: Vec<u32>,
-    of_mail: Vec<u32>,
-    tells_domains: bool,
+    /// Places of rows about paths, and of the others, by what they name; of caps about mail, too.
+    of_paths: Index<u32>,
+    of_mail: Index<u32>,
+    caps_of_mail: Index<u32>,
+    tells: Domains,
     names: HashMap<Box<[u8]>, u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -91,6 +95,29 @@ pub struct Limits {
     /// With so many names it is time to see which can be forgotten.
     names_max: usize,
     key: Vec<u8>,
+    /// What buckets begin with that have not been asked for since the start.
+    kept: HashMap<FillName, Fill>,
+    #[cfg(test)]
+    pub(crate) work: Work,
+}
+
+/// Domains of which mail must be told apart.
+#[derive(Debug, Default)]
+struct Domains {
+    /// From each other.
+    all: bool,
+    /// From the rest: by the hash of their names.
+    named: HashSet<u64>,
+}
+
+/// What was done, counted for tests.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Rows compared with a subject.
+    pub(crate) compared: usize,
+    /// Times all rows were put in force anew.
+    pub(crate) rebuilt: usize,
 }
 
 #[derive(Debug)]
@@ -126,33 +153,46 @@ impl Limits {
 
     /// Whether no row is about mail.
     pub fn is_blind_to_mail(&self) -> bool {
-        self.of_mail.is_empty() && self.rows.caps.iter().all(|cap| cap.scope.is_of_paths())
+        self.of_mail.is_empty() && self.caps_of_mail.is_empty()
     }
 
     /// Whether mail to some domains must be told apart from other mail of its stream.
     pub fn tells_domains(&self) -> bool {
-        self.tells_domains
+        self.tells.all || !self.tells.named.is_empty()
     }
 
     /// Whether mail to this domain must be told apart from other mail of its stream.
     pub fn tells_domain(&self, domain: &str) -> bool {
-        let about = |row: &Row| {
-            row.tells_domains() && row.scope.domain.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(domain))
-        };
-        self.tells_domains && self.rows.rows.iter().any(about)
+        self.tells.all || (!self.tells.named.is_empty() && self.tells.named.contains(&folded(domain)))
     }
 
     /// The buckets of mail on a path, but for those of the path, and the most recipients it may have at a time.
     pub fn mail(&mut self, now: u64, subject: &Subject<'_>) -> (Buckets, u32) {
         let mut found = Buckets::new();
-        for index in 0..self.of_mail.len() {
-            let row = self.of_mail[index];
-            if self.rows.rows[row as usize].scope.matches(subject) {
-                found.push(self.bucket(now, row, subject));
-            }
+        for row in self.matching(|limits| &limits.of_mail, subject) {
+            found.push(self.bucket(now, row, subject));
         }
-        let caps = self.rows.caps.iter().filter(|cap| !cap.scope.is_of_paths() && cap.scope.matches(subject));
-        (found, caps.filter_map(|cap| cap.recipients_per_transaction).min().unwrap_or(u32::MAX))
+        let mut most = u32::MAX;
+        self.caps_of_mail.about(subject, |place| {
+            let cap = &self.rows.caps[place as usize];
+            if cap.scope.matches(subject) {
+                most = most.min(cap.recipients_per_transaction.unwrap_or(u32::MAX));
+            }
+        });
+        (found, most)
+    }
+
+    /// Places of the rows of an index that are about the subject, in order.
+    fn matching(&mut self, index: fn(&Limits) -> &Index<u32>, subject: &Subject<'_>) -> SmallVec<[u32; 8]> {
+        let mut rows: SmallVec<[u32; 8]> = SmallVec::new();
+        index(self).about(subject, |row| rows.push(row));
+        #[cfg(test)]
+        {
+            self.work.compared += rows.len();
+        }
+        rows.retain(|row| self.rows.rows[*row as usize].scope.matches(subject));
+        rows.sort_unstable();
+        rows
     }
 
     /// Whether mail may be picked.

@@ -15,6 +15,7 @@
 pub mod brake;
 pub mod bucket;
 pub mod controller;
+mod index;
 mod limits;
 mod line;
 pub mod orders;
@@ -25,7 +26,7 @@ mod rows;
 pub mod steering;
 pub mod warmup;
 
-pub use limits::{BucketId, Buckets, Held, InForce, Limits, Load, PathLimits, Taken};
+pub use limits::{BucketId, Buckets, Fill, FillName, Held, InForce, Limits, Load, PathLimits, Taken};
 pub use line::Waiter;
 pub use rows::{Allowed, Cap, Counted, Row, Rows, Sizes};
 
@@ -51,6 +52,13 @@ pub enum Gate {
 #[derive(Debug, Default)]
 pub struct Pace {
     limits: PathLimits,
+}
+
+impl Pace {
+    /// Its limits.
+    pub fn limits(&self) -> &PathLimits {
+        &self.limits
+    }
 }
 
 /// Everything that limits the flow.

@@ -4,16 +4,15 @@
 //! it. An order never raises a limit; of several that apply the strictest counts. What is held waits, and expires in its
 //! time: nothing is lost, and a session of the site is asked again when the order ends, not before.
 //!
-//! Orders are few or some thousands (one for each campaign that was stopped); mail asks them with every transaction. So each
-//! is filed under the rarest thing it names, and a question costs one look-up for each kind of thing that any order is
-//! filed under, however many orders there are.
+//! Orders are few or some thousands (one for each campaign that was stopped); mail asks them with every transaction. So they
+//! are indexed by what they name (`index.rs`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 use super::bucket::Rate;
+use super::index::{Index, folded};
 use super::{Allowed, Counted, Gate, NEVER, Row};
 use crate::clock::Timestamp;
 use crate::config::{Scope, Subject};
@@ -70,11 +69,11 @@ pub struct Orders {
     standing: BTreeMap<OrderId, Standing>,
     /// The last number given.
     last: u64,
-    /// When the first of them ends by itself, if one does.
-    next_end: Option<u64>,
+    /// Those that end by themselves, by when.
+    ends: BTreeSet<(u64, OrderId)>,
     /// Domains that are named, with how many orders name them.
     domains: HashMap<u64, u32>,
-    index: Index,
+    index: Index<OrderId>,
 }
 
 #[derive(Debug)]
@@ -85,19 +84,6 @@ struct Standing {
     /// It is about paths and nothing else: every stream there is held alike.
     of_paths: bool,
 }
-
-/// Orders by the rarest thing they name.
-#[derive(Debug, Default)]
-struct Index {
-    named: [HashMap<u64, Filed>; KINDS],
-    /// Those that name only a class, or nothing.
-    wide: Filed,
-}
-
-type Filed = SmallVec<[OrderId; 2]>;
-
-/// Kinds of things an order is filed under.
-const KINDS: usize = 7;
 
 impl Deed {
     /// In a word, as events say it.
@@ -126,6 +112,11 @@ impl Orders {
         self.standing.len()
     }
 
+    /// The order of that name.
+    pub fn get(&self, id: OrderId) -> Option<&Order> {
+        self.standing.get(&id).map(|standing| &standing.order)
+    }
+
     /// All of them, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Order> {
         self.standing.values().map(|standing| &standing.order)
@@ -142,16 +133,21 @@ impl Orders {
     pub fn put(&mut self, order: Order, until: u64) -> Option<OrderId> {
         self.last = self.last.max(order.id.0);
         self.remove(order.id);
-        let same = |other: &&Order| other.scope == order.scope && order.deed.replaces(other.deed);
-        let replaced = self.iter().find(same).map(|other| other.id);
+        let same = |id: &&OrderId| {
+            let other = self.standing.get(id).map(|standing| &standing.order);
+            other.is_some_and(|other| other.scope == order.scope && order.deed.replaces(other.deed))
+        };
+        let replaced = self.index.beside(&order.scope).iter().find(same).copied();
         replaced.map(|id| self.remove(id));
         let of_paths = order.scope.is_of_paths();
-        self.index.file(&order.scope).push(order.id);
+        self.index.file(&order.scope, order.id);
         if let Some(domain) = &order.scope.domain {
             *self.domains.entry(folded(domain)).or_default() += 1;
         }
+        if until < NEVER {
+            self.ends.insert((until, order.id));
+        }
         self.standing.insert(order.id, Standing { order, until, of_paths });
-        self.set_next_end();
         replaced
     }
 
@@ -167,16 +163,12 @@ impl Orders {
 
     /// When the next order ends by itself.
     pub fn next_end(&self) -> Option<u64> {
-        self.next_end
+        self.ends.first().map(|(until, _)| *until)
     }
 
     /// Takes out the orders that have ended by now.
     pub fn ended(&mut self, now: u64) -> Vec<Order> {
-        if self.next_end.is_none_or(|next| now < next) {
-            return Vec::new();
-        }
-        let over = self.standing.values().filter(|standing| standing.until <= now);
-        let over: Vec<OrderId> = over.map(|standing| standing.order.id).collect();
+        let over: Vec<OrderId> = self.ends.iter().take_while(|(until, _)| *until <= now).map(|(_, id)| *id).collect();
         over.into_iter().filter_map(|id| self.take_back(id)).collect()
     }
 
@@ -258,12 +250,8 @@ impl Orders {
                 self.domains.remove(&domain);
             }
         }
-        self.set_next_end();
+        self.ends.remove(&(standing.until, id));
         Some(standing)
-    }
-
-    fn set_next_end(&mut self) {
-        self.next_end = self.standing.values().map(|standing| standing.until).filter(|until| *until < NEVER).min();
     }
 
     fn each<'a>(&'a self, subject: &Subject<'_>, mut see: impl FnMut(&'a Standing)) {
@@ -273,56 +261,6 @@ impl Orders {
             }
         });
     }
-}
-
-impl Index {
-    /// Where an order about `scope` is filed.
-    fn file(&mut self, scope: &Scope) -> &mut Filed {
-        match rarest(scope) {
-            Some((kind, name)) => self.named[kind].entry(folded(name)).or_default(),
-            None => &mut self.wide,
-        }
-    }
-
-    fn unfile(&mut self, scope: &Scope, id: OrderId) {
-        let filed = self.file(scope);
-        filed.retain(|other| *other != id);
-        let empty = filed.is_empty();
-        if let (true, Some((kind, name))) = (empty, rarest(scope)) {
-            self.named[kind].remove(&folded(name));
-        }
-    }
-
-    /// All that may be about the subject: they may name more than is filed here, or have a name with the same hash.
-    fn about(&self, subject: &Subject<'_>, mut see: impl FnMut(OrderId)) {
-        for (named, name) in self.named.iter().zip(names(subject)) {
-            if named.is_empty() {
-                continue;
-            }
-            let filed = named.get(&folded(name));
-            filed.into_iter().flatten().for_each(|id| see(*id));
-        }
-        self.wide.iter().for_each(|id| see(*id));
-    }
-}
-
-/// The first thing named, of those with most different names first.
-fn rarest(scope: &Scope) -> Option<(usize, &str)> {
-    let named: [&Option<String>; KINDS] =
-        [&scope.campaign, &scope.domain, &scope.site, &scope.tenant, &scope.source, &scope.pool, &scope.provider];
-    named.into_iter().enumerate().find_map(|(kind, name)| Some((kind, name.as_deref()?)))
-}
-
-/// In the order of [`rarest`].
-fn names<'a>(subject: &Subject<'a>) -> [&'a str; KINDS] {
-    let Subject { campaign, domain, site, tenant, source, pool, provider, .. } = *subject;
-    [campaign, domain, site, tenant, source, pool, provider]
-}
-
-/// A hash that does not tell capitals from small letters (FNV-1a): scopes do not, either.
-fn folded(name: &str) -> u64 {
-    let octets = name.bytes().map(|octet| u64::from(octet.to_ascii_lowercase()));
-    octets.fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ octet).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -516,7 +454,7 @@ mod tests {
             prop_assert_eq!(gate(&orders, 0, &about), expected);
             let everything: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
             everything.into_iter().for_each(|id| _ = orders.take_back(id));
-            prop_assert!(orders.index.wide.is_empty() && orders.index.named.iter().all(HashMap::is_empty));
+            prop_assert!(orders.index.is_empty() && orders.ends.is_empty());
         }
     }
 }

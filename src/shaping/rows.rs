@@ -9,7 +9,7 @@ use super::bucket::Rate;
 use crate::config::{Dimension, LimitConfig, RateLimit, Scope, Subject};
 
 /// What a row counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Counted {
     /// Connections that are open or being opened.
     Connections,
@@ -124,19 +124,14 @@ impl Row {
         self.scope.is_of_paths() && !self.each.iter().any(|dimension| dimension.is_of_mail())
     }
 
-    /// Whether mail to one domain may be told apart from mail to another.
-    pub fn tells_domains(&self) -> bool {
-        self.scope.domain.is_some() || self.each.contains(&Dimension::Domain)
-    }
-
     /// Whether more than a few may wait for one of its buckets: it is not one site's.
     pub fn is_shared(&self) -> bool {
         !self.is_of_paths() || !(self.scope.site.is_some() || self.each.contains(&Dimension::Site))
     }
 
-    /// The same limit, of another rate perhaps: its buckets go on.
-    pub fn is_successor_of(&self, other: &Row) -> bool {
-        self.counted == other.counted && self.scope == other.scope && self.each == other.each
+    /// What makes it the same limit, of another rate perhaps: its buckets go on.
+    pub fn identity(&self) -> (Counted, &Scope, &[Dimension]) {
+        (self.counted, &self.scope, &self.each)
     }
 
     /// The name of the subject's bucket among those of this row: what is not 0xFF separates values, which are UTF-8.

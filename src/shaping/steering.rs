@@ -144,6 +144,11 @@ impl Steering {
         self.warmup.set_plans(policy.plans);
     }
 
+    /// The reputation brake.
+    pub fn brake(&mut self) -> &mut Brake {
+        &mut self.brake
+    }
+
     /// It is `timestamp` at `now` on the queue's clock.
     pub fn set_time(&mut self, now: u64, timestamp: Timestamp) {
         self.zero = Timestamp(timestamp.0.saturating_sub(now));
@@ -299,5 +304,39 @@ fn subject_of<'a>(stream: &'a Stream, provider: &'a str) -> Subject<'a> {
         tenant: &stream.tenant,
         class: stream.class,
         campaign: &stream.campaign,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shaping::orders::OrderId;
+
+    #[test]
+    fn the_brake_forgets_for_the_end_of_its_own_orders_only() {
+        let mut steering = Steering::default();
+        steering.set_policy(SteeringPolicy::new(&BrakeConfig::default(), &[]));
+        let stream = Stream { tenant: "shop".into(), class: Class::Bulk, campaign: "spring".into() };
+        for (learned, recipients) in [(Learned::Delivered, 150), (Learned::UnknownUser, 50)] {
+            steering.learn(0, &stream, ("one", "google"), learned, recipients);
+        }
+        let scope = Scope { tenant: Some("shop".into()), ..Scope::default() };
+        let order = |deed, by: &str| Order {
+            id: OrderId(1),
+            deed,
+            scope: scope.clone(),
+            reason: String::new(),
+            by: by.into(),
+            since: Timestamp(0),
+            until: None,
+        };
+        let shares = Some((0.0, 0.25));
+        for other in [order(Deed::Pause, "operator"), order(Deed::Exempt, BRAKE), order(Deed::Pause, "profile google")]
+        {
+            steering.ended(&other);
+            assert_eq!(steering.shares(&stream, "google"), shares, "{other:?}");
+        }
+        steering.ended(&order(Deed::Pause, BRAKE));
+        assert_eq!(steering.shares(&stream, "google"), None);
     }
 }

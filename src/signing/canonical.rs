@@ -7,26 +7,39 @@ use smallvec::SmallVec;
 
 use crate::mail::header::{self, Field};
 
-/// The fields that are signed, and whether they are named once more than they occur, so that nobody can add another one
-/// on the way (RFC 6376 §8.15). The others a mailing list or a gateway may rightly add.
-const SIGNED: [(&str, bool); 17] = [
-    ("From", true),
-    ("Subject", true),
-    ("To", true),
-    ("Date", true),
-    ("Message-ID", true),
-    ("List-Unsubscribe", true),
-    ("List-Unsubscribe-Post", true),
-    ("Feedback-ID", true),
-    ("Cc", false),
-    ("Reply-To", false),
-    ("Sender", false),
-    ("MIME-Version", false),
-    ("Content-Type", false),
-    ("Content-Transfer-Encoding", false),
-    ("In-Reply-To", false),
-    ("References", false),
-    ("List-Id", false),
+/// Whether a field is named once more than it occurs, so that nobody can add another one on the way (RFC 6376 §8.15).
+#[derive(Clone, Copy, PartialEq)]
+enum Once {
+    /// Always.
+    More,
+    /// If there is one: who passes mail on for us may add their own, but not beside ours (RFC 9477 §3.1.3).
+    IfThere,
+    /// Never: a mailing list or a gateway may rightly add one.
+    Enough,
+}
+use Once::{Enough, IfThere, More};
+
+/// The fields that are signed.
+const SIGNED: [(&str, Once); 19] = [
+    ("From", More),
+    ("Subject", More),
+    ("To", More),
+    ("Date", More),
+    ("Message-ID", More),
+    ("List-Unsubscribe", More),
+    ("List-Unsubscribe-Post", More),
+    ("Feedback-ID", More),
+    ("Cc", Enough),
+    ("Reply-To", Enough),
+    ("Sender", Enough),
+    ("MIME-Version", Enough),
+    ("Content-Type", Enough),
+    ("Content-Transfer-Encoding", Enough),
+    ("In-Reply-To", Enough),
+    ("References", Enough),
+    ("List-Id", Enough),
+    ("CFBL-Address", IfThere),
+    ("CFBL-Feedback-ID", IfThere),
 ];
 
 /// Fields of one name that are signed; of more than that, which no honest message has, the lowest. Bounds the signature
@@ -54,12 +67,13 @@ impl SignedFields {
             found[place].push(field.value);
         }
         let mut fields = SignedFields { names: Vec::with_capacity(2 * SIGNED.len()), canonical: Vec::new() };
-        for (place, (name, oversigned)) in SIGNED.into_iter().enumerate() {
+        for (place, (name, once)) in SIGNED.into_iter().enumerate() {
             // Of several fields of one name a verifier takes the lowest first (RFC 6376 §5.4.2).
             for value in found[place].iter().rev() {
                 fields.names.push(name);
                 relaxed_field(name, value, &mut fields.canonical);
             }
+            let oversigned = once == More || once == IfThere && !found[place].is_empty();
             if oversigned && !cut[place] {
                 fields.names.push(name);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::{Signer, SigningError};
+use super::{Added, Signer, SigningError};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::Metrics;
 
@@ -35,6 +35,23 @@ impl SigningPool {
     /// Dropping the future gives up the turn; a signature being computed then is finished and thrown away, and its turn
     /// passes on only after that.
     pub async fn sign(&self, signer: Arc<Signer>, content: Bytes, now: Timestamp) -> Result<Bytes, SigningError> {
+        self.sign_with(signer, Added::default(), content, now).await
+    }
+
+    /// [`Signer::sign_with`], likewise.
+    ///
+    /// # Errors
+    /// As for [`sign`](SigningPool::sign).
+    ///
+    /// # Cancel safety
+    /// As for [`sign`](SigningPool::sign).
+    pub async fn sign_with(
+        &self,
+        signer: Arc<Signer>,
+        added: Added,
+        content: Bytes,
+        now: Timestamp,
+    ) -> Result<Bytes, SigningError> {
         if !signer.applies(&content) {
             return Ok(Bytes::new());
         }
@@ -43,7 +60,7 @@ impl SigningPool {
         let metrics = Arc::clone(&self.metrics);
         let signed = tokio::task::spawn_blocking(move || {
             let started = clock.instant();
-            let signed = signer.sign(&content, now);
+            let signed = signer.sign_with(&added, &content, now);
             metrics.signing.observe(clock.instant().duration_since(started).as_secs_f64());
             drop(turn);
             signed

@@ -96,12 +96,24 @@ pub struct Metrics {
     pub warmup_day: IntGaugeVec,
     /// Recipients a source that is warmed up may still mail today, by source and provider.
     pub warmup_left: IntGaugeVec,
-    /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster.
+    /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster, complaint, report.
     pub inbound_messages: IntCounterVec,
     /// Recipients that left, by way.
     pub unsubscribes: IntCounterVec,
     /// Recipients that came back by mail after their mail had been taken, by provider and reason.
     pub bounces: IntCounterVec,
+    /// Complaints, by provider and type.
+    pub complaints: IntCounterVec,
+    /// The share of a day's delivered mail that was complained of, by tenant, class and provider, as of the last complaint.
+    pub complaint_share: prometheus::GaugeVec,
+    /// Reports on our domains, by kind: dmarc, tls, unreadable.
+    pub reports: IntCounterVec,
+    /// Messages that DMARC reports tell of, by check (dkim, spf, dmarc) and result.
+    pub dmarc_messages: IntCounterVec,
+    /// The same, by what became of them: none, quarantine, reject.
+    pub dmarc_dispositions: IntCounterVec,
+    /// Sessions that TLS reports tell of, by policy and result: success, or the kind of failure.
+    pub tls_report_sessions: IntCounterVec,
     /// 1 if the last reload of the configuration worked, else 0.
     pub config_ok: Gauge,
 }
@@ -200,6 +212,28 @@ impl Metrics {
             unsubscribes: counters(&r, "unsubscribes_total", "recipients that left a list or stream", &["way"]),
             inbound_messages: counters(&r, "inbound_messages_total", "messages taken at addresses of ours", &["kind"]),
             bounces: counters(&r, "bounces_total", "recipients that came back by mail", &["provider", "reason"]),
+            complaints: counters(&r, "complaints_total", "complaints of recipients", &["provider", "type"]),
+            complaint_share: register(
+                &r,
+                prometheus::GaugeVec::new(
+                    opts("complaint_share", "share of a day's delivered mail that was complained of"),
+                    &["tenant", "class", "provider"],
+                ),
+            ),
+            reports: counters(&r, "reports_total", "reports on our domains", &["kind"]),
+            dmarc_messages: counters(&r, "dmarc_messages_total", "messages in DMARC reports", &["check", "result"]),
+            dmarc_dispositions: counters(
+                &r,
+                "dmarc_dispositions_total",
+                "messages in DMARC reports by what became of them",
+                &["disposition"],
+            ),
+            tls_report_sessions: counters(
+                &r,
+                "tls_report_sessions_total",
+                "sessions in TLS reports",
+                &["policy", "result"],
+            ),
             config_ok: register(&r, Gauge::with_opts(opts("config_last_reload_ok", "1 if the last reload worked"))),
             registry: r,
         };

@@ -23,6 +23,7 @@ async fn world(change: impl FnOnce(&mut Config)) -> (World, Peer) {
         config.feedback.bounce_domain = Some("b.us.test".parse().unwrap());
         config.inbound.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.inbound.errors_max = 100_000;
+        config.suppression.hard_bounces = 1;
         change(config);
     })
     .await;

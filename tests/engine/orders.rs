@@ -148,6 +148,32 @@ async fn mail_is_taken_back_by_where_it_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waited_behind_mail_that_is_taken_back_goes_on() {
+    let mut hosts = listeners(1).await.into_iter();
+    let them = Peer::good(hosts.next().unwrap());
+    let mut zone = zone(&["one"]);
+    zone.mx("two.test", 10, "mx.one.test");
+    let world = World::start(zone, them.address().port(), |config| {
+        config.delivery.idle_timeout = Duration::from_millis(200);
+        let scope = posthaste::config::Scope { tenant: Some("shop".into()), ..Default::default() };
+        let messages = Some("30/m burst 1".parse().unwrap());
+        config.limit = vec![posthaste::config::LimitConfig { scope, messages, ..Default::default() }];
+    })
+    .await;
+    for n in 0..4 {
+        world.send_with(&[&format!("a{n}@one.test")], SHOP).await;
+    }
+    world.send_with(&["b@two.test"], SHOP).await;
+    world.until("delivered", "a0@one.test", 1).await;
+    // Its session has idled out; nobody is there who could look at the line by himself.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let (_, answer) = ask(&world, "POST", "/v1/queue/cancel", json!({"scope": {"domain": "one.test"}})).await;
+    assert_eq!(answer["recipients"], 3, "{answer}");
+    world.until("delivered", "b@two.test", 1).await;
+    world.until_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_with_many_unknown_users_is_stopped_until_it_is_let_go() {
     let mut hosts = listeners(1).await.into_iter();
     let them = Peer::start(hosts.next().unwrap(), |ask| match ask.at {
@@ -187,6 +213,60 @@ async fn a_stream_with_many_unknown_users_is_stopped_until_it_is_let_go() {
     world.until_empty().await;
     let (_, orders) = ask(&world, "GET", "/v1/orders", json!({})).await;
     assert_eq!(orders.as_array().unwrap().len(), 1, "{orders}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_gives_back_no_tokens_of_a_daily_limit() {
+    let mut hosts = listeners(1).await.into_iter();
+    let them = Peer::good(hosts.next().unwrap());
+    let mut world = World::start(zone(&["them"]), them.address().port(), |config| {
+        let scope = posthaste::config::Scope { tenant: Some("shop".into()), ..Default::default() };
+        let messages = Some("10/d burst 10".parse().unwrap());
+        config.limit = vec![posthaste::config::LimitConfig { scope, messages, ..Default::default() }];
+    })
+    .await;
+    for n in 0..15 {
+        world.send_with(&[&format!("shop{n}@them.test")], SHOP).await;
+    }
+    world.until("delivered", "shop", 10).await;
+    world.stop(Duration::from_secs(5)).await;
+    world.start_again().await;
+    let explained = explain(&world, "address=x@them.test&tenant=shop").await;
+    let left = explained["limits"].to_string() + &explained["paths"].to_string();
+    world.send_with(&["shop-again@them.test"], SHOP).await;
+    world.send(&["free@them.test"]).await;
+    world.until("delivered", "free@them.test", 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.told("delivered", "shop").len(), 10, "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brake_goes_on_counting_after_a_restart() {
+    let mut hosts = listeners(1).await.into_iter();
+    let them = Peer::start(hosts.next().unwrap(), |ask| match ask.at {
+        At::Rcpt if ask.text.starts_with("nobody") => Do::Say("550 5.1.1 no such user"),
+        _ => Do::Take,
+    });
+    let mut world = World::start(zone(&["them"]), them.address().port(), |config| {
+        config.brake.recipients_min = 20;
+        config.brake.unknown_users_min = 3;
+    })
+    .await;
+    // One less than would be judged, before and after.
+    let list = |from: usize| -> Vec<String> {
+        let name = |n| if n % 5 == 0 { format!("nobody{n}@them.test") } else { format!("user{n}@them.test") };
+        (from..from + 19).map(name).collect()
+    };
+    let send = async |world: &World, list: Vec<String>| {
+        world.send_with(&list.iter().map(String::as_str).collect::<Vec<_>>(), SHOP).await;
+        world.until_empty().await;
+    };
+    send(&world, list(0)).await;
+    assert_eq!(notices(&world, "brake"), Vec::<String>::new());
+    world.stop(Duration::from_secs(5)).await;
+    world.start_again().await;
+    send(&world, list(100)).await;
+    world.see("the brake", || Some(notices(&world, "brake")).filter(|told| told.iter().any(|w| w == "paused"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Sources and pools: by whose address mail leaves, with which name, and what happens when one is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -241,6 +241,107 @@ async fn a_source_that_a_receiver_refuses_leaves_the_mail_to_others() {
     assert_eq!(clients(&host), BTreeMap::from([("b.us.test 127.0.0.22".into(), 40)]));
     assert_eq!(world.told("deferred", "them.test").len(), 0);
     assert!(host.connections() <= 12, "{}", host.connections());
+}
+
+/// Says this to everybody's first RCPT, then takes them.
+fn once_each(reply: &'static str) -> impl FnMut(&crate::peer::Ask<'_>) -> Do + Send + 'static {
+    let mut seen = HashSet::new();
+    move |ask| match ask.at {
+        At::Rcpt if seen.insert(ask.text.to_owned()) => Do::Say(reply),
+        _ => Do::Take,
+    }
+}
+
+/// Thirty recipients who are put off once each: from which source they were put off and then delivered.
+async fn put_off_once(world: &World) -> Vec<(String, String)> {
+    let mut door = world.door().await;
+    for n in 0..30 {
+        door.send("a@us.test", &[&format!("b{n}@them.test")], "").await;
+    }
+    world.until("delivered", "them.test", 30).await;
+    let mut ways = Vec::new();
+    for delivered in world.told("delivered", "them.test") {
+        let deferred = &world.told("deferred", delivered.recipient())[..];
+        assert_eq!((deferred.len(), delivered.number("attempt")), (1, 2), "{}", delivered.recipient());
+        ways.push((deferred[0].text("source").to_owned(), delivered.text("source").to_owned()));
+    }
+    assert_eq!(world.daemon().queue().census().wishes, 0, "nobody waits any more");
+    ways
+}
+
+fn two_sources(config: &mut Config) {
+    config.source = vec![source("a", "127.0.0.21"), source("b", "127.0.0.22")];
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greylisted_retry_comes_from_the_same_source() {
+    let host = Peer::start(listeners(1).await.remove(0), once_each("450 4.7.1 Greylisted, try again in 1 seconds"));
+    let world = World::start(zone(&["them"]), host.address().port(), two_sources).await;
+    let ways = put_off_once(&world).await;
+    assert!(ways.iter().all(|(before, after)| before == after), "{ways:?}");
+    assert!(["a", "b"].iter().all(|source| ways.iter().any(|(before, _)| before == source)), "both send: {ways:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_elsewhere_comes_from_another_source() {
+    let host = Peer::start(listeners(1).await.remove(0), once_each("451 4.7.0 not by this door"));
+    let profiles = tempfile::tempdir().unwrap();
+    let profile = r#"
+        name = "tiny"
+        mx = ["them.test"]
+        [[rule]]
+        name = "door"
+        reason = "blocked-ip"
+        action = "elsewhere"
+        any = ["not by this door"]
+        sample = ["451 4.7.0 not by this door"]
+    "#;
+    std::fs::write(profiles.path().join("tiny.toml"), profile).unwrap();
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        two_sources(config);
+        config.shaping.providers_dir = Some(profiles.path().to_owned());
+    })
+    .await;
+    let ways = put_off_once(&world).await;
+    assert!(ways.iter().all(|(before, after)| before != after), "{ways:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greylisted_retry_does_not_wait_for_a_source_that_is_paused() {
+    let host = Peer::start(listeners(1).await.remove(0), once_each("450 4.7.1 Greylisted, try again in 2 seconds"));
+    let world = World::start(zone(&["them"]), host.address().port(), two_sources).await;
+    world.send(&["b@them.test"]).await;
+    let before = world.until("deferred", "b@them.test", 1).await[0].text("source").to_owned();
+    assert_eq!(world.daemon().queue().census().wishes, 1);
+    let pause = format!(r#"{{"deed":"pause","scope":{{"source":"{before}"}}}}"#);
+    assert_eq!(world.http("POST", "/v1/orders", &pause).await.0, 201);
+    let after = world.until("delivered", "b@them.test", 1).await[0].text("source").to_owned();
+    assert_ne!(before, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cold_source_may_not_send_yet_goes_by_the_warm_one_at_once() {
+    let host = Peer::good(listeners(1).await.remove(0));
+    let world = World::start(zone(&["them"]), host.address().port(), |config| {
+        two_sources(config);
+        // An hour takes an eighth of its day: five.
+        let plan = "source = \"a\"\nrecipients_per_day = [40, 80]";
+        config.warmup = vec![toml::from_str(plan).unwrap()];
+    })
+    .await;
+    let hour = || posthaste::clock::Clock.timestamp().0 / 3_600_000;
+    let began = hour();
+    let mut door = world.door().await;
+    for n in 0..60 {
+        door.send("a@us.test", &[&format!("b{n}@them.test")], "").await;
+    }
+    world.until("delivered", "them.test", 60).await;
+    let by = clients(&host);
+    let (cold, warm) = (by["a.us.test 127.0.0.21"], by["b.us.test 127.0.0.22"]);
+    assert!(cold == 5 || hour() > began && cold <= 10, "{by:?}");
+    assert_eq!((cold + warm, world.told("deferred", "them.test").len()), (60, 0));
+    let progress = &world.daemon().queue().warmups()[0];
+    assert_eq!((progress.source.as_str(), progress.day, progress.sent, progress.per_day), ("a", 1, cold as u64, 40));
 }
 
 #[tokio::test(flavor = "multi_thread")]

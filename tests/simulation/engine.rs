@@ -13,6 +13,7 @@ use posthaste::clock::Clock;
 use posthaste::config::Config;
 use posthaste::delivery::Client;
 use posthaste::events::Archive;
+use posthaste::feedback::marks::Marks;
 use posthaste::feedback::token::Tokens;
 use posthaste::feedback::verp::Verp;
 use posthaste::log::sim::{Deed, Fault, SimFiles};
@@ -225,6 +226,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         retry: RetryPolicy::new(&config.retry),
         reports: config.reports.clone(),
         verp: Verp::new(&config.feedback, Arc::new(Tokens::new(b"the secret of a simulation"))),
+        marks: Marks::new(&config.feedback, &hostname, Arc::new(Tokens::new(b"the secret of a simulation"))),
         expire_after: config.retry.expire_after,
         delivery: config.delivery.clone(),
         egress: Arc::new(Egress::new(config, None).unwrap()),
@@ -232,7 +234,7 @@ fn parts(world: &Arc<World>, config: &Config, metrics: &Arc<Metrics>) -> Parts {
         steering: SteeringPolicy::new(&config.brake, &config.warmup),
         rows: Rows::new(&config.limit),
         spool: config.spool.clone(),
-        hostname,
+        hostname: hostname.clone(),
         // The simulation keeps its events in memory; nobody asks after finished messages.
         archive: Archive::new("/events", 0),
     }

@@ -150,6 +150,19 @@ impl Check<'_> {
         }
     }
 
+    /// A plan for a source that is not there would warm up nothing.
+    pub(super) fn warmup_sources(&mut self, config: &Config) {
+        let mut known: Vec<&str> = config.source.iter().map(|source| source.name.as_str()).collect();
+        if !default_has_sources(config) {
+            known.push(DEFAULT);
+        }
+        for (index, plan) in config.warmup.iter().enumerate() {
+            if !known.contains(&plan.source.as_str()) {
+                self.unknown(&format!("warmup[{index}].source"), "source", &plan.source, &known);
+            }
+        }
+    }
+
     /// A name that can stand in metrics, paths and files, and is there once.
     fn name<'a>(&mut self, key: &str, name: &str, mut earlier: impl Iterator<Item = &'a str>) {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// Links followed in a CNAME chain before the rest is left to the client.
@@ -55,6 +55,13 @@ impl Zone {
             IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
         };
         self.add(name, data)
+    }
+
+    /// `name` has this text.
+    pub fn txt(&mut self, name: &str, text: &str) -> &mut Zone {
+        // Strings hold 255 octets each (RFC 1035 §3.3.14).
+        let strings = text.as_bytes().chunks(255).map(|piece| String::from_utf8_lossy(piece).into_owned());
+        self.add(name, RData::TXT(TXT::new(strings.collect())))
     }
 
     /// `name` is another name for `target`.

@@ -28,6 +28,7 @@ use std::cell::OnceCell;
 use serde::Serialize;
 
 use super::classify::{Class, Permanence, Reason, Verdict, classify_reply, codes};
+use super::complaint::{self, Complaint};
 use crate::mail::EnhancedCode;
 use parts::Parts;
 use words::Words;
@@ -38,7 +39,7 @@ use words::Words;
 pub enum Kind {
     /// A report of delivery: failed, delayed or done, see [`Bounced::action`].
     Bounce,
-    /// A spam complaint (RFC 5965); not read further here.
+    /// A complaint, see [`Incoming::complaint`].
     Complaint,
     /// A vacation notice, an acknowledgement, a challenge.
     AutoReply,
@@ -97,8 +98,8 @@ pub struct Incoming {
     pub kind: Kind,
     /// Of a bounce: whose. At most 1,000.
     pub recipients: Vec<Bounced>,
-    /// Reserved for what a complaint says.
-    pub complaint: Option<()>,
+    /// Of a complaint: what it says.
+    pub complaint: Option<Box<Complaint>>,
 }
 
 const RECIPIENTS_MAX: usize = 1_000;
@@ -118,6 +119,9 @@ const PROSE_SAYS_LESS: u8 = 15;
 
 /// Reads a message. Never fails: what is no bounce is [`Kind::Other`].
 pub fn read(message: &[u8]) -> Incoming {
+    if let Some(complaint) = complaint::read(message) {
+        return Incoming { kind: Kind::Complaint, recipients: Vec::new(), complaint: Some(complaint.into()) };
+    }
     let parts = Parts::open(message);
     let words = Words::of(&parts);
     let named = match kind::weigh(&parts, &words) {

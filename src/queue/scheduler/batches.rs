@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{Action, Batch, Item, LaneId, PathId, Scheduler, SiteId};
-use crate::queue::site::{SiteState, Wait};
+use crate::queue::site::{PathState, SiteState, Wait};
 use crate::shaping::{BucketId, Buckets, Gate, Load, Taken};
 
 /// Lanes that are set aside before the lock is given to others.
@@ -23,7 +23,7 @@ impl Scheduler {
         let mut aside = 0;
         while !self.stopped {
             let site = &mut self.sites[path.site as usize];
-            let Some((lane, first)) = site.ready.turn() else {
+            let Some((lane, first)) = site.ready.turn(Some(path.source)) else {
                 self.rest(path, idle);
                 return None;
             };
@@ -39,7 +39,7 @@ impl Scheduler {
                 self.rest(path, idle);
                 match gate {
                     Gate::Later(until) => self.look_at(path.site, until),
-                    Gate::Behind(line) => self.stand(now, path, line, load, false),
+                    Gate::Behind(line) => self.stand(now, path, line, (load, false), actions),
                     Gate::Go => {}
                 }
                 return None;
@@ -97,6 +97,17 @@ impl Scheduler {
             self.resting.pop();
         }
         None
+    }
+
+    /// An idle session of another path that has a place there: it finds that it is wanted, and makes room.
+    pub(super) fn idle_session_in(&mut self, path: PathId, line: BucketId) -> Option<Arc<Notify>> {
+        let limits = &self.shaper.limits;
+        let holds = |other: &&PathId| {
+            let state = path_of(&self.sites, **other).filter(|state| !state.idle.is_empty());
+            **other != path && state.is_some_and(|state| limits.has_place(state.pace.limits(), line))
+        };
+        let other = self.resting.iter().rev().find(holds).copied()?;
+        self.path(other).idle.pop()
     }
 
     /// Takes out the first item of the lane whose turn it is: its message is finished, or about to be.
@@ -181,7 +192,10 @@ impl Scheduler {
 
 /// Whether a session of the path waits for work.
 fn rests(sites: &slab::Slab<SiteState>, path: PathId) -> bool {
-    let site = sites.get(path.site as usize);
-    let state = site.and_then(|site| site.paths.iter().find(|state| state.source == path.source));
-    state.is_some_and(|state| !state.idle.is_empty())
+    path_of(sites, path).is_some_and(|state| !state.idle.is_empty())
+}
+
+/// The path, if it is still there.
+fn path_of(sites: &slab::Slab<SiteState>, path: PathId) -> Option<&PathState> {
+    sites.get(path.site as usize)?.paths.iter().find(|state| state.source == path.source)
 }

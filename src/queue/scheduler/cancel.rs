@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{Action, Item, MessageId, Scheduler, SiteId};
+use crate::queue::site::SiteState;
 
 /// What [`Scheduler::cancel`] did to one message.
 #[derive(Debug)]
@@ -31,7 +32,10 @@ impl Scheduler {
 
     /// Takes out what is held at sites and is taken back: nobody comes to look at it there.
     pub(in crate::queue) fn sweep_lines(&mut self, now: u64, actions: &mut Vec<Action>) {
-        let holding = self.sites.iter().filter(|(_, site)| site.ready.available() < site.ready.len());
+        // Of lanes that are set aside, or of a site where nobody is at work: an order may hold all its paths.
+        let idle = |site: &SiteState| site.paths.iter().all(|path| path.sessions == path.idle.len());
+        let held = |site: &SiteState| site.ready.available() < site.ready.len() || idle(site);
+        let holding = self.sites.iter().filter(|(_, site)| !site.ready.is_empty() && held(site));
         let ids: Vec<SiteId> = holding.map(|(id, _)| id as SiteId).collect();
         for id in ids {
             for item in self.sites[id as usize].ready.drain() {

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{Action, Item, LaneId, PathId, Scheduler, SiteId, StreamId};
 use crate::config::Subject;
 use crate::mail::{AddressHost, Class};
@@ -52,6 +54,7 @@ impl Standing {
     const SENDER: u32 = 0;
     const DIALLER: u32 = 1;
     const MAIL: u32 = 2;
+    const KIND_BITS: u32 = 2;
     /// In the place of a host: all hosts.
     const ANY_HOST: u32 = u32::MAX;
 
@@ -60,7 +63,11 @@ impl Standing {
         match self {
             Standing::Sender(path, class) => of_path(Standing::SENDER, path, class),
             Standing::Dialler(path, class) => of_path(Standing::DIALLER, path, class),
-            Standing::Mail(site, lane) => [Standing::MAIL, site, lane.stream, lane.host.unwrap_or(Standing::ANY_HOST)],
+            Standing::Mail(site, lane) => {
+                // Which source it wishes for, counted from 1, stands above the kind.
+                let source = lane.source.map_or(0, |source| (u32::from(source.0) + 1) << Standing::KIND_BITS);
+                [Standing::MAIL | source, site, lane.stream, lane.host.unwrap_or(Standing::ANY_HOST)]
+            }
         }
     }
 
@@ -73,7 +80,8 @@ impl Standing {
             Standing::DIALLER => Standing::Dialler(path, class),
             _ => {
                 let host = (third != Standing::ANY_HOST).then_some(third);
-                Standing::Mail(site, LaneId { stream: second, host })
+                let source = (kind >> Standing::KIND_BITS).checked_sub(1).map(|source| SourceId(source as u16));
+                Standing::Mail(site, LaneId { stream: second, host, source })
             }
         }
     }
@@ -96,6 +104,11 @@ impl Standing {
 }
 
 impl Held {
+    /// Timers that run.
+    pub(super) fn len(&self) -> usize {
+        self.timers.len()
+    }
+
     pub(super) fn next_wake(&self) -> Option<u64> {
         self.timers.next_wake()
     }
@@ -137,14 +150,17 @@ impl Scheduler {
     /// Whatever is held back looks again: what held it may not hold any more.
     pub(in crate::queue) fn look_everywhere(&mut self, now: u64, actions: &mut Vec<Action>) {
         let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            let site = &mut self.sites[id];
-            site.ready.restore_all();
-            for path in &mut site.paths {
-                (path.sending, path.dialling) = (Wait::No, Wait::No);
-            }
-            self.staff(now, id as SiteId, actions);
+        ids.into_iter().for_each(|id| self.look_at_all(now, id as SiteId, actions));
+    }
+
+    /// Whatever is held back at one site looks again.
+    pub(super) fn look_at_all(&mut self, now: u64, id: SiteId, actions: &mut Vec<Action>) {
+        let site = &mut self.sites[id as usize];
+        site.ready.restore_all();
+        for path in &mut site.paths {
+            (path.sending, path.dialling) = (Wait::No, Wait::No);
         }
+        self.staff(now, id, actions);
     }
 
     /// Learns the pace of the site's paths anew.
@@ -174,13 +190,13 @@ impl Scheduler {
         self.shaper.may_pick(now, &subject, load, site.ready.is_senior(lane))
     }
 
-    /// The lane of a message's mail to a host.
-    pub(super) fn lane_of(&self, item: &Item, stream: StreamId) -> LaneId {
+    /// The lane of a message's mail to a host at that site.
+    pub(super) fn lane_of(&self, site: SiteId, item: &Item, stream: StreamId) -> LaneId {
         let orders = &self.shaper.steering.orders;
         let host = (self.shaper.limits.tells_domains() || !orders.is_empty())
             .then(|| domain_of(&self.hosts.get(item.host).host))
             .filter(|domain| self.shaper.limits.tells_domain(domain) || orders.tells_domain(domain));
-        LaneId { stream, host: host.map(|_| item.host) }
+        LaneId { stream, host: host.map(|_| item.host), source: self.wished(site, item) }
     }
 
     /// A lane whose turn it is may not go.
@@ -203,8 +219,16 @@ impl Scheduler {
         }
     }
 
-    /// A path stands in line: for a message, or, if `dial`, for a connection.
-    pub(super) fn stand(&mut self, now: u64, path: PathId, line: BucketId, load: Load, dial: bool) {
+    /// A path stands in line: for a message, or, if `dial`, for a connection. Then an idle session of another path that has
+    /// such a place makes room.
+    pub(super) fn stand(
+        &mut self,
+        now: u64,
+        path: PathId,
+        line: BucketId,
+        (load, dial): (Load, bool),
+        actions: &mut Vec<Action>,
+    ) {
         let site = &mut self.sites[path.site as usize];
         let class = site.ready.best_class().unwrap_or(Class::System);
         let state = site.path(path.source);
@@ -218,6 +242,9 @@ impl Scheduler {
         }
         let senior = *wait == Wait::Senior;
         *wait = Wait::In(line, class);
+        if dial {
+            actions.extend(self.idle_session_in(path, line).map(Action::Wake));
+        }
         let standing = if dial { Standing::Dialler(path, class) } else { Standing::Sender(path, class) };
         self.join(now, line, standing, (class, load), (senior, urgent));
     }
@@ -318,7 +345,12 @@ impl SiteState {
             return Turn::Own;
         }
         let (route, pool) = (Arc::clone(&self.route), self.pool);
-        self.turn(now, place, |path| gate(now, path, (&route, pool), (shaper, egress), load) == Gate::Go)
+        // Nobody waits for a path whose source all that is here does not wish for.
+        let paths = self.paths.iter().map(|path| path.source);
+        let idle: SmallVec<[SourceId; 4]> = paths.filter(|source| self.ready.available_to(*source) == 0).collect();
+        self.turn(now, place, |path| {
+            !idle.contains(&path.source) && gate(now, path, (&route, pool), (shaper, egress), load) == Gate::Go
+        })
     }
 }
 

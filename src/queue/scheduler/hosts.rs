@@ -24,6 +24,8 @@ pub(super) struct HostState {
     pub(super) host: AddressHost,
     /// Items that name it.
     items: usize,
+    /// Sites where they stood in line, some of which may be gone.
+    stood: SmallVec<[SiteId; 2]>,
     pub(super) route: HostRoute,
 }
 
@@ -66,13 +68,23 @@ impl HostRoute {
     }
 }
 
+impl HostState {
+    /// Mail for it stands in line at that site.
+    pub(super) fn stands_at(&mut self, site: SiteId) {
+        if !self.stood.contains(&site) {
+            self.stood.push(site);
+        }
+    }
+}
+
 impl Hosts {
     /// The host's place, for one more item.
     pub(super) fn take(&mut self, host: &AddressHost) -> HostId {
         let id = match self.ids.get(host) {
             Some(id) => *id,
             None => {
-                let state = HostState { host: host.clone(), items: 0, route: HostRoute::Unknown };
+                let state =
+                    HostState { host: host.clone(), items: 0, stood: SmallVec::new(), route: HostRoute::Unknown };
                 let id = self.hosts.insert(state) as HostId;
                 self.ids.insert(host.clone(), id);
                 id
@@ -92,6 +104,9 @@ impl Hosts {
         let full = self.ids.len() > HOSTS_KEPT;
         let host = self.get_mut(id);
         host.items -= 1;
+        if host.items == 0 {
+            host.stood.clear();
+        }
         if host.items == 0 && full && !matches!(host.route, HostRoute::Resolving(_)) {
             let host = self.hosts.remove(id as usize);
             self.ids.remove(&host.host);
@@ -106,6 +121,11 @@ impl Hosts {
     /// A host that an item names.
     pub(super) fn get_mut(&mut self, id: HostId) -> &mut HostState {
         &mut self.hosts[id as usize]
+    }
+
+    /// The sites where mail for a host may stand in line.
+    pub(super) fn stood_at(&self, host: &AddressHost) -> &[SiteId] {
+        self.ids.get(host).map_or(&[], |id| &self.hosts[*id as usize].stood)
     }
 
     /// The way to a host, if it is known.

@@ -14,6 +14,7 @@ mod pace;
 mod sites;
 mod steer;
 mod streams;
+mod wishes;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
 use messages::{MessageState, Messages, Open, Size};
 pub(super) use pace::{Answer, PathName};
 use streams::Streams;
+pub(super) use wishes::Wish;
+use wishes::Wishes;
 
 /// Place of a stream in the table of streams.
 pub(super) type StreamId = u32;
@@ -109,6 +112,8 @@ pub(super) struct Scheduler {
     /// What sessions are delivering right now, and what is being settled without an attempt: its outcome is under way.
     in_flight: IdMap<SmallVec<[u32; 4]>>,
     streams: Streams,
+    /// By which source some of it would like to be tried next.
+    wishes: Wishes,
     hosts: Hosts,
     sites: slab::Slab<SiteState>,
     /// With so many sites it is time to see which can be forgotten.
@@ -134,6 +139,9 @@ pub(super) struct Scheduler {
     /// When the timer task comes by itself.
     armed: Option<u64>,
     stopped: bool,
+    /// Times the line of a site was looked at.
+    #[cfg(test)]
+    pub(super) looks: usize,
 }
 
 /// Limits of the configuration in force.
@@ -440,6 +448,7 @@ impl Scheduler {
         }
         if let Some(message) = self.messages.remove(id) {
             self.streams.release(message.stream);
+            self.wishes.forget_message(id);
         }
         true
     }
@@ -502,6 +511,8 @@ impl Scheduler {
             hosts: self.hosts.len(),
             sites: self.sites.len(),
             connections: self.connections,
+            wishes: self.wishes.len(),
+            held: self.held.len(),
         }
     }
 

@@ -34,7 +34,7 @@ impl Scheduler {
     ) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
         let (stream, class) = (message.stream, self.streams.class(message.stream));
-        let lane = self.lane_of(&item, stream);
+        let lane = self.lane_of(id, &item, stream);
         let site = &mut self.sites[id as usize];
         if let Some(failure) = site.closed(now) {
             let verdict = Verdict::Later(failure.clone());
@@ -44,6 +44,7 @@ impl Scheduler {
             self.purge(id, lane);
         }
         let site = &mut self.sites[id as usize];
+        self.hosts.get_mut(item.host).stands_at(id);
         match front {
             false => site.ready.push(class, lane, item),
             true => site.ready.push_front(class, lane, item),
@@ -63,6 +64,8 @@ impl Scheduler {
         self.streams.set_pools(|stream| egress.pool_of(stream));
         let out = |source| egress.source(source).is_out();
         self.sites.iter_mut().for_each(|(_, site)| site.set_sources(egress.sources_of(site.pool), out));
+        let used: HashSet<SourceId> = egress.sources().map(|(source, _)| source).collect();
+        self.wishes.retain(|source| used.contains(&source));
         self.egress = egress;
     }
 
@@ -91,15 +94,20 @@ impl Scheduler {
     /// another session is opened at once only for a long line; otherwise when mail has waited for [`PATIENCE`], which is
     /// what `overdue` says. (With one more for each item, 20,000 messages to 200 sites took 6,172 connections.)
     fn staff_site(&mut self, now: u64, id: SiteId, overdue: bool, actions: &mut Vec<Action>) {
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
         self.set_paused_aside(now, id);
         if self.stopped || self.sites[id as usize].ready.available() == 0 {
             return;
         }
         let load = self.head_load(id);
-        if let Some(session) = self.idle_session(now, id, load) {
+        self.unbind(now, id, load);
+        if let Some(session) = self.idle_session(now, id, load, actions) {
             return actions.push(Action::Wake(session));
         }
-        let Some(place) = self.path_to_grow(now, id, load) else { return };
+        let Some(place) = self.path_to_grow(now, id, load, actions) else { return };
         let site = &mut self.sites[id as usize];
         let (sessions, waiting) = (site.sessions(), site.ready.available());
         if sessions > 0 && waiting <= LONG_LINE * sessions && !overdue {
@@ -171,18 +179,18 @@ impl Scheduler {
 
     /// What the message whose turn it is asks for.
     fn head_load(&mut self, id: SiteId) -> Load {
-        let Some((_, first)) = self.sites[id as usize].ready.turn() else { return held::ANY };
+        let Some((_, first)) = self.sites[id as usize].ready.turn(None) else { return held::ANY };
         let octets = self.messages.get(first.message).map_or(1, |message| message.size.octets());
         Load { recipients: 1, octets }
     }
 
     /// An idle session of the site whose path may send now. If there are some whose path may not yet, the line is looked
     /// at again when the first of them may.
-    fn idle_session(&mut self, now: u64, id: SiteId, load: Load) -> Option<Arc<Notify>> {
+    fn idle_session(&mut self, now: u64, id: SiteId, load: Load, actions: &mut Vec<Action>) -> Option<Arc<Notify>> {
         let (mut look, mut lines) = (None, Lines::new());
         let site = &mut self.sites[id as usize];
         for place in site.by_turn() {
-            if site.paths[place].idle.is_empty() {
+            if site.paths[place].idle.is_empty() || site.ready.available_to(site.paths[place].source) == 0 {
                 continue;
             }
             match site.gate(now, place, &mut self.shaper, &self.egress, load) {
@@ -202,27 +210,34 @@ impl Scheduler {
                 Turn::Busy(until) => look = earlier(look, until),
             }
         }
-        self.hold(now, id, load, look, lines);
+        self.hold(now, id, load, (look, lines), actions);
         None
     }
 
     /// Looks at the site again at that time, if any, and has these of its paths stand in line.
-    fn hold(&mut self, now: u64, id: SiteId, load: Load, look: Option<u64>, lines: Lines) {
+    fn hold(
+        &mut self,
+        now: u64,
+        id: SiteId,
+        load: Load,
+        (look, lines): (Option<u64>, Lines),
+        actions: &mut Vec<Action>,
+    ) {
         look.into_iter().for_each(|until| self.look_at(id, until));
         for (source, line, dial) in lines {
-            self.stand(now, PathId { site: id, source }, line, load, dial);
+            self.stand(now, PathId { site: id, source }, line, (load, dial), actions);
         }
     }
 
     /// The place of a path of the site that may have one more session. If none may yet, the line is looked at again when
     /// the first of them may.
-    fn path_to_grow(&mut self, now: u64, id: SiteId, load: Load) -> Option<usize> {
+    fn path_to_grow(&mut self, now: u64, id: SiteId, load: Load, actions: &mut Vec<Action>) -> Option<usize> {
         let bounds = self.limits.bounds(self.sites[id as usize].route.provider);
         let site = &mut self.sites[id as usize];
-        let waiting = site.ready.available();
         let (mut look, mut lines) = (None, Lines::new());
         for place in site.by_turn() {
             let path = &mut site.paths[place];
+            let waiting = site.ready.available_to(path.source);
             if path.retired || path.out {
                 continue;
             }
@@ -250,7 +265,7 @@ impl Scheduler {
                 (Gate::Behind(line), Gate::Go | Gate::Later(_)) => lines.push((path.source, line, true)),
             }
         }
-        self.hold(now, id, load, look, lines);
+        self.hold(now, id, load, (look, lines), actions);
         None
     }
 

@@ -9,6 +9,7 @@ use super::streams::Streams;
 use super::{Action, Item, PathId, Scheduler, SiteId, TakenBack};
 use crate::config::{Scope, Subject};
 use crate::mail::{AddressHost, MessageId, Stream};
+use crate::queue::site::SiteState;
 use crate::routing::{Egress, PoolId, Route, Site, SourceId};
 use crate::shaping::orders::{Deed, Order, OrderId};
 use crate::shaping::steering::{Learned, Steering, SteeringPolicy};
@@ -29,13 +30,24 @@ impl Scheduler {
     /// Puts an order in force at once; the name of the one it takes the place of.
     pub(in crate::queue) fn order(&mut self, now: u64, order: Order, actions: &mut Vec<Action>) -> Option<OrderId> {
         let steering = &mut self.shaper.steering;
-        let (until, kind) = (steering.instant(order.until), kind(&order));
+        let about = order.clone();
+        let until = steering.instant(order.until);
         let replaced = steering.orders.put(order, until);
         // A pause is met by whoever looks next; nobody need be woken for it.
-        if !matches!(kind, (Deed::Pause, false)) {
-            self.reconsider(now, &[kind], actions);
+        if about.deed != Deed::Pause || about.scope.domain.is_some() {
+            self.reconsider(now, &[about], actions);
         }
         replaced
+    }
+
+    /// Puts orders in force that were given before the last stop, all at once.
+    pub(in crate::queue) fn recall_orders(&mut self, now: u64, orders: Vec<Order>, actions: &mut Vec<Action>) {
+        for order in &orders {
+            let steering = &mut self.shaper.steering;
+            let until = steering.instant(order.until);
+            steering.orders.put(order.clone(), until);
+        }
+        self.reconsider(now, &orders, actions);
     }
 
     /// Takes an order back: what it held goes on at once.
@@ -47,7 +59,7 @@ impl Scheduler {
     ) -> Option<Order> {
         let order = self.shaper.steering.orders.take_back(id)?;
         self.shaper.steering.ended(&order);
-        self.reconsider(now, &[kind(&order)], actions);
+        self.reconsider(now, std::slice::from_ref(&order), actions);
         Some(order)
     }
 
@@ -57,39 +69,59 @@ impl Scheduler {
         if ended.is_empty() {
             return;
         }
-        let kinds: Vec<(Deed, bool)> = ended.iter().map(kind).collect();
-        for order in ended {
-            self.shaper.steering.ended(&order);
-            actions.push(Action::OrderEnded(order));
-        }
-        self.reconsider(now, &kinds, actions);
+        ended.iter().for_each(|order| self.shaper.steering.ended(order));
+        self.reconsider(now, &ended, actions);
+        actions.extend(ended.into_iter().map(Action::OrderEnded));
     }
 
     /// These orders were given or are over: what they hold, or held, is looked at again.
-    fn reconsider(&mut self, now: u64, orders: &[(Deed, bool)], actions: &mut Vec<Action>) {
-        let paced = orders.iter().any(|(deed, _)| matches!(deed, Deed::Pace { .. }));
+    fn reconsider(&mut self, now: u64, orders: &[Order], actions: &mut Vec<Action>) {
+        let paced = orders.iter().any(|order| matches!(order.deed, Deed::Pace { .. }));
         if paced {
             self.shaper.add_paces(now);
         }
         // Other domains than before are told apart.
-        if orders.iter().any(|(_, names_domain)| *names_domain) {
-            let ids: Vec<usize> = self.sites.iter().map(|(id, _)| id).collect();
-            for id in ids {
-                let items = self.sites[id].ready.drain();
-                items.into_iter().for_each(|item| self.stand_in_line(id as SiteId, item));
+        for order in orders.iter().filter(|order| order.scope.domain.is_some()) {
+            for id in self.sites_about(&order.scope) {
+                let items = self.sites[id as usize].ready.drain();
+                items.into_iter().for_each(|item| self.stand_in_line(id, item));
             }
         }
-        match paced {
-            true => self.rows_changed(now, actions),
-            false => self.look_everywhere(now, actions),
+        if paced {
+            return self.rows_changed(now, actions);
+        }
+        match orders {
+            [] => {}
+            [only] => self.sites_about(&only.scope).into_iter().for_each(|id| self.look_at_all(now, id, actions)),
+            _ => self.look_everywhere(now, actions),
+        }
+    }
+
+    /// The sites where mail may stand that `scope` names. One domain's mail is at one site or two, of a hundred thousand.
+    fn sites_about(&self, scope: &Scope) -> Vec<SiteId> {
+        let site_named = |site: &SiteState| {
+            let named = |wanted: &Option<String>, name: &str| {
+                wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
+            };
+            named(&scope.provider, site.route.provider)
+                && named(&scope.site, site.route.site.as_str())
+                && named(&scope.pool, self.egress.pool_name(site.pool))
+        };
+        match scope.domain.as_ref().and_then(|domain| domain.parse().ok()) {
+            Some(domain) => {
+                let ids = self.hosts.stood_at(&AddressHost::Domain(domain)).iter().copied();
+                ids.filter(|id| self.sites.get(*id as usize).is_some_and(site_named)).collect()
+            }
+            None => self.sites.iter().filter(|(_, site)| site_named(site)).map(|(id, _)| id as SiteId).collect(),
         }
     }
 
     /// Puts an item behind the others of its lane.
     pub(super) fn stand_in_line(&mut self, id: SiteId, item: Item) {
         let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
+        self.hosts.get_mut(item.host).stands_at(id);
         let (stream, class) = (message.stream, self.streams.class(message.stream));
-        let lane = self.lane_of(&item, stream);
+        let lane = self.lane_of(id, &item, stream);
         self.sites[id as usize].ready.push(class, lane, item);
     }
 
@@ -100,7 +132,7 @@ impl Scheduler {
         }
         loop {
             let site = &mut self.sites[id as usize];
-            let Some((lane, first)) = site.ready.turn() else { return };
+            let Some((lane, first)) = site.ready.turn(None) else { return };
             let message = self.messages.get(first.message).filter(|message| !message.is_unwanted());
             let Some(message) = message else { return };
             let stream = self.streams.get(message.stream);
@@ -140,6 +172,19 @@ impl Scheduler {
             let braked = self.shaper.steering.learn(now, stream, (source, provider), *what, *recipients);
             actions.extend(braked.into_iter().map(Action::Braked));
         }
+    }
+
+    /// So many recipients of a stream complained.
+    pub(in crate::queue) fn complained(
+        &mut self,
+        now: u64,
+        stream: &Stream,
+        path: (Option<&str>, &str),
+        recipients: u32,
+        actions: &mut Vec<Action>,
+    ) {
+        let braked = self.shaper.steering.complained(now, stream, path, recipients);
+        actions.extend(braked.into_iter().map(Action::Braked));
     }
 
     /// So many recipients whose mail had been taken turned out to be unknown.
@@ -240,11 +285,6 @@ impl Scheduler {
     fn eyes(&self) -> Eyes<'_> {
         Eyes { messages: &self.messages, streams: &self.streams, egress: &self.egress }
     }
-}
-
-/// What an order does, and whether it names a domain.
-fn kind(order: &Order) -> (Deed, bool) {
-    (order.deed, order.scope.domain.is_some())
 }
 
 /// What must be seen of the scheduler to say what an item is about, while other parts of it are changed.

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::super::*;
 use crate::config::{ByteSize, Config, EventsConfig};
 use crate::events::EventLog;
+use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
 use crate::log::sim::SimFiles;
 use crate::log::{Drive, Files, LogOptions};
@@ -54,10 +55,11 @@ impl Whole {
             rows: Rows::new(&config.limit),
             steering: SteeringPolicy::new(&config.brake, &config.warmup),
             spool: config.spool.clone(),
-            hostname,
+            hostname: hostname.clone(),
             archive: Archive::new(dir.path(), 1),
             reports: config.reports.clone(),
             verp: Verp::new(&config.feedback, Arc::new(Tokens::new(b"0123456789abcdef"))),
+            marks: Marks::new(&config.feedback, &hostname, Arc::new(Tokens::new(b"0123456789abcdef"))),
         };
         let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
         let chance = rand::SeedableRng::seed_from_u64(1);
@@ -98,6 +100,21 @@ impl Whole {
     fn cancel(&self, id: MessageId) -> tokio::task::JoinHandle<Result<Cancelled, QueryError>> {
         let queue = Arc::clone(&self.queue);
         tokio::spawn(async move { queue.cancel(vec![id]).await })
+    }
+}
+
+impl Whole {
+    /// A message that nobody may send yet, for an order holds everything.
+    fn accept_held(&self, n: usize) -> MessageId {
+        let now = Clock.timestamp();
+        let id = self.spool.next_id(now);
+        let mut envelope = Envelope::unreadable(Stream::default(), now);
+        envelope.recipients = vec![Recipient::new(format!("r{n}@[11.0.0.{}]", n % 200 + 1).parse().unwrap())];
+        envelope.expires_at = now.after(Duration::from_secs(7200));
+        let message = Arc::new(Message::new(id, envelope, bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n")));
+        let queue = Arc::clone(&self.queue);
+        self.spool.accept([message], move |accepted| queue.admit(&accepted.unwrap(), &Recipients::None));
+        id
     }
 }
 
@@ -186,4 +203,52 @@ async fn what_was_taken_back_in_flight_ends_as_cancelled_after_a_crash() {
     assert!(cancelled.count() == 2 && told.contains("r0@b") && told.contains("r1@b"), "{told}");
     assert!(after.queue.status(id).await.unwrap().is_some_and(|status| !status.waiting));
     after.log.close();
+}
+
+#[tokio::test]
+async fn what_is_held_and_taken_back_leaves_the_line_at_once() {
+    let whole = Whole::start(SimFiles::new(1));
+    let all = NewOrder {
+        deed: crate::shaping::orders::Deed::Pause,
+        scope: crate::config::Scope::default(),
+        reason: String::new(),
+        by: String::new(),
+        lasts: None,
+    };
+    whole.queue.order(all).await.unwrap();
+    let ids: Vec<MessageId> = (0..1100).map(|n| whole.accept_held(n)).collect();
+    whole.spool.step();
+    others().await;
+    assert_eq!(whole.queue.census().ready, 1100);
+    let queue = Arc::clone(&whole.queue);
+    let cancelled = tokio::spawn(async move { queue.cancel(ids).await });
+    others().await;
+    assert_eq!(whole.queue.census().ready, 0, "nobody comes to look at it there");
+    while !cancelled.is_finished() {
+        whole.spool.step();
+        others().await;
+    }
+    assert_eq!(cancelled.await.unwrap().unwrap().recipients, 1100);
+}
+
+#[tokio::test]
+async fn a_thousand_orders_are_recalled_at_once() {
+    let whole = Whole::start(SimFiles::new(1));
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = |dir: &Path| {
+        let files = Arc::new(crate::log::DiskFiles);
+        let config = crate::config::LedgerConfig::default();
+        Arc::new(Ledger::open(dir, &config, files, Arc::new(Metrics::new()), Clock).unwrap())
+    };
+    let ledger = ledger(dir.path());
+    let order = |n: u64| {
+        let text = format!(r#"{{"id":{n},"deed":"pace","per_second":5.0,"scope":{{"campaign":"c{n}"}},"since":0}}"#);
+        (n.to_be_bytes().to_vec(), Some(text.into_bytes().into()))
+    };
+    ledger.put(crate::ledger::Table::Orders, (1..=1000).map(order).collect()).await.unwrap();
+    let rebuilt = || whole.queue.lock().shaper.limits.work.rebuilt;
+    let before = rebuilt();
+    whole.queue.recall(&ledger).unwrap();
+    assert_eq!((whole.queue.orders().len(), rebuilt() - before), (1000, 1));
+    ledger.close();
 }

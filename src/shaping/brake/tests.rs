@@ -108,6 +108,37 @@ fn memory_is_bounded_and_the_large_are_kept() {
 }
 
 #[test]
+fn a_restart_is_no_clean_slate() {
+    let mut brake = Brake::new(policy());
+    let list = watched("spring");
+    brake.count(&list, Fact::Delivered, 90, at(0));
+    brake.count(&list, Fact::UnknownUser, 9, at(100));
+    brake.count(&watched("long".repeat(200).as_str()), Fact::Delivered, 1, at(100));
+    let kept = |brake: &mut Brake| -> Vec<Kept> {
+        let changed = brake.changed();
+        assert!(changed.iter().all(|(key, _)| key.len() <= KEY_MAX));
+        let kept = changed.into_iter().filter_map(|(_, kept)| kept);
+        kept.map(|kept| serde_json::from_str(&serde_json::to_string(&kept).unwrap()).unwrap()).collect()
+    };
+    let before = kept(&mut brake);
+    assert_eq!((before.len(), brake.changed().len()), (2, 0));
+    let mut after = Brake::new(policy());
+    after.restore(before.clone(), at(110));
+    assert_eq!(after.shares(&list), brake.shares(&list));
+    let told = levels(&after.count(&list, Fact::UnknownUser, 1, at(111)));
+    assert_eq!(told, [(Harm::UnknownUsers, Level::Pause)]);
+    // What was told stays told; what was let go stays forgotten.
+    let mut again = Brake::new(policy());
+    again.restore(kept(&mut after), at(112));
+    assert_eq!(levels(&again.count(&list, Fact::UnknownUser, 1, at(112))), []);
+    again.forgive(|_| true);
+    assert!(again.changed().iter().all(|(_, kept)| kept.is_none()));
+    let mut late = Brake::new(policy());
+    late.restore(before, at(100 + 24 * 60));
+    assert!(late.is_empty());
+}
+
+#[test]
 fn a_clock_set_back_breaks_nothing() {
     let mut brake = Brake::new(policy());
     let list = watched("spring");

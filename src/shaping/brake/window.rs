@@ -8,14 +8,16 @@ use crate::clock::Timestamp;
 /// Kinds of [`Fact`].
 pub(super) const FACTS: usize = 3;
 
+/// Begun steps that are not empty, by number since 1970.
+pub(super) type Parts = VecDeque<(u64, [u32; FACTS])>;
+
 /// A sliding count in steps; the step that is counted now is the last.
 #[derive(Debug)]
 pub(super) struct Window {
     /// Milliseconds of a step.
     step: u64,
     steps: u64,
-    /// Begun steps that are not empty, by number since 1970.
-    parts: VecDeque<(u64, [u32; FACTS])>,
+    parts: Parts,
     pub(super) sums: [u32; FACTS],
 }
 
@@ -34,16 +36,37 @@ impl Window {
         // A clock set back counts into the step that is open.
         let newest = self.parts.back().map_or(0, |(number, _)| *number);
         let number = (now.0 / self.step).max(newest);
-        while self.parts.front().is_some_and(|(oldest, _)| number - oldest >= self.steps) {
-            let (_, gone) = self.parts.pop_front().unwrap_or_default();
-            self.sums.iter_mut().zip(gone).for_each(|(sum, gone)| *sum = sum.saturating_sub(gone));
-        }
+        self.slide(number);
         if newest != number || self.parts.is_empty() {
             self.parts.push_back((number, [0; FACTS]));
         }
         let part = self.parts.back_mut().map(|(_, counts)| &mut counts[fact as usize]);
         part.into_iter().for_each(|count| *count = count.saturating_add(n));
         self.sums[fact as usize] = self.sums[fact as usize].saturating_add(n);
+    }
+
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// What lies before the window that ends with that step is forgotten.
+    fn slide(&mut self, number: u64) {
+        while self.parts.front().is_some_and(|(oldest, _)| number.saturating_sub(*oldest) >= self.steps) {
+            let (_, gone) = self.parts.pop_front().unwrap_or_default();
+            self.sums.iter_mut().zip(gone).for_each(|(sum, gone)| *sum = sum.saturating_sub(gone));
+        }
+    }
+
+    /// These were counted before.
+    pub(super) fn restore(&mut self, parts: Parts, now: Timestamp) {
+        for (number, counts) in parts.into_iter().take(self.steps as usize) {
+            // In order, as they were written.
+            if self.parts.back().is_none_or(|(newest, _)| *newest < number) {
+                self.sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum = sum.saturating_add(n));
+                self.parts.push_back((number, counts));
+            }
+        }
+        self.slide(now.0 / self.step);
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -27,11 +27,7 @@ impl Limits {
         for cap in caps {
             of_path.sizes.add(cap.recipients_per_transaction, cap.messages_per_connection);
         }
-        for index in 0..self.of_paths.len() {
-            let row = self.of_paths[index];
-            if !self.rows.rows[row as usize].scope.matches(subject) {
-                continue;
-            }
+        for row in self.matching(|limits| &limits.of_paths, subject) {
             let id = self.bucket(now, row, subject);
             let slot = &mut self.slots[id.place as usize];
             slot.paths += 1;
@@ -103,6 +99,11 @@ impl Limits {
             slot.line = None;
         }
         next
+    }
+
+    /// Whether a path has to do with this bucket of connections.
+    pub fn has_place(&self, path: &PathLimits, id: BucketId) -> bool {
+        path.dial().contains(&id) && self.slot(id).is_some_and(|slot| matches!(slot.state, State::Open(_)))
     }
 
     /// Whether no other path has to do with this bucket.

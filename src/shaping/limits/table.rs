@@ -1,8 +1,10 @@
 //! The table of buckets: made when they are first asked for, forgotten when nobody would miss them.
 
-use super::{BucketId, FORGOTTEN, InForce, Limits, Slot, State};
-use crate::config::Subject;
-use crate::shaping::bucket::Bucket;
+use std::collections::HashMap;
+
+use super::{BucketId, Domains, FORGOTTEN, InForce, Limits, Slot, State};
+use crate::config::{Dimension, Subject};
+use crate::shaping::index::folded;
 use crate::shaping::line::Waiter;
 use crate::shaping::rows::{Allowed, Row, Rows};
 
@@ -14,22 +16,23 @@ impl Limits {
     /// returned and waits no more; every path must ask for its limits anew.
     pub fn set_rows(&mut self, now: u64, rows: Rows) -> Vec<Waiter> {
         let before = std::mem::replace(&mut self.rows, rows);
-        let places = |of: fn(&Row) -> bool| -> Vec<u32> {
-            (0u32..).zip(&self.rows.rows).filter(|(_, row)| of(row)).map(|(place, _)| place).collect()
-        };
-        (self.of_paths, self.of_mail) = (places(Row::is_of_paths), places(|row| !row.is_of_paths()));
-        self.tells_domains = self.rows.rows.iter().any(Row::tells_domains);
+        self.index_rows();
         let lines = self.slots.iter_mut().filter_map(|slot| slot.line.take());
         let waiters = lines.flat_map(|line| line.into_waiters()).collect();
+        // Of two rows that are the same but for their rates, the first goes on.
+        let mut successors: HashMap<_, u32> = HashMap::with_capacity(self.rows.rows.len());
+        for (place, row) in (0u32..).zip(&self.rows.rows) {
+            successors.entry(row.identity()).or_insert(place);
+        }
         for (mut name, place) in std::mem::take(&mut self.names) {
             let slot = &mut self.slots[place as usize];
             let old = &before.rows[slot.row as usize];
-            let successor = (0u32..).zip(&self.rows.rows).find(|(_, row)| row.is_successor_of(old));
-            let Some((row, new)) = successor else {
+            let Some(row) = successors.get(&old.identity()).copied() else {
                 slot.serial = FORGOTTEN;
                 self.free.push(place);
                 continue;
             };
+            let new = &self.rows.rows[row as usize];
             match (&mut slot.state, old.allowed, new.allowed) {
                 (State::Rate(bucket), Allowed::PerTime(old), Allowed::PerTime(new)) => bucket.change(now, old, new),
                 // Paths count theirs when they ask anew.
@@ -38,13 +41,31 @@ impl Limits {
             }
             (slot.row, slot.paths) = (row, 0);
             name[..size_of::<u32>()].copy_from_slice(&row.to_le_bytes());
-            // Of two rows that are the same but for their rates, the first goes on.
             if let Some(double) = self.names.insert(name, place) {
                 self.slots[double as usize].serial = FORGOTTEN;
                 self.free.push(double);
             }
         }
         waiters
+    }
+
+    fn index_rows(&mut self) {
+        (self.of_paths, self.of_mail, self.caps_of_mail) = Default::default();
+        self.tells = Domains::default();
+        for (place, row) in (0u32..).zip(&self.rows.rows) {
+            let index = if row.is_of_paths() { &mut self.of_paths } else { &mut self.of_mail };
+            index.file(&row.scope, place);
+            match &row.scope.domain {
+                Some(domain) => _ = self.tells.named.insert(folded(domain)),
+                None => self.tells.all |= row.each.contains(&Dimension::Domain),
+            }
+        }
+        let caps = (0u32..).zip(&self.rows.caps).filter(|(_, cap)| !cap.scope.is_of_paths());
+        caps.for_each(|(place, cap)| self.caps_of_mail.file(&cap.scope, place));
+        #[cfg(test)]
+        {
+            self.work.rebuilt += 1;
+        }
     }
 
     /// Every limit that holds for a subject, with what is left of it.
@@ -61,7 +82,10 @@ impl Limits {
                 (Some(State::Open(open)), Allowed::AtOnce(most)) => {
                     (f64::from(most) - f64::from(*open), (*open < most).then_some(now))
                 }
-                (_, Allowed::PerTime(rate)) => (rate.burst(), Some(now)),
+                (_, Allowed::PerTime(rate)) => {
+                    let bucket = self.recalled(now, place, &key, rate);
+                    (bucket.level(rate, now), Some(bucket.ready_at(rate, now, 1.0)))
+                }
                 (_, Allowed::AtOnce(most)) => (most.into(), Some(now)),
             };
             let waiting = slot.and_then(|slot| slot.line.as_ref()).map_or(0, |line| line.len());
@@ -100,7 +124,7 @@ impl Limits {
             self.names_max = BUCKETS_MIN.max(2 * self.names.len());
         }
         let state = match self.rows.rows[row as usize].allowed {
-            Allowed::PerTime(_) => State::Rate(Bucket::default()),
+            Allowed::PerTime(rate) => State::Rate(self.recall(now, row, key, rate)),
             Allowed::AtOnce(_) => State::Open(0),
         };
         self.serial = (self.serial + 1) % FORGOTTEN;

@@ -178,3 +178,31 @@ fn what_is_about_one_domain_tells_it_apart() {
     assert!(limits.tells_domain("example.com") && !limits.tells_domain("example.org"));
     assert!(!limits.is_blind_to_mail());
 }
+
+#[test]
+fn a_restart_is_no_way_around_a_long_limit() {
+    let text = |per_day| format!(r#"limit = [{{ each = ["tenant"], messages = "{per_day}/d burst {per_day}" }}]"#);
+    let mut before = limits(&text(1_000));
+    let path = before.path(0, &MAIL, 0);
+    for _ in 0..600 {
+        take(&mut before, SECOND, &path, &MAIL).expect("there are some");
+    }
+    take(&mut before, SECOND, &path, &Subject { tenant: "club", ..MAIL }).expect("there are some");
+    // An hour later, on another clock. Of the other tenant nothing is missing by then.
+    let (hour, zero) = (3_600 * SECOND, 77 * SECOND);
+    let fills = before.fills(hour);
+    assert_eq!(fills.len(), 1);
+    let on_new_clock: Vec<_> =
+        fills.into_iter().map(|(name, fill)| (name, Fill { full_at: fill.full_at - hour + zero, ..fill })).collect();
+    for per_day in [1_000, 500, 2_000] {
+        let mut after = limits(&text(per_day));
+        after.keep_fills(on_new_clock.clone());
+        assert_eq!(after.fills(zero).len(), 1, "it is kept on though nobody has asked for it");
+        for _ in 0..2 {
+            let seen = after.in_force(zero, &MAIL)[0].left;
+            assert!((seen - 441.0).abs() <= 2.0, "{per_day}: {seen}");
+            after.mail(zero, &MAIL);
+        }
+        assert_eq!((after.fills(zero).len(), after.kept.len()), (1, 0));
+    }
+}

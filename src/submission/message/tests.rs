@@ -177,3 +177,20 @@ fn the_longest_prefix_fits_the_headroom() {
         assert!(facts.prefix(&circumstances).len() <= HEADROOM);
     }
 }
+
+#[test]
+fn content_takes_no_more_memory_than_it_needs() {
+    let fit = |buffer: Vec<u8>| {
+        let octets = buffer.capacity();
+        let (content, capacity) = fitted(buffer, HEADROOM - 300);
+        assert!(content.iter().all(|octet| *octet == 7), "{octets}");
+        (content.len(), capacity)
+    };
+    for (content, room, occupied) in
+        [(10_000, 16_384, 10_300), (2_000, 16_384, 2_300), (10_000, 12_048, 12_048), (100_000, 131_072, 102_048)]
+    {
+        let mut buffer = Vec::with_capacity(room);
+        buffer.resize(HEADROOM + content, 7);
+        assert_eq!(fit(buffer), (content + 300, occupied));
+    }
+}

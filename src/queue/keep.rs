@@ -1,0 +1,175 @@
+//! What must outlive the process, saved every half minute and at the end: how far sources are warmed up, what the reputation
+//! brake counted, how empty the buckets of long limits are. A crash loses half a minute of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Queue;
+use crate::events::{About, Notice, NoticeKind};
+use crate::ledger::{Ledger, LedgerError, Table};
+use crate::shaping::bucket::Rate;
+use crate::shaping::warmup::Step;
+use crate::shaping::{Fill, FillName};
+
+/// How often.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// The first octet of a bucket that is kept.
+const VERSION: u8 = 1;
+
+/// A bucket as the ledger has it: when it will be full on the wall clock, in milliseconds, at which rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct KeptFill {
+    full_at: u64,
+    rate: Rate,
+}
+
+impl KeptFill {
+    /// Clocks are read one after the other: what differs by less than a second is the same.
+    fn is_as(&self, other: &KeptFill) -> bool {
+        self.full_at.abs_diff(other.full_at) < 1000 && self.rate == other.rate
+    }
+
+    fn write(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        out.extend(self.full_at.to_le_bytes());
+        out.extend(self.rate.per_second().to_le_bytes());
+        out.extend(self.rate.burst().to_le_bytes());
+        out.into()
+    }
+
+    /// `None`: not ours, or nothing that could be true.
+    fn read(octets: &[u8]) -> Option<KeptFill> {
+        let (full_at, rest) = octets.strip_prefix(&[VERSION])?.split_first_chunk::<8>()?;
+        let (per_second, burst) = rest.split_first_chunk::<8>()?;
+        let (per_second, burst) = (f64::from_le_bytes(*per_second), f64::from_le_bytes(burst.try_into().ok()?));
+        let possible = |number: f64| number.is_finite() && number > 0.0;
+        let rate = Rate::new(per_second, Duration::from_secs(1), burst);
+        (possible(per_second) && possible(burst)).then_some(KeptFill { full_at: u64::from_le_bytes(*full_at), rate })
+    }
+}
+
+impl Queue {
+    /// Goes on from what the ledger has of all this.
+    pub(super) fn recall_kept(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let warmups = read_all(ledger, Table::Warmup)?;
+        let counted = read_all(ledger, Table::Brake)?;
+        let known = ledger.scan(Table::Buckets, b"")?;
+        let read = |(name, octets): (Vec<u8>, Bytes)| Some((FillName::from(name), KeptFill::read(&octets)?));
+        let known: HashMap<FillName, KeptFill> = known.into_iter().filter_map(read).collect();
+        let (now, timestamp) = (self.now(), self.clock.timestamp());
+        let fills = known.iter().filter(|(_, kept)| kept.full_at > timestamp.0).map(|(name, kept)| {
+            let full_at = now + (kept.full_at - timestamp.0);
+            (name.clone(), Fill { full_at, rate: kept.rate })
+        });
+        {
+            let mut scheduler = self.lock();
+            scheduler.steering().warmup.restore(warmups);
+            scheduler.steering().brake().restore(counted, timestamp);
+            scheduler.shaper.limits.keep_fills(fills);
+        }
+        *self.saved_fills() = known;
+        Ok(())
+    }
+
+    /// Keeps it, now and then, until the queue is closed.
+    pub(super) fn keep_on(self: Arc<Queue>) {
+        let queue = Arc::clone(&self);
+        self.spawn(async move {
+            while queue.stopping.run_until_cancelled(tokio::time::sleep(KEEP_EVERY)).await.is_some() {
+                queue.keep_all().await;
+            }
+        });
+    }
+
+    /// Keeps what has changed, and tells of the steps of warm-ups. [`close`](Queue::close) ends with it.
+    pub(super) async fn keep_all(&self) {
+        let (steps, warmups, counted) = {
+            let mut scheduler = self.lock();
+            let steering = scheduler.steering();
+            (steering.warmup.steps(), steering.warmup.changed(), steering.brake().changed())
+        };
+        steps.iter().for_each(|step| self.tell_of_step(step));
+        let warmups = warmups.iter().map(|kept| (format!("{}\0{}", kept.source, kept.provider).into(), json(kept)));
+        self.put(Table::Warmup, warmups.collect(), "how far sources are warmed up").await;
+        let counted = counted.into_iter().map(|(key, kept)| (key, kept.as_ref().and_then(json)));
+        self.put(Table::Brake, counted.collect(), "what the reputation brake counted").await;
+        self.keep_fills().await;
+    }
+
+    async fn keep_fills(&self) {
+        let (now, timestamp) = (self.now(), self.clock.timestamp());
+        let fills = self.lock().shaper.limits.fills(now);
+        let on_wall =
+            |fill: Fill| KeptFill { full_at: timestamp.0 + fill.full_at.saturating_sub(now), rate: fill.rate };
+        let fills: HashMap<FillName, KeptFill> = fills.into_iter().map(|(name, fill)| (name, on_wall(fill))).collect();
+        let facts: Vec<(Vec<u8>, Option<Bytes>)> = {
+            let saved = self.saved_fills();
+            let gone = saved.keys().filter(|name| !fills.contains_key(*name)).map(|name| (name.to_vec(), None));
+            let same = |name: &FillName, fill: &KeptFill| saved.get(name).is_some_and(|before| before.is_as(fill));
+            let changed = fills.iter().filter(|(name, fill)| !same(name, fill));
+            gone.chain(changed.map(|(name, fill)| (name.to_vec(), Some(fill.write())))).collect()
+        };
+        if self.put(Table::Buckets, facts, "how much of the limits is used up").await {
+            *self.saved_fills() = fills;
+        }
+    }
+
+    /// Whether it is kept.
+    async fn put(&self, table: Table, facts: Vec<(Vec<u8>, Option<Bytes>)>, what: &str) -> bool {
+        let Some(ledger) = self.ledger.get().filter(|_| !facts.is_empty()) else { return false };
+        let kept = ledger.put(table, facts).await;
+        kept.inspect_err(|error| tracing::warn!(%error, "{what} was not kept")).is_ok()
+    }
+
+    fn saved_fills(&self) -> MutexGuard<'_, HashMap<FillName, KeptFill>> {
+        self.fills_saved.lock().expect("no code panics under this lock")
+    }
+
+    fn tell_of_step(&self, step: &Step) {
+        let Step { source, provider, what, day, per_day } = step;
+        let about = About { source, provider, ..About::default() };
+        let cause = match per_day {
+            0 => "the plan has ended".to_owned(),
+            _ => format!("day {day} of its plan: {per_day} recipients"),
+        };
+        tracing::info!(%source, %provider, what = what.as_str(), "warm-up: {cause}");
+        let mut notice = Notice::new(self.clock.timestamp(), NoticeKind::Warmup, what.as_str(), about);
+        notice.cause = &cause;
+        self.spool.note(notice.line());
+    }
+}
+
+/// What can be read of a table.
+fn read_all<T: DeserializeOwned>(ledger: &Ledger, table: Table) -> Result<Vec<T>, LedgerError> {
+    let facts = ledger.scan(table, b"")?;
+    Ok(facts.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect())
+}
+
+fn json(kept: &impl Serialize) -> Option<Bytes> {
+    Some(Bytes::from(serde_json::to_vec(kept).expect("plain data")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_wrote_and_nothing_else() {
+        let fill = KeptFill { full_at: 1_795_348_800_000, rate: Rate::new(1000.0, Duration::from_secs(86_400), 50.0) };
+        let octets = fill.write();
+        let read = KeptFill::read(&octets).expect("ours");
+        assert!(read.is_as(&KeptFill { full_at: fill.full_at + 999, rate: read.rate }));
+        assert!((read.rate.per_second() - fill.rate.per_second()).abs() < 1e-12 && read.rate.burst() == 50.0);
+        for end in 0..octets.len() {
+            assert_eq!(KeptFill::read(&octets[..end]), None);
+        }
+        assert_eq!(KeptFill::read(&[2; 25]), None);
+        assert_eq!(KeptFill::read(&[&[VERSION][..], &[0; 24]].concat()), None);
+    }
+}
