@@ -16,8 +16,6 @@ use crate::ledger::LedgerError;
 pub(super) const RUNS_MAX: usize = 8;
 /// More than this when there is time: fewer runs are asked faster.
 pub(super) const RUNS_AT_REST: usize = 3;
-/// So many fewer there are after it, if that is why.
-const RUNS_LESS: usize = 3;
 /// A run with entries that ended so long ago, in milliseconds, is written anew without them.
 const ENDED_FOR: u64 = 86_400_000;
 
@@ -142,7 +140,8 @@ pub(super) fn to_merge(runs: &[Arc<Run>], runs_max: usize, now: Timestamp) -> Ve
     if runs.len() > runs_max {
         let mut smallest = runs.to_vec();
         smallest.sort_by_key(|run| run.about.entries());
-        smallest.truncate(runs.len() - runs_max + RUNS_LESS.min(runs_max));
+        // One more goes than must, and a share of what may stay, so that an import does not merge after each batch.
+        smallest.truncate(runs.len() - runs_max + 1 + runs_max / 4);
         return smallest;
     }
     runs.iter().find(|run| run.about.until_min.saturating_add(ENDED_FOR) <= now.0).cloned().into_iter().collect()
