@@ -203,7 +203,7 @@ pub(super) async fn import(
     body: Body,
 ) -> Result<Response, Problem> {
     let list: &std::sync::Arc<Suppressions> = parts.queue.suppressions();
-    let importing = list.import(query.format.unwrap_or_default(), query.defaults()?, query.dry_run);
+    let importing = list.import(query.format.unwrap_or_default(), query.defaults()?, query.dry_run, None);
     let mut body = body;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Problem::bad(format!("the file broke off: {error}")))?;

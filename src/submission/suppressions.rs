@@ -194,11 +194,11 @@ pub fn check(
     }))
 }
 
-/// Begins an import.
+/// Begins an import, when there is a seat for one.
 ///
 /// # Errors
 /// `Invalid`, `Forbidden` for another's.
-pub fn import(
+pub async fn import(
     list: &Arc<Suppressions>,
     who: &Principal,
     whose: &Whose,
@@ -206,5 +206,6 @@ pub fn import(
     source: &str,
     now: Timestamp,
 ) -> Result<Importing, Rejection> {
-    Ok(list.import(format, defaults(who, whose, source, now)?, false))
+    let defaults = defaults(who, whose, source, now)?;
+    Ok(list.import(format, defaults, false, Some(list.seat().await)))
 }

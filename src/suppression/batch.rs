@@ -12,10 +12,10 @@ use super::{Entry, Subject};
 use crate::clock::Timestamp;
 use crate::ledger::LedgerError;
 
-/// More runs than this are merged.
-const RUNS_MAX: usize = 8;
-/// So many fewer there are after it, if that is why.
-const RUNS_LESS: usize = 3;
+/// More runs than this are merged at once, while an import goes on.
+pub(super) const RUNS_MAX: usize = 8;
+/// More than this when there is time: fewer runs are asked faster.
+pub(super) const RUNS_AT_REST: usize = 3;
 /// A run with entries that ended so long ago, in milliseconds, is written anew without them.
 const ENDED_FOR: u64 = 86_400_000;
 
@@ -131,16 +131,17 @@ fn lost(error: RunError) -> LedgerError {
     }
 }
 
-/// Which runs to write anew as one.
-pub(super) fn to_merge(runs: &[Arc<Run>], now: Timestamp) -> Vec<Arc<Run>> {
+/// Which runs to write anew as one, so that there are at most `runs_max`.
+pub(super) fn to_merge(runs: &[Arc<Run>], runs_max: usize, now: Timestamp) -> Vec<Arc<Run>> {
     let sum = |what: fn(&Run) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
     if runs.len() > 1 && sum(|run| run.about.repeats) * 4 > sum(|run| run.about.entries()) {
         return runs.to_vec();
     }
-    if runs.len() > RUNS_MAX {
+    if runs.len() > runs_max {
         let mut smallest = runs.to_vec();
         smallest.sort_by_key(|run| run.about.entries());
-        smallest.truncate(runs.len() - RUNS_MAX + RUNS_LESS);
+        // One more goes than must, and a share of what may stay, so that an import does not merge after each batch.
+        smallest.truncate(runs.len() - runs_max + 1 + runs_max / 4);
         return smallest;
     }
     runs.iter().find(|run| run.about.until_min.saturating_add(ENDED_FOR) <= now.0).cloned().into_iter().collect()

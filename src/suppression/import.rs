@@ -65,6 +65,7 @@ pub struct Importer {
     /// The rest of a line that is too long.
     skipping: bool,
     batch: Batch,
+    rows_max: usize,
     done: Imported,
 }
 
@@ -80,8 +81,15 @@ impl Importer {
             begun: Vec::new(),
             skipping: false,
             batch: Batch::default(),
+            rows_max: ROWS,
             done: Imported { dry_run, ..Imported::default() },
         }
+    }
+
+    /// The same, with so many rows in memory at most.
+    pub fn in_batches_of(mut self, rows: usize) -> Importer {
+        self.rows_max = rows;
+        self
     }
 
     /// The next piece. Blocks while batches are stored.
@@ -150,7 +158,7 @@ impl Importer {
                 }
             }
         }
-        if self.batch.len() >= ROWS || self.batch.octets() >= OCTETS { self.store() } else { Ok(()) }
+        if self.batch.len() >= self.rows_max || self.batch.octets() >= OCTETS { self.store() } else { Ok(()) }
     }
 
     /// What a line says; `None`: nothing.

@@ -42,6 +42,7 @@ pub use text::{Defaults, EntryText, Wrong};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::SuppressionConfig;
@@ -55,6 +56,8 @@ use store::Store;
 
 /// Who changes entries of one address waits for another; of different ones seldom.
 const SHARDS: usize = 64;
+/// Imports that anybody may begin, at once.
+const SEATS: usize = 4;
 /// Domains of an address that are looked for: its own and so many above.
 const LABELS_MAX: usize = 8;
 
@@ -67,6 +70,8 @@ pub struct Suppressions {
     /// Held by who merges runs.
     merging: Mutex<()>,
     hook: OnceLock<Hook>,
+    /// Of imports that anybody may begin.
+    seats: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -141,6 +146,7 @@ impl Suppressions {
             shards: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             merging: Mutex::new(()),
             hook: OnceLock::new(),
+            seats: Arc::new(Semaphore::new(SEATS)),
             metrics,
             clock,
         })
@@ -271,7 +277,7 @@ impl Suppressions {
         if count > 0 {
             self.tell_of(&Change { at: self.clock.timestamp(), what: What::Added, entry: None, count, by });
         }
-        self.merge()?;
+        self.merge(batch::RUNS_MAX)?;
         Ok(count)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{Defaults, Entry, Format, Imported, Importer, Listed, Reason, Scope, Suppressions};
@@ -11,6 +11,8 @@ use crate::ledger::LedgerError;
 
 /// Pieces of a file that wait to be read; whoever sends more waits.
 const PIECES_MAX: usize = 16;
+/// Rows of a batch of an import that anybody may begin.
+const SMALL_BATCH: usize = 1 << 16;
 /// Entries read at once.
 const PAGE: usize = 1000;
 /// A listing ends after it has looked at so many entries, however few of them were wanted.
@@ -71,11 +73,29 @@ impl Importing {
 }
 
 impl Suppressions {
-    /// Begins an import. Must be called in a tokio runtime.
-    pub fn import(self: &Arc<Self>, format: Format, defaults: Defaults, dry_run: bool) -> Importing {
+    /// A seat for an import that anybody may begin: there are few, so that they do not fill the memory together. Waits for one.
+    ///
+    /// # Cancel safety
+    /// It is given to the next.
+    pub async fn seat(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.seats).acquire_owned().await.expect("it is never closed")
+    }
+
+    /// Begins an import; with a [`seat`](Suppressions::seat), in small batches. Must be called in a tokio runtime.
+    pub fn import(
+        self: &Arc<Self>,
+        format: Format,
+        defaults: Defaults,
+        dry_run: bool,
+        seat: Option<OwnedSemaphorePermit>,
+    ) -> Importing {
         let (pieces, mut given) = mpsc::channel(PIECES_MAX);
         let mut importer = Importer::new(Arc::clone(self), format, defaults, dry_run);
+        if seat.is_some() {
+            importer = importer.in_batches_of(SMALL_BATCH);
+        }
         let thread = tokio::task::spawn_blocking(move || {
+            let _seat = seat;
             while let Some(piece) = given.blocking_recv() {
                 let piece: Option<Bytes> = piece;
                 match piece {

@@ -38,7 +38,7 @@ impl Suppressions {
                     this.store.remove_orphans(epoch)?;
                 }
                 this.bounces.tidy(this.clock.timestamp(), &this.rules.load())?;
-                this.merge()
+                this.merge(batch::RUNS_AT_REST)
             });
             match long.await {
                 Ok(Ok(())) => {}
@@ -83,12 +83,12 @@ impl Suppressions {
         ledger.put(Table::Suppressions, vec![(end.to_vec(), None)]).await
     }
 
-    /// Merges runs for as long as there are some to be merged. Blocks.
-    pub(super) fn merge(&self) -> Result<(), LedgerError> {
+    /// Merges runs until there are at most `runs_max`, for as long as there are some to be merged. Blocks.
+    pub(super) fn merge(&self, runs_max: usize) -> Result<(), LedgerError> {
         let _merging = self.merging.lock().expect("no code panics under this lock");
         loop {
             let now = self.clock.timestamp();
-            let runs = batch::to_merge(&self.store.inner().runs, now);
+            let runs = batch::to_merge(&self.store.inner().runs, runs_max, now);
             if runs.is_empty() {
                 return Ok(());
             }

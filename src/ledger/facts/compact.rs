@@ -23,6 +23,10 @@ impl Facts {
             if !self.copy_forward(disk, *segment)? {
                 return Ok(());
             }
+            // What was copied waits in memory for the index, and a log may be larger than that.
+            if !self.apply(disk) {
+                return Ok(());
+            }
             // A removal must not go before what it removes, not even when a file cannot be deleted.
             segments[..place].iter().for_each(|older| disk.log.depend(*segment, *older));
             let records = self.lock().records.remove(segment).unwrap_or_default();

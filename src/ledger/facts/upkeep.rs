@@ -43,7 +43,7 @@ impl Facts {
     }
 
     /// Hands what waits to the index. False if it cannot take it.
-    fn apply(&self, disk: &Disk) -> bool {
+    pub(super) fn apply(&self, disk: &Disk) -> bool {
         loop {
             let (index, facts): (_, Vec<(Position, Fact)>) = {
                 let state = self.lock();

@@ -37,8 +37,8 @@ const FIELDS_MAX: usize = 4 << 20;
 /// Octets of a request that anybody may make, and of one for events.
 const SMALL_MAX: usize = 16 << 10;
 
-/// Octets of a request with entries of the suppression list.
-const SUPPRESSIONS_MAX: usize = 1 << 20;
+/// Octets of a request with entries of the suppression list. An entry of two octets takes a hundred times as much in memory.
+const SUPPRESSIONS_MAX: usize = 256 << 10;
 
 /// Says who makes a request, by its header.
 type Authenticate = Box<dyn Fn(&Parts) -> Pin<Box<dyn Future<Output = Result<Caller, Status>> + Send>> + Send + Sync>;

@@ -100,8 +100,9 @@ impl<D: Desk> suppressions_server::Suppressions for Listing<D> {
         let caller = self.shared.caller(&request)?;
         let reading = request.extensions().get::<Arc<Reading>>().cloned();
         let (list, now) = (self.shared.desk.suppressions(), self.shared.clock.timestamp());
-        let importing = suppressions::import(list, &caller.principal, &Whose::default(), Format::Ndjson, SOURCE, now);
-        let importing = importing.map_err(|no| self.refuse(&no))?;
+        let anybodys = Whose::default();
+        let importing = suppressions::import(list, &caller.principal, &anybodys, Format::Ndjson, SOURCE, now);
+        let importing = importing.await.map_err(|no| self.refuse(&no))?;
         let mut entries = request.into_inner();
         while let Some(entry) = entries.next().await {
             let mut line = serde_json::to_vec(&text(entry?)).expect("every field is text");

@@ -313,7 +313,7 @@ async fn add_some(
         Added { stored: stored as u64, ..Added::default() }
     } else {
         let format = if kind == NDJSON { Format::Ndjson } else { Format::Csv };
-        let importing = suppressions::import(list, &principal, &whose, format, SOURCE, now)?;
+        let importing = suppressions::import(list, &principal, &whose, format, SOURCE, now).await?;
         let mut body = body;
         loop {
             let frame = tokio::time::timeout(IDLE_MAX, body.frame()).await;
