@@ -59,8 +59,9 @@ impl Books {
     pub fn record(&mut self, lines: &[u8]) {
         for line in lines.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
             self.digest.add(format_args!("{}\n", String::from_utf8_lossy(line)));
-            // Notices belong to no message.
-            if !line.windows(14).any(|octets| octets == b"\"message_id\":\"") {
+            // Notices belong to no message, and what became of the suppression list is no end of a recipient.
+            let has = |text: &[u8]| line.windows(text.len()).any(|octets| octets == text);
+            if !has(b"\"message_id\":\"") || has(b"\"event\":\"suppression\"") {
                 continue;
             }
             match serde_json::from_slice::<Event<'_>>(line) {
