@@ -23,7 +23,7 @@
 //!
 //! | to add | goes |
 //! |---|---|
-//! | a kind of address | [`Local`](address::Local), which reads it, and [`Mailbox`], which has what was learnt from it |
+//! | a kind of address | `Local` (`address.rs`), which reads it, and [`Mailbox`], which has what was learnt from it |
 //! | a kind of content, or what an address does with it | the one `match` of `Desk::heed` |
 
 mod address;

@@ -8,7 +8,7 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `door.rs` | a message comes in: spool, then [`Queue::admit`] |
+//! | `door.rs` | a message comes in: spool, then `Queue::admit` |
 //! | `wheel.rs`, `retry.rs` | it sleeps until due |
 //! | `scheduler/`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
