@@ -57,7 +57,7 @@ fn every_key_is_explained() {
 const LISTS: [&str; 7] = ["route", "source", "pool", "egress", "dkim", "warmup", "limit"];
 
 /// Tables whose keys are the operator's own.
-const FREE: [&str; 1] = ["pool.sources"];
+const FREE: [&str; 2] = ["pool.sources", "feedback.bounce_domains"];
 
 /// `retry.delay_min`, `route.match`, …: every key of a table and of those inside it.
 fn keys_in(table: &toml::Table, path: &str) -> BTreeSet<String> {

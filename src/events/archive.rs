@@ -107,8 +107,8 @@ impl Archive {
 
     /// Of a recipient of the message that `matches`: where it came from and how it ended, from the newest line that tells of
     /// an end. `None`: there is none that is kept. `matches` sees the envelope recipient as it was given, and is
-    /// called for each line of an end until it says yes. As quick as [`find`](Archive::find) for a message of few recipients; each
-    /// further one takes about 5 µs.
+    /// called for each line of an end until it says yes. As quick as [`find`](Archive::find) for a message of few recipients; of
+    /// more, each line is read until one matches.
     ///
     /// # Errors
     /// See [`ArchiveError`].

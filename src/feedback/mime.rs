@@ -126,6 +126,46 @@ impl Part<'_> {
     }
 }
 
+/// Messages within messages that mail-parser is given. It goes as deep as there are any and comes back by recursion, so that
+/// a message of 500 KB takes more stack than a thread has.
+const MESSAGES_MAX: usize = 64;
+
+/// Octets that it is given where messages are encoded: what is in them cannot be counted from outside.
+const ENCODED_MAX: usize = 32 * 1024;
+
+/// As much of a message as mail-parser may read: nothing of one with too many messages in it, less of one that hides them.
+pub(crate) fn for_library(message: &[u8]) -> &[u8] {
+    let low = message.to_ascii_lowercase();
+    let is_encoded =
+        |text: &[u8]| [&b"base64"[..], b"quoted-printable"].iter().any(|one| memmem::find(text, one).is_some());
+    // Parts of a digest are messages without saying so (RFC 2046 §5.1.5).
+    let digests = memmem::find_iter(&low, b"digest").count();
+    let (mut messages, mut hidden) = (digests, digests > 0 && is_encoded(&low));
+    let (mut names_message, mut encoded) = (false, false);
+    for (place, line) in low.split(|b| *b == b'\n').enumerate() {
+        // Of the block between empty lines: a header, or a paragraph.
+        if line.trim_ascii().is_empty() && place > 0 {
+            (names_message, encoded) = (false, false);
+            continue;
+        }
+        let types = memmem::find_iter(line, b"message").filter(|at| {
+            // `message/rfc822`, also where a comment or a line end stands in it; not `Message-ID`.
+            let behind = line[at + b"message".len()..].trim_ascii_start();
+            matches!(behind.first(), None | Some(b'/' | b'('))
+        });
+        let types = types.count();
+        messages += types;
+        names_message |= types > 0;
+        encoded |= is_encoded(line);
+        hidden |= names_message && encoded;
+    }
+    match () {
+        () if messages > MESSAGES_MAX => &[],
+        () if hidden => &message[..message.len().min(ENCODED_MAX)],
+        () => message,
+    }
+}
+
 /// The first field of that name, in lower case; empty if there is none.
 pub(crate) fn first<'f>(header: &'f [NamedValue], name: &str) -> &'f str {
     header.iter().find(|field| field.0 == name).map_or("", |field| &field.1)
@@ -341,6 +381,23 @@ mod tests {
         assert_eq!(param("a/b; x=1; NAME=\"q\\\"; y=z\" ; z=2", "name").as_deref(), Some("q\"; y=z"));
         assert_eq!(param("a/b; x=1; z=2", "z").as_deref(), Some("2"));
         assert_eq!(param("a/b; x", "x"), None);
+    }
+
+    #[test]
+    fn the_library_is_not_given_bombs() {
+        for (level, encoded) in [
+            ("Content-Type: message/rfc822\n\n", false),
+            ("Content-Type: MESSAGE (x) /rfc822\n\n", false),
+            ("Content-Type: message\n /rfc822\n\n", false),
+            ("Content-Type: multipart/digest; boundary=b\n\n--b\n\n", false),
+            ("Content-Transfer-Encoding: base64\nContent-Type: message/rfc822\n\n", true),
+        ] {
+            let bomb = level.repeat(60) + &"x".repeat(2 * ENCODED_MAX);
+            assert_eq!(for_library(bomb.as_bytes()).len(), if encoded { ENCODED_MAX } else { bomb.len() }, "{level}");
+            assert_eq!(for_library(level.repeat(100).as_bytes()), b"", "{level}");
+        }
+        let honest = "Message-ID: <x>\nContent-Transfer-Encoding: base64\n\n".repeat(2_000);
+        assert_eq!(for_library(honest.as_bytes()).len(), honest.len());
     }
 
     #[test]

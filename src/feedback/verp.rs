@@ -26,7 +26,7 @@ impl Verp {
 
     /// The return path of a transaction with these recipients of a message of `sender`; `None`: the sender's own. It names
     /// the recipient if there is one only, else the message. A message without a return path gets none (RFC 5321 §4.5.5): to
-    /// a report no bounce may come. Costs about 2 µs, nothing if no domain is configured.
+    /// a report no bounce may come. Costs one HMAC, nothing if no domain is configured.
     pub fn return_path(
         &self,
         sender: &ReversePath,

@@ -35,6 +35,9 @@ pub(super) struct SiteState {
     pub(super) bound_since: Option<u64>,
 }
 
+/// A path with a pace is looked at this often, in milliseconds, whether it wants another session.
+const STAFF_EVERY: u64 = 1000;
+
 /// An egress path: one source at one site. Connections and limits live here.
 #[derive(Debug)]
 pub(super) struct PathState {
@@ -59,6 +62,8 @@ pub(super) struct PathState {
     pub(super) pace: Pace,
     /// What this path was found to take.
     pub(super) control: Controller,
+    /// When it was last looked whether the pace wants another session.
+    staffed: u64,
     /// For the next message.
     pub(super) sending: Wait,
     /// For the next connection.
@@ -77,6 +82,15 @@ pub(super) enum Wait {
 }
 
 impl PathState {
+    /// Whether it is time to look, if the path has a pace, whether it wants another session.
+    pub(super) fn is_staffing_due(&mut self, now: u64) -> bool {
+        let due = !self.control.is_free() && now >= self.staffed + STAFF_EVERY;
+        if due {
+            self.staffed = now;
+        }
+        due
+    }
+
     fn new(source: SourceId, weight: u32, out: bool) -> PathState {
         PathState {
             source,
@@ -92,6 +106,7 @@ impl PathState {
             health: Health::Open { failures: 0 },
             pace: Pace::default(),
             control: Controller::default(),
+            staffed: 0,
             sending: Wait::No,
             dialling: Wait::No,
         }

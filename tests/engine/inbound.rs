@@ -194,7 +194,7 @@ async fn forged_tokens_are_refused() {
         (format!("b+{}@b.us.test", &token[1..]), "550 5.1.1"),
         (format!("b+{token}+{token}@b.us.test"), "550 5.1.1"),
         (format!("\"b+{token}\"@b.us.test"), "550 5.1.1"),
-        (format!("fbl+{token}@b.us.test"), "550 5.1.1"),
+        ("fbl+x@b.us.test".into(), "550 5.1.1"),
         (format!("unsubscribe+{token}@b.us.test"), "550 5.1.1"),
         ("postmaster@b.us.test".into(), "550 5.1.1"),
         ("a@b.us.test".into(), "550 5.1.1"),

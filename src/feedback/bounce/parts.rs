@@ -2,6 +2,8 @@
 
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
 
+use super::super::mime;
+
 /// As much of a message is looked at, in bytes: reports stand in front of what they return.
 const LOOKED_AT: usize = 512 * 1024;
 
@@ -38,7 +40,7 @@ impl Parts {
     pub(super) fn open(message: &[u8]) -> Parts {
         let message = &message[..message.len().min(LOOKED_AT)];
         let mut parts = Parts { header: fields(&String::from_utf8_lossy(head(message))), ..Parts::default() };
-        if let Some(parsed) = MessageParser::default().parse(message) {
+        if let Some(parsed) = MessageParser::default().parse(mime::for_library(message)) {
             if let Some(subject) = parsed.subject() {
                 parts.header.retain(|field| field.0 != "subject");
                 parts.header.push(("subject".into(), subject.into()));

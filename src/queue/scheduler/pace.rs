@@ -50,8 +50,10 @@ impl Scheduler {
             }
         };
         self.tell_pace(path, change, actions);
-        // More may be allowed now than when the line was looked at last.
-        if change.is_some_and(|change| !change.slower) {
+        // More may be allowed now than when the line was looked at last. A pace that few sessions cannot use up does not rise, so
+        // nothing changes: it is looked from time to time.
+        let due = change.is_some_and(|change| !change.slower) || self.path(path).is_staffing_due(now);
+        if due {
             self.staff(now, path.site, actions);
         }
     }
