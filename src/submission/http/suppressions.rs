@@ -38,7 +38,7 @@ const SOURCE: &str = "http";
 /// An entry of the suppression list. One of address, domain and hash is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(example = json!({"address": "ann@example.com", "list": "news", "reason": "unsubscribe"}))]
+#[schema(example = json!({"address": "ann@example.com", "tenant": "shop", "list": "news", "reason": "unsubscribe"}))]
 pub(super) struct Suppression {
     /// An address; its case does not matter.
     #[serde(skip_serializing_if = "Option::is_none")]
