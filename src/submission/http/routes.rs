@@ -136,7 +136,11 @@ async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let result = submit_one(&shared, &peer, query.map(|query| query.0).ok(), &headers, body).await;
+    let mut body = Some(body);
+    let result = submit_one(&shared, &peer, query.map(|query| query.0).ok(), &headers, &mut body).await;
+    if let Some(unread) = body.filter(|_| !headers.contains_key(EXPECT)) {
+        web::pass_over(unread).await;
+    }
     shared.answer(result)
 }
 
@@ -145,13 +149,14 @@ async fn submit_one(
     peer: &Peer,
     query: Option<Vec<(String, String)>>,
     headers: &HeaderMap,
-    body: Body,
+    body: &mut Option<Body>,
 ) -> Result<Response, Refusal> {
     let principal = shared.admit(peer, headers, JSON).await?;
     let kind = kind(headers, &[JSON, "message/rfc822"])?;
     let query = query.ok_or_else(|| Rejection::invalid("query", "is not well-formed"))?;
     shared.gate.ready()?;
     let max = if kind == JSON { shared.json_max() } else { shared.policy.load().max_message_size.bytes() };
+    let body = body.take().unwrap_or_default();
     let (octets, memory) = web::read_body(body, &shared.budget, max, IDLE_MAX).await?;
     memory.take(octets.len() * COPIES).await?;
     let mut request = if kind == JSON {

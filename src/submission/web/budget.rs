@@ -146,6 +146,25 @@ fn full() -> Rejection {
     Rejection::full("the memory for requests being received is in use, try again later")
 }
 
+/// Octets of a body that are passed over, and how long that may take.
+const PASS_MAX: (usize, Duration) = (64 << 10, Duration::from_secs(1));
+
+/// Reads what is left of a small body and keeps none of it. An answer that leaves before the body has come makes HTTP/2 reset the
+/// request, and some clients (curl 7.88) then report an error instead of the answer.
+pub async fn pass_over(mut body: Body) {
+    let mut passed = 0;
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            passed += frame.data_ref().map_or(0, Bytes::len);
+            if passed > PASS_MAX.0 {
+                return;
+            }
+        }
+    };
+    // Who sends slower gets the answer without that.
+    let _ = tokio::time::timeout(PASS_MAX.1, rest).await;
+}
+
 /// Reads a body whole, with the memory for it from `budget`; the share is to be kept as long as the octets are.
 ///
 /// # Errors
