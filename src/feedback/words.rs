@@ -106,6 +106,9 @@ fn advice(reported: &ReportedRecipient<'_>) -> &'static str {
         (2, 3) | (3, 4) => "The message is too large for the receiver. Send less, or a link to it.",
         (4, _) => "The receiver could not be reached. Check the domain of the address, or send again later.",
         (6, _) => "The receiver cannot take a message of this form. Send it in plain ASCII.",
+        (7, 1) if matches!(reported.failure.origin, Origin::Local) => {
+            "This server does not mail that address any more. Take it off your lists, or ask the operator to lift the entry."
+        }
         (7, _) => {
             "The receiver refuses such mail by its rules. Its reply is the best hint; if it makes no sense to you, \
              show it to your postmaster."

@@ -198,14 +198,14 @@ impl<'a> Settlement<'a> {
         claimed
     }
 
-    /// A recipient that the suppression list names.
+    /// A recipient that the suppression list names. Its message was accepted, so the sender gets a report (RFC 5321 §6.1).
     pub(super) fn suppressed(&mut self, queue: &Queue, recipient: u32, attempts: u32, entry: &Entry) {
         if !self.claim(queue, recipient) {
             return;
         }
-        let reply = Reply::ours(550, EnhancedCode(5, 7, 1), entry.to_string());
-        let told = Told { reply: &reply, command: None, blame: Some(Blame::Recipient), next_attempt: None };
-        self.tell(Kind::Suppressed, recipient, attempts, &told, None);
+        let failure = Failure::ours(Blame::Recipient, EnhancedCode(5, 7, 1), entry.to_string());
+        self.tell(Kind::Suppressed, recipient, attempts, &Told::failure(&failure), None);
+        self.fail(recipient, failure, None, Fate::Failed);
         self.end(recipient, End::Suppressed);
     }
 

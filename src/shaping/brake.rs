@@ -146,6 +146,10 @@ pub struct Kept {
     at: Timestamp,
 }
 
+/// A threshold that was crossed counts as crossed until the share is below this part of it: a share that wavers about the
+/// threshold is told once.
+const HOLD: f64 = 0.75;
+
 /// The longest key of what is kept, in octets; the ledger takes 512.
 const KEY_MAX: usize = 500;
 
@@ -236,11 +240,14 @@ impl Brake {
         let policy = &self.policy;
         let mut crossed = SmallVec::new();
         for (harm, steps) in [(Harm::Complaints, &policy.complaints), (Harm::UnknownUsers, &policy.unknown_users)] {
-            let worst = counts.worst(harm, steps, policy.recipients_min);
+            let level_of =
+                |worst: Option<(Level, f64, (u32, u32), u64)>| worst.map_or(Level::Fine, |(level, ..)| level);
+            let worst = counts.worst(harm, steps, policy.recipients_min, 1.0);
+            let held = level_of(counts.worst(harm, steps, policy.recipients_min, HOLD));
+            let level = level_of(worst);
             let told = &mut counts.told[harm as usize];
-            let level = worst.map_or(Level::Fine, |(level, ..)| level);
             let risen = level > *told;
-            *told = level;
+            *told = level.max(held.min(*told));
             if let Some((level, share, counts, window)) = worst.filter(|_| risen) {
                 crossed.push(Crossed { watched: watched.clone(), harm, level, share, counts, window });
             }
@@ -341,11 +348,18 @@ impl Counts {
         Counts { hour: Window::new(300, 12), day: Window::new(3600, 24), told: [Level::Fine; 2], at: now, dirty: false }
     }
 
-    fn worst(&self, harm: Harm, steps: &Steps, recipients_min: u32) -> Option<(Level, f64, (u32, u32), u64)> {
+    /// The worst of both windows, with thresholds taken `times`.
+    fn worst(
+        &self,
+        harm: Harm,
+        steps: &Steps,
+        recipients_min: u32,
+        times: f64,
+    ) -> Option<(Level, f64, (u32, u32), u64)> {
         let judged = [&self.hour, &self.day].into_iter().filter_map(|window| {
             let (share, counts) = share(harm, window.sums)?;
             let enough = counts.1 >= recipients_min && counts.0 >= steps.harm_min;
-            enough.then(|| (steps.judge(share), share, counts, window.seconds()))
+            enough.then(|| (steps.judge(share / times), share, counts, window.seconds()))
         });
         judged.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).filter(|(level, ..)| *level > Level::Fine)
     }

@@ -175,10 +175,12 @@ impl Story {
             by_recipient.entry(recipient).or_default().push(end);
         }
         for number in self.accepted.keys() {
-            let want = if is_refused(*number) { "bounced" } else { "delivered" };
+            // What the refusal taught the suppression list may be on disk before the end; killed between the two, the
+            // next daemon finds the entry.
+            let want: &[&str] = if is_refused(*number) { &["bounced", "suppressed"] } else { &["delivered"] };
             for recipient in letter(*number).recipients {
                 let ends = by_recipient.get(recipient.as_str()).cloned().unwrap_or_default();
-                assert_eq!(ends, [want], "{recipient}");
+                assert!(ends.len() == 1 && want.contains(&ends[0]), "{recipient}: {ends:?}");
             }
         }
     }

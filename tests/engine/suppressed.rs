@@ -22,9 +22,14 @@ fn entry(address: &str, scope: Scope) -> Entry {
 
 async fn world(them: &Peer) -> (World, Arc<Suppressions>) {
     let world =
-        World::start(zone(&["them"]), them.address().port(), |config| config.suppression.hard_bounces = 1).await;
+        World::start(zone(&["them", "us"]), them.address().port(), |config| config.suppression.hard_bounces = 1).await;
     let list = Arc::clone(world.daemon().suppressions());
     (world, list)
+}
+
+/// Theirs, and ours, where the reports go.
+async fn good_peers() -> [Peer; 2] {
+    listeners(2).await.into_iter().map(Peer::good).collect::<Vec<_>>().try_into().ok().unwrap()
 }
 
 fn ends(world: &World) -> usize {
@@ -33,7 +38,7 @@ fn ends(world: &World) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_to_whom_the_list_names() {
-    let them = Peer::good(listeners(1).await.pop().unwrap());
+    let [them, us] = good_peers().await;
     let (world, list) = world(&them).await;
     let shop = Scope::Tenant("shop".into());
     let past = Entry { until: Some(Clock.timestamp()), ..entry("back@them.test", Scope::Global) };
@@ -55,14 +60,17 @@ async fn nothing_is_sent_to_whom_the_list_names() {
     assert_eq!(world.told("suppressed", "not-shop@")[0].0["tenant"], "shop");
     assert_eq!(world.told("suppressed", "someone@gone.test").len(), 1);
     assert_eq!(world.told("delivered", "not-shop@")[0].0["tenant"], "press");
-    assert_eq!(ends(&world), 6, "{:?}", world.events());
+    // The sender is told of each of the three.
+    assert_eq!(ends(&world), 6 + 3, "{:?}", world.events());
+    assert_eq!(world.told("delivered", "a@us.test").len(), 3);
+    assert!(us.taken().iter().all(|taken| taken.content.contains("does not mail that address any more")));
     assert!(!them.recipients().iter().any(|recipient| recipient == "no@them.test"));
     assert_eq!(world.metric("posthaste_recipients_total", &["suppressed"]).await, 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_comes_while_mail_waits_counts() {
-    let them = Peer::good(listeners(1).await.pop().unwrap());
+    let [them, us] = good_peers().await;
     let (mut world, list) = world(&them).await;
     let later = "X-Posthaste-Not-Before: 1s\r\n";
     world.send_with(&["no@them.test"], later).await;
@@ -72,11 +80,12 @@ async fn an_entry_that_comes_while_mail_waits_counts() {
     world.until("delivered", "yes@them.test", 1).await;
     world.until_empty().await;
     assert_eq!(them.recipients(), ["yes@them.test"]);
+    assert_eq!(us.recipients(), ["a@us.test"; 2], "two reports");
     // Their ends are on disk.
     world.stop(std::time::Duration::from_secs(5)).await;
     world.start_again().await;
     world.until_empty().await;
-    assert_eq!(ends(&world), 3);
+    assert_eq!(ends(&world), 3 + 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,22 @@ fn each_threshold_is_told_once() {
 }
 
 #[test]
+fn a_share_that_wavers_about_a_threshold_is_told_once() {
+    let mut brake = Brake::new(policy());
+    let list = watched("spring");
+    let mut told = Vec::new();
+    // One in twenty, which is the threshold, again and again a little above and a little below it.
+    for minute in 0..40 {
+        told.extend(levels(&brake.count(&list, Fact::UnknownUser, 1, at(minute))));
+        told.extend(levels(&brake.count(&list, Fact::Delivered, 19, at(minute))));
+    }
+    assert_eq!(told, [(Harm::UnknownUsers, Level::Warn)]);
+    // Far below, then above: that is a new offence.
+    assert_eq!(levels(&brake.count(&list, Fact::Delivered, 800, at(41))), []);
+    assert_eq!(levels(&brake.count(&list, Fact::UnknownUser, 60, at(42))), [(Harm::UnknownUsers, Level::Warn)]);
+}
+
+#[test]
 fn little_mail_says_nothing() {
     let mut brake = Brake::new(policy());
     let list = watched("spring");
