@@ -127,6 +127,7 @@ impl Daemon {
                 let back = inbound::Parts {
                     queue: Arc::clone(&queue),
                     spool: Arc::clone(&spool),
+                    ledger: Arc::clone(&ledger),
                     suppressions: Arc::clone(&suppressions),
                     tokens: Arc::clone(&tokens),
                     verifier,

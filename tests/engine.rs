@@ -34,6 +34,8 @@ mod inbound;
 mod orders;
 #[path = "engine/outcomes.rs"]
 mod outcomes;
+#[path = "engine/repeated.rs"]
+mod repeated;
 #[path = "engine/reports.rs"]
 mod reports;
 #[path = "engine/restart.rs"]

@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::token::{RecipientHash, Sent, Tokens};
+use super::token::{Sent, Tokens};
 use super::verp::Verp;
 use crate::config::FeedbackConfig;
 use crate::mail::{Class, Domain, Envelope, MessageId, header};
@@ -88,11 +88,8 @@ impl Marks {
             && let Some(domain) = self.verp.domain_of(sender)
             && let Some(also) = covered(domain, signing)
         {
-            let recipient = match &envelope.recipients[..] {
-                [only] => Some(RecipientHash::of(&only.address)),
-                _ => None,
-            };
-            let token = self.tokens.sent(Sent { message: id, recipient });
+            let recipients = envelope.recipients.iter().map(|recipient| &recipient.address);
+            let token = self.tokens.sent(Sent::to(id, recipients));
             let _ = write!(
                 marked.fields,
                 "CFBL-Address: {PREFIX}{token}@{domain}; report=arf\r\nCFBL-Feedback-ID: {token}\r\n"

@@ -9,7 +9,9 @@
 //! for the other. A message's token ends with the lifetime that is asked for when it is read, counted from the time in the
 //! message id; a subscription's does not end: a link in an old letter must work.
 //!
-//! A token names the recipient by 32 bits of a hash: enough to tell the recipients of one message apart.
+//! A token names the recipient by 32 bits of a hash: enough to tell the recipients of one message apart. That of several names the
+//! domain that all of them have, authenticated by another key, so that neither stands in for the other. Whoever gets a
+//! copy can speak for nobody at other domains.
 
 use std::io;
 use std::path::Path;
@@ -36,8 +38,46 @@ const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 pub struct Sent {
     /// Which.
     pub message: MessageId,
-    /// Which of its recipients; `None`: any of them.
+    /// Which of its recipients; `None`: one of several.
     pub recipient: Option<RecipientHash>,
+    /// The domain of those several; `None`: they have different ones, or there is one recipient only.
+    pub domain: Option<DomainHash>,
+}
+
+/// Tells the domains of one message's recipients apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DomainHash(u32);
+
+impl DomainHash {
+    /// Of the host of this address.
+    pub fn of(address: &EnvelopeAddress) -> DomainHash {
+        DomainHash(short_hash(&address.host().to_string()))
+    }
+}
+
+impl Sent {
+    /// A message to these recipients.
+    pub fn to<'a>(message: MessageId, mut recipients: impl Iterator<Item = &'a EnvelopeAddress>) -> Sent {
+        let (first, second) = (recipients.next(), recipients.next());
+        let domain = first.map(DomainHash::of);
+        match (first, second) {
+            (Some(only), None) => Sent { message, recipient: Some(RecipientHash::of(only)), domain: None },
+            (_, second) => {
+                let same = second.into_iter().chain(recipients).all(|other| Some(DomainHash::of(other)) == domain);
+                Sent { message, recipient: None, domain: domain.filter(|_| same) }
+            }
+        }
+    }
+
+    /// A message to anybody.
+    pub fn any(message: MessageId) -> Sent {
+        Sent { message, recipient: None, domain: None }
+    }
+
+    /// Whether who has the token may speak for this recipient of the message.
+    pub fn covers(&self, address: &EnvelopeAddress) -> bool {
+        self.recipient == Some(RecipientHash::of(address)) || self.domain == Some(DomainHash::of(address))
+    }
 }
 
 /// Tells the recipients of one message apart.
@@ -47,10 +87,19 @@ pub struct RecipientHash(u32);
 impl RecipientHash {
     /// Of this address. Never that of "any".
     pub fn of(address: &EnvelopeAddress) -> RecipientHash {
-        let hash = digest::digest(&digest::SHA256, address.to_string().to_lowercase().as_bytes());
-        let number = u32::from_be_bytes(hash.as_ref()[..4].try_into().expect("four octets"));
-        RecipientHash(number.max(1))
+        RecipientHash(short_hash(&address.to_string()))
     }
+
+    /// It, for keys.
+    pub fn octets(self) -> [u8; 4] {
+        self.0.to_be_bytes()
+    }
+}
+
+/// 32 bits of a text whose case does not matter; never zero.
+fn short_hash(text: &str) -> u32 {
+    let hash = digest::digest(&digest::SHA256, text.to_lowercase().as_bytes());
+    u32::from_be_bytes(hash.as_ref()[..4].try_into().expect("four octets")).max(1)
 }
 
 /// What an unsubscribe address ends.
@@ -83,6 +132,7 @@ pub enum TokenError {
 /// The keys behind all tokens.
 pub struct Tokens {
     sent: hmac::Key,
+    sent_to_domain: hmac::Key,
     subscription: hmac::Key,
 }
 
@@ -91,7 +141,11 @@ impl Tokens {
     pub fn new(secret: &[u8]) -> Tokens {
         let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let derive = |purpose: &str| hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose.as_bytes()).as_ref());
-        Tokens { sent: derive("sent"), subscription: derive("subscription") }
+        Tokens {
+            sent: derive("sent"),
+            sent_to_domain: derive("sent to a domain"),
+            subscription: derive("subscription"),
+        }
     }
 
     /// From the file at `path`; if there is none, it is made, readable by its owner only. Blocks.
@@ -114,8 +168,13 @@ impl Tokens {
     pub fn sent(&self, sent: Sent) -> String {
         let mut octets = [0; SENT];
         octets[..8].copy_from_slice(&sent.message.0.to_be_bytes());
-        octets[8..12].copy_from_slice(&sent.recipient.map_or(0, |hash| hash.0).to_be_bytes());
-        let mac = hmac::sign(&self.sent, &octets[..12]);
+        let (key, hash) = match (sent.recipient, sent.domain) {
+            (Some(recipient), _) => (&self.sent, recipient.0),
+            (None, Some(domain)) => (&self.sent_to_domain, domain.0),
+            (None, None) => (&self.sent, 0),
+        };
+        octets[8..12].copy_from_slice(&hash.to_be_bytes());
+        let mac = hmac::sign(key, &octets[..12]);
         octets[12..].copy_from_slice(&mac.as_ref()[..MAC]);
         base32(&octets)
     }
@@ -126,14 +185,25 @@ impl Tokens {
     /// It is none, or not ours, or too old.
     pub fn read_sent(&self, text: &str, now: Timestamp, lifetime: Duration) -> Result<Sent, TokenError> {
         let octets: [u8; SENT] = from_base32(text).ok_or(TokenError::Malformed)?;
-        let mac = hmac::sign(&self.sent, &octets[..12]);
-        constant_time::verify_slices_are_equal(&mac.as_ref()[..MAC], &octets[12..]).map_err(|_| TokenError::Forged)?;
+        let made_by = |key: &hmac::Key| {
+            let mac = hmac::sign(key, &octets[..12]);
+            constant_time::verify_slices_are_equal(&mac.as_ref()[..MAC], &octets[12..]).is_ok()
+        };
+        let to_domain = match () {
+            () if made_by(&self.sent) => false,
+            () if made_by(&self.sent_to_domain) => true,
+            () => return Err(TokenError::Forged),
+        };
         let message = MessageId(u64::from_be_bytes(octets[..8].try_into().expect("eight octets")));
-        let recipient = u32::from_be_bytes(octets[8..12].try_into().expect("four octets"));
+        let hash = u32::from_be_bytes(octets[8..12].try_into().expect("four octets"));
         if now.since(message.time()) > lifetime {
             return Err(TokenError::Expired);
         }
-        Ok(Sent { message, recipient: (recipient != 0).then_some(RecipientHash(recipient)) })
+        let some = Some(hash).filter(|hash| *hash != 0);
+        Ok(match to_domain {
+            true => Sent { message, recipient: None, domain: some.map(DomainHash) },
+            false => Sent { message, recipient: some.map(RecipientHash), domain: None },
+        })
     }
 
     /// The token of a subscription.
@@ -244,81 +314,4 @@ fn from_base32<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn tokens() -> Tokens {
-        Tokens::new(b"a secret of some length")
-    }
-
-    fn subscription() -> Subscription {
-        Subscription {
-            address: "a@them.example".parse().unwrap(),
-            stream: Stream { tenant: "shop".into(), class: Class::Bulk, campaign: "spring".into() },
-            list: Some("news".into()),
-            message: MessageId(77 << 22),
-        }
-    }
-
-    #[test]
-    fn what_is_made_is_read_in_any_case() {
-        let address: EnvelopeAddress = "A@them.example".parse().unwrap();
-        let same: EnvelopeAddress = "a@THEM.example".parse().unwrap();
-        assert_eq!(RecipientHash::of(&address), RecipientHash::of(&same));
-        for recipient in [None, Some(RecipientHash::of(&address))] {
-            let sent = Sent { message: MessageId(Timestamp(1_700_000_000_000).0 << 22 | 5), recipient };
-            let text = tokens().sent(sent);
-            assert_eq!(text.len(), 36);
-            for text in [text.to_uppercase(), text] {
-                let now = Timestamp(1_700_000_000_000);
-                assert_eq!(tokens().read_sent(&text, now.after(DAY), DAY), Ok(sent));
-                assert_eq!(tokens().read_sent(&text, now.after(2 * DAY), DAY), Err(TokenError::Expired));
-                assert_eq!(Tokens::new(b"another").read_sent(&text, now, DAY), Err(TokenError::Forged));
-            }
-        }
-        let to_list = Stream { campaign: "".into(), ..subscription().stream };
-        let read = Subscription { stream: to_list, ..subscription() };
-        let unlisted = Subscription { list: None, ..subscription() };
-        for (subscription, read) in [(subscription(), read), (unlisted.clone(), unlisted)] {
-            let text = tokens().subscription(&subscription);
-            assert_eq!(tokens().read_subscription(&text), Ok(read));
-            assert_eq!(Tokens::new(b"another").read_subscription(&text), Err(TokenError::Forged));
-        }
-    }
-
-    #[test]
-    fn no_octet_can_be_changed() {
-        let sent = tokens().sent(Sent { message: MessageId(9 << 22), recipient: None });
-        let subscription = tokens().subscription(&subscription());
-        for place in 0..sent.len() {
-            for other in "0z-é".chars().filter(|other| !sent[place..].starts_with(*other)) {
-                let text = format!("{}{other}{}", &sent[..place], &sent[place + 1..]);
-                assert!(tokens().read_sent(&text, Timestamp(9), DAY).is_err(), "{text}");
-            }
-        }
-        for place in 0..subscription.len() {
-            let other = if subscription[place..].starts_with('A') { 'B' } else { 'A' };
-            let text = format!("{}{other}{}", &subscription[..place], &subscription[place + 1..]);
-            assert!(tokens().read_subscription(&text).is_err(), "{text}");
-        }
-        for text in ["", "a", "====", &"A".repeat(10_000)] {
-            assert_eq!(tokens().read_subscription(text), Err(TokenError::Malformed));
-            assert_eq!(tokens().read_sent(text, Timestamp(9), DAY), Err(TokenError::Malformed));
-        }
-    }
-
-    #[test]
-    fn the_secret_is_made_once_and_for_its_owner_only() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tokens.key");
-        let made = Tokens::load_or_make(&path).unwrap().subscription(&subscription());
-        let read = Tokens::load_or_make(&path).unwrap().subscription(&subscription());
-        assert_eq!(made, read);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::write(&path, "short").unwrap();
-        assert!(Tokens::load_or_make(&path).is_err());
-    }
-}
+mod tests;

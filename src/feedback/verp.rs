@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::token::{RecipientHash, Sent, Tokens};
+use super::token::{Sent, Tokens};
 use crate::config::FeedbackConfig;
 use crate::mail::{AddressHost, Domain, EnvelopeAddress, MessageId, Recipient, ReversePath};
 
@@ -25,7 +25,7 @@ impl Verp {
     }
 
     /// The return path of a transaction with these recipients of a message of `sender`; `None`: the sender's own. It names
-    /// the recipient if there is one only, else the message. A message without a return path gets none (RFC 5321 §4.5.5): to
+    /// the recipient if there is one only, else their domain if they have one, else the message. A message without a return path gets none (RFC 5321 §4.5.5): to
     /// a report no bounce may come. Costs one HMAC, nothing if no domain is configured.
     pub fn return_path(
         &self,
@@ -34,11 +34,8 @@ impl Verp {
         recipients: &[&Recipient],
     ) -> Option<ReversePath> {
         let domain = self.domain_of(sender.address()?)?;
-        let recipient = match recipients {
-            [only] => Some(RecipientHash::of(&only.address)),
-            _ => None,
-        };
-        let token = self.tokens.sent(Sent { message, recipient });
+        let sent = Sent::to(message, recipients.iter().map(|recipient| &recipient.address));
+        let token = self.tokens.sent(sent);
         let address = format!("{PREFIX}{token}@{domain}");
         Some(ReversePath::Address(address.parse().expect("letters, digits and a plus at a domain")))
     }
@@ -67,6 +64,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::clock::Timestamp;
+    use crate::feedback::token::{DomainHash, RecipientHash};
 
     const ID: MessageId = MessageId(1_700_000_000_000 << 22);
 
@@ -85,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_one_recipient_or_the_message() {
+    fn names_the_one_recipient_or_the_domain_or_the_message() {
         let verp =
             verp(&FeedbackConfig { bounce_domain: Some("b.us.example".parse().unwrap()), ..FeedbackConfig::default() });
         let sent = |addresses: &[&str]| {
@@ -94,9 +92,12 @@ mod tests {
             assert!(path.split('@').next().unwrap().len() <= 64, "RFC 5321 §4.5.3.1.1");
             verp.tokens.read_sent(token, Timestamp(1_700_000_000_000), Duration::from_secs(1)).unwrap()
         };
-        let one = RecipientHash::of(&"a@them.example".parse().unwrap());
-        assert_eq!(sent(&["a@them.example"]), Sent { message: ID, recipient: Some(one) });
-        assert_eq!(sent(&["a@them.example", "b@them.example"]), Sent { message: ID, recipient: None });
+        let address = "a@them.example".parse().unwrap();
+        let (one, domain) = (RecipientHash::of(&address), DomainHash::of(&address));
+        assert_eq!(sent(&["a@them.example"]), Sent { message: ID, recipient: Some(one), domain: None });
+        let several = Sent { message: ID, recipient: None, domain: Some(domain) };
+        assert_eq!(sent(&["a@them.example", "b@THEM.example"]), several);
+        assert_eq!(sent(&["a@them.example", "b@they.example"]), Sent::any(ID));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What came back to a return path: events, and what follows from a bounce.
 
-use super::desk::{Arrived, Desk};
+use super::desk::{Arrived, Desk, not_stored};
+use super::seen::Item;
 use super::verdict::{self, Said};
 use crate::events::{Feedback, FeedbackKind};
 use crate::feedback;
 use crate::feedback::bounce::{Action, Bounced};
-use crate::feedback::classify::{Class, Permanence};
+use crate::feedback::classify::Permanence;
 use crate::feedback::token::{RecipientHash, Sent};
 use crate::mail::{EnvelopeAddress, Stream};
 use crate::queue::{Mailed, QueryError};
@@ -24,14 +25,41 @@ struct Finding<'a> {
     address: Option<EnvelopeAddress>,
 }
 
+/// Weights of what was said of a recipient: that it failed, that it is dead.
+const FAILED: u8 = 1;
+const DEAD: u8 = 2;
+
+impl Finding<'_> {
+    fn failed(&self) -> bool {
+        self.said.bounced.action == Action::Failed
+    }
+
+    /// A failure of a recipient, with its weight: it counts once.
+    fn item(&self, sent: Sent) -> Option<(Item, u8)> {
+        let address = self.address.as_ref().filter(|_| self.failed())?;
+        let item = Item::Bounce(sent.message, RecipientHash::of(address));
+        Some((item, if self.said.hard { DEAD } else { FAILED }))
+    }
+}
+
 impl Desk {
     /// A bounce, or another report of delivery.
     pub(super) async fn returned(&self, arrived: &Arrived, sent: Sent, report: &[Bounced]) -> Result<(), Rejection> {
         let findings = self.findings(sent, report).await.map_err(not_found)?;
-        let mut lines = Vec::new();
+        let _turn = self.seen.turn(sent.message.0).await;
+        let (mut lines, mut news) = (Vec::new(), Vec::new());
         for finding in &findings {
+            let item = finding.item(sent);
+            let is_new = match item {
+                Some((item, weight)) => self.came_before(item)? < weight,
+                None => true,
+            };
+            if is_new {
+                news.push((finding, item));
+            }
             let Bounced { action, status, verdict, diagnostic, .. } = finding.said.bounced;
             let (by, recipient) = (from(arrived), printed(finding.address.as_ref()));
+            let what = if is_new { word(*action) } else { "repeated" };
             Feedback {
                 recipient: &recipient,
                 by: &by,
@@ -39,19 +67,18 @@ impl Desk {
                 permanence: permanence(verdict.permanence),
                 enhanced: *status,
                 reply: diagnostic,
-                ..line(arrived, sent, FeedbackKind::Returned, word(*action), finding.mailed.as_ref())
+                ..line(arrived, sent, FeedbackKind::Returned, what, finding.mailed.as_ref())
             }
             .write_line(&mut lines);
         }
         self.keep(lines).await?;
-        for finding in &findings {
-            if finding.said.bounced.action == Action::Failed {
-                let provider = finding.mailed.as_ref().map_or("", |mailed| &mailed.provider);
-                let reason = finding.said.bounced.verdict.reason.as_str();
-                self.parts.metrics.bounces.with_label_values(&[provider, reason]).inc();
-            }
+        for (finding, _) in &news {
             self.learn(arrived, sent, finding).await?;
         }
+        let items: Vec<_> = news.iter().filter_map(|(_, item)| *item).collect();
+        self.note(&items, arrived.at).await?;
+        // What only counts in memory comes last: up to here all of it may be said again.
+        news.iter().filter(|(finding, _)| finding.failed()).for_each(|(finding, _)| self.count(finding));
         Ok(())
     }
 
@@ -101,7 +128,9 @@ impl Desk {
             return Ok(said.map(|said| Finding { said, mailed, address }).into_iter().collect());
         }
         let mut findings: Vec<Finding<'_>> = Vec::new();
-        for address in addresses(report).take(LOOKED_FOR_MAX) {
+        // Who was mailed at one domain has nothing to say of another.
+        let spoken_for = addresses(report).filter(|address| sent.domain.is_none() || sent.covers(address));
+        for address in spoken_for.take(LOOKED_FOR_MAX) {
             let wanted = RecipientHash::of(&address);
             let known = findings.iter().any(|one| one.address.as_ref().map(RecipientHash::of) == Some(wanted));
             if known {
@@ -111,6 +140,8 @@ impl Desk {
             if let Some(mailed) = self.parts.queue.mailed(sent.message, same).await?
                 && let Some(said) = verdict::of_one(report, Some(&mailed.recipient))
             {
+                // Of several domains anybody may say this of anybody: told, not believed.
+                let said = Said { hard: said.hard && sent.covers(&address), ..said };
                 findings.push(Finding { said, address: Some(mailed.recipient.clone()), mailed: Some(mailed) });
             }
         }
@@ -124,13 +155,20 @@ impl Desk {
         Ok(findings)
     }
 
-    /// A dead address goes to the suppression list, and is counted against the stream.
+    /// A failure goes to the metrics, and one that says that the address is dead is counted against the stream.
+    fn count(&self, finding: &Finding<'_>) {
+        let provider = finding.mailed.as_ref().map_or("", |mailed| &mailed.provider);
+        let verdict = &finding.said.bounced.verdict;
+        self.parts.metrics.bounces.with_label_values(&[provider, verdict.reason.as_str()]).inc();
+        let mailed = finding.mailed.as_ref().filter(|_| finding.said.hard && !provider.is_empty());
+        if let (Some(mailed), Some(_)) = (mailed, &finding.address) {
+            self.parts.queue.returned_unknown(&mailed.stream, provider, 1);
+        }
+    }
+
+    /// A dead address goes to the suppression list.
     async fn learn(&self, arrived: &Arrived, sent: Sent, finding: &Finding<'_>) -> Result<(), Rejection> {
         let Some(address) = finding.address.as_ref().filter(|_| finding.said.hard) else { return Ok(()) };
-        let hash = RecipientHash::of(address);
-        if self.seen.knows(sent.message, hash) {
-            return Ok(());
-        }
         let nobody = Stream::default();
         let stream = finding.mailed.as_ref().map_or(&nobody, |mailed| &mailed.stream);
         let evidence = Evidence {
@@ -142,19 +180,10 @@ impl Desk {
             source: "bounce",
             at: arrived.at,
         };
-        let entry = self.parts.suppressions.learn(evidence).await.map_err(|error| {
-            tracing::error!(%error, "a hard bounce cannot be heeded, its sender is told to try again");
-            Rejection::trouble("it could not be stored, try again later")
-        })?;
-        if let Some(entry) = entry {
-            self.keep(feedback::suppressed_line(&entry, sent.message)).await?;
+        match self.parts.suppressions.learn(evidence).await.map_err(not_stored)? {
+            Some(entry) => self.keep(feedback::suppressed_line(&entry, sent.message)).await,
+            None => Ok(()),
         }
-        self.seen.note(sent.message, hash);
-        let mailed = finding.mailed.as_ref().filter(|mailed| !mailed.provider.is_empty());
-        if let Some(mailed) = mailed.filter(|_| finding.said.bounced.verdict.class == Class::Hard) {
-            self.parts.queue.returned_unknown(&mailed.stream, &mailed.provider, 1);
-        }
-        Ok(())
     }
 }
 

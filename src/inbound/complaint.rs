@@ -4,7 +4,8 @@
 //! to such an address must be signed by who sends it, too. Everything else is told as an event, with what is missing.
 
 use super::bounce::{from, line, not_found, printed};
-use super::desk::{Arrived, Desk};
+use super::desk::{Arrived, Desk, not_stored};
+use super::seen::Item;
 use crate::events::{Feedback, FeedbackKind};
 use crate::feedback::complaint::Complaint;
 use crate::feedback::complaint::cfbl::Signed;
@@ -18,12 +19,17 @@ use crate::suppression::{Evidence, Reason};
 /// Addresses of one report that are looked for, when its token names none: each look-up may read the event log.
 const LOOKED_FOR_MAX: usize = 10;
 
+/// Why nothing follows from what followed before.
+const REPEATED: &str = "it was told before";
+
 /// Whose complaint it is.
 #[derive(Debug, Default)]
 struct Complainant {
     message: Option<MessageId>,
     /// Proven by a token.
     proven: bool,
+    /// The token does not say whose it is: whoever had the message can have sent this for another.
+    is_anybody: bool,
     /// `None`: of that message, but nobody knows which recipient.
     address: Option<EnvelopeAddress>,
     mailed: Option<Mailed>,
@@ -71,14 +77,24 @@ impl Desk {
                 return Err(Rejection::trouble("its signature cannot be verified now, try again later"));
             }
             Some(Signed::Not(why)) => Some(*why),
-            Some(Signed::By(_)) | None => who.lacks(complaint),
+            Some(Signed::By(_)) => who.lacks(complaint),
+            None => who.lacks(complaint).or(who.is_anybody.then_some("its token names recipients at several domains")),
+        };
+        let item = who.item(complaint).filter(|_| lacking.is_none());
+        let _turn = match (item, who.message) {
+            (Some(_), Some(message)) => Some(self.seen.turn(message.0).await),
+            _ => None,
+        };
+        let lacking = match item {
+            Some((item, weight)) if self.came_before(item)? >= weight => Some(REPEATED),
+            _ => lacking,
         };
         self.tell_complaint(arrived, complaint, &who, signed.as_ref(), lacking).await?;
-        let provider = if who.provider().is_empty() { "unknown" } else { who.provider() };
-        self.parts.metrics.complaints.with_label_values(&[provider, complaint.kind()]).inc();
         if lacking.is_none() {
             self.heed_complaint(arrived, complaint, &who).await?;
+            self.note(item.as_slice(), arrived.at).await?;
         }
+        self.count_complaint(complaint, &who, lacking);
         Ok("complaint")
     }
 
@@ -106,13 +122,17 @@ impl Desk {
                 address,
                 mailed,
                 subscription: Some(subscription),
+                ..Complainant::default()
             });
         };
         let subscription = subscription.filter(|one| one.message == sent.message);
-        let mut who = Complainant { message: Some(sent.message), proven: true, subscription, ..Complainant::default() };
+        let is_anybody = sent == Sent::any(sent.message) && subscription.is_none();
+        let message = Some(sent.message);
+        let mut who = Complainant { message, proven: true, is_anybody, subscription, ..Complainant::default() };
         let said = complaint.original_rcpt.iter().chain([&complaint.original_to]);
         let said = said.filter_map(|text| text.parse::<EnvelopeAddress>().ok());
-        let said: Vec<EnvelopeAddress> = who.subscription.iter().map(|one| one.address.clone()).chain(said).collect();
+        let said = who.subscription.iter().map(|one| one.address.clone()).chain(said);
+        let said: Vec<EnvelopeAddress> = said.filter(|address| sent.domain.is_none() || sent.covers(address)).collect();
         let wanted: Vec<RecipientHash> = match sent.recipient {
             Some(hash) => vec![hash],
             None => said.iter().map(RecipientHash::of).take(LOOKED_FOR_MAX).collect(),
@@ -162,7 +182,7 @@ impl Desk {
         let mut lines = Vec::new();
         match (who.message, &who.mailed) {
             (Some(message), Some(mailed)) => {
-                let sent = Sent { message, recipient: None };
+                let sent = Sent::any(message);
                 let known = line(arrived, sent, FeedbackKind::Complained, complaint.kind(), Some(mailed));
                 Feedback { recipient: &recipient, by: &by, reply: base.reply, ..known }.write_line(&mut lines);
             }
@@ -171,7 +191,7 @@ impl Desk {
         self.keep(lines).await
     }
 
-    /// The recipient gets no more of it, and brake and warm-up hear of it. Once for each recipient of a message.
+    /// The recipient gets no more of it.
     async fn heed_complaint(
         &self,
         arrived: &Arrived,
@@ -181,13 +201,8 @@ impl Desk {
         let (Some(address), Some(message), Some((stream, list))) = (&who.address, who.message, who.stream()) else {
             return Ok(());
         };
-        let hash = RecipientHash::of(address);
-        if self.complained.knows(message, hash) {
-            return Ok(());
-        }
-        let leaves = complaint.feedback_type.starts_with("opt-out");
         let evidence = Evidence {
-            cause: if leaves { Reason::Unsubscribe } else { Reason::Complaint },
+            cause: if leaves(complaint) { Reason::Unsubscribe } else { Reason::Complaint },
             address,
             stream,
             list,
@@ -195,22 +210,38 @@ impl Desk {
             source: "complaint",
             at: arrived.at,
         };
-        let entry = self.parts.suppressions.learn(evidence).await.map_err(|error| {
-            tracing::error!(%error, "a complaint cannot be heeded, its sender is told to try again");
-            Rejection::trouble("it could not be stored, try again later")
-        })?;
-        if let Some(entry) = entry {
-            self.keep(suppressed_line(&entry, message)).await?;
+        match self.parts.suppressions.learn(evidence).await.map_err(not_stored)? {
+            Some(entry) => self.keep(suppressed_line(&entry, message)).await,
+            None => Ok(()),
         }
-        self.complained.note(message, hash);
-        if let Some(mailed) = who.mailed.as_ref().filter(|mailed| !leaves && !mailed.provider.is_empty()) {
+    }
+
+    /// Metrics hear of every complaint but repeated ones; brake and warm-up of what was heeded.
+    fn count_complaint(&self, complaint: &Complaint, who: &Complainant, lacking: Option<&str>) {
+        if lacking == Some(REPEATED) {
+            return;
+        }
+        let provider = if who.provider().is_empty() { "unknown" } else { who.provider() };
+        self.parts.metrics.complaints.with_label_values(&[provider, complaint.kind()]).inc();
+        let mailed = who.mailed.as_ref().filter(|mailed| !mailed.provider.is_empty() && !leaves(complaint));
+        if let Some(mailed) = mailed.filter(|_| lacking.is_none() && who.address.is_some()) {
             self.parts.queue.complained(&mailed.stream, &mailed.source, &mailed.provider, 1);
         }
-        Ok(())
     }
 }
 
+/// Whether it only asks to get no more of it, and blames nobody.
+fn leaves(complaint: &Complaint) -> bool {
+    complaint.feedback_type.starts_with("opt-out")
+}
+
 impl Complainant {
+    /// It counts once for each recipient of a message; a complaint weighs more than a wish to leave.
+    fn item(&self, complaint: &Complaint) -> Option<(Item, u8)> {
+        let item = Item::Complaint(self.message?, RecipientHash::of(self.address.as_ref()?));
+        Some((item, if leaves(complaint) { 1 } else { 2 }))
+    }
+
     /// What keeps the complaint from having an effect.
     fn lacks(&self, complaint: &Complaint) -> Option<&'static str> {
         match () {

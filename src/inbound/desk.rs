@@ -9,11 +9,12 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
-use super::seen::Seen;
+use super::seen::{Item, Seen};
 use super::{Mailbox, Mailboxes, Parts};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::feedback::bounce::{self, Incoming, Kind};
+use crate::ledger::LedgerError;
 use crate::log::Health;
 use crate::mail::{
     Domain, EnhancedCode, Envelope, EnvelopeAddress, MessageId, Receipt, Recipient, Reply, ReversePath, header,
@@ -36,9 +37,8 @@ pub(super) struct Entrance {
 pub(super) struct Desk {
     pub(super) parts: Parts,
     pub(super) hostname: Domain,
+    /// What has come back already.
     pub(super) seen: Seen,
-    /// Who has complained.
-    pub(super) complained: Seen,
     mailboxes: ArcSwap<Mailboxes>,
     /// As many are read at a time.
     reading: Semaphore,
@@ -100,14 +100,7 @@ impl Desk {
     pub(super) fn new(parts: Parts, config: &Config, hostname: Domain) -> Desk {
         let mailboxes = ArcSwap::from_pointee(Mailboxes::new(config, Arc::clone(&parts.tokens)));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Desk {
-            parts,
-            hostname,
-            seen: Seen::default(),
-            complained: Seen::default(),
-            mailboxes,
-            reading: Semaphore::new(cores),
-        }
+        Desk { seen: Seen::new(Arc::clone(&parts.ledger)), parts, hostname, mailboxes, reading: Semaphore::new(cores) }
     }
 
     pub(super) fn reload(&self, config: &Config) {
@@ -118,7 +111,7 @@ impl Desk {
         self.mailboxes.load().find(address, self.parts.clock.timestamp()).map_err(|why| why.reply())
     }
 
-    async fn take(&self, handover: Handover) -> Result<Receipt, Rejection> {
+    async fn take(self: &Arc<Self>, handover: Handover) -> Result<Receipt, Rejection> {
         let Handover { messages, client, .. } = handover;
         let Some(NewMessage { id, envelope, content }) = messages.into_iter().next() else {
             return Err(Rejection::trouble("there is nothing in it"));
@@ -163,7 +156,12 @@ impl Desk {
     }
 
     /// What came to an address has its effect, and that is durable when this resolves.
-    async fn heed(&self, arrived: &Arrived, mailbox: &Mailbox, incoming: &Incoming) -> Result<(), Rejection> {
+    async fn heed(
+        self: &Arc<Self>,
+        arrived: &Arrived,
+        mailbox: &Mailbox,
+        incoming: &Incoming,
+    ) -> Result<(), Rejection> {
         let from_nobody = arrived.envelope.reverse_path == ReversePath::Null;
         let kind = match (mailbox, incoming.kind) {
             (Mailbox::Postmaster(to), _) => {
@@ -199,14 +197,44 @@ impl Desk {
             }
         };
         self.parts.metrics.inbound_messages.with_label_values(&[kind]).inc();
+        self.tidy();
         tracing::debug!(id = %arrived.id, client = ?arrived.client, kind, "taken back");
         Ok(())
+    }
+
+    /// The weight with which something came before; 0: it did not.
+    pub(super) fn came_before(&self, item: Item) -> Result<u8, Rejection> {
+        self.seen.weight(item).map_err(not_stored)
+    }
+
+    /// These have had their effect; that is on disk when this resolves.
+    pub(super) async fn note(&self, items: &[(Item, u8)], at: Timestamp) -> Result<(), Rejection> {
+        self.seen.note(items, at).await.map_err(not_stored)
+    }
+
+    /// Forgets now and then what came back long ago.
+    fn tidy(self: &Arc<Self>) {
+        let now = self.parts.clock.timestamp();
+        if self.seen.is_untidy(now) {
+            let desk = Arc::clone(self);
+            // Nobody waits for it: what is left is forgotten the next time.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = desk.seen.tidy(now, desk.token_lifetime()) {
+                    tracing::warn!(%error, "what came back long ago is not forgotten yet");
+                }
+            });
+        }
     }
 
     /// Keeps event lines; they are on disk when this resolves.
     pub(super) async fn keep(&self, lines: Vec<u8>) -> Result<(), Rejection> {
         self.parts.keep(lines).await.map_err(|_| Rejection::trouble("it could not be stored, try again later"))
     }
+}
+
+pub(super) fn not_stored(error: LedgerError) -> Rejection {
+    tracing::error!(%error, "what came back cannot be heeded, its sender is told to try again");
+    Rejection::trouble("it could not be stored, try again later")
 }
 
 /// The hosts that a message says it has passed.

@@ -18,7 +18,8 @@
 //! Complaints go the same way (`complaint.rs`): a token anywhere in them says whose they are. Reports on our domains are told and
 //! counted (`reports.rs`).
 //!
-//! If anything cannot be written, the sender hears 451 and tries again; it may then be told twice, which suppresses nobody more.
+//! What is said of a recipient of a message counts once, however often and after whatever restart it is said (`seen.rs`). If anything
+//! cannot be written, the sender hears 451 and tries again; it may then be told twice, which suppresses nobody more.
 //! Nothing that comes in is ever answered with mail, so there are no loops; mail for postmaster is handed on with a null return path.
 //!
 //! | to add | goes |
@@ -53,6 +54,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::feedback::complaint::cfbl::Verifier;
 use crate::feedback::token::Tokens;
+use crate::ledger::Ledger;
 use crate::mail::Domain;
 use crate::queue::Queue;
 use crate::spool::Spool;
@@ -69,6 +71,8 @@ pub struct Parts {
     pub queue: Arc<Queue>,
     /// Keeps event lines.
     pub spool: Arc<Spool>,
+    /// Remembers what has come back already.
+    pub ledger: Arc<Ledger>,
     /// Learns from hard bounces.
     pub suppressions: Arc<Suppressions>,
     /// Made what stands in the addresses.

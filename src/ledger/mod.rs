@@ -69,6 +69,8 @@ pub enum Table {
     Buckets = 9,
     /// What the reputation brake counted, by provider and stream.
     Brake = 10,
+    /// What has come back already, by kind and message.
+    Returned = 11,
 }
 
 impl Table {
@@ -84,6 +86,7 @@ impl Table {
             Table::HardBounces,
             Table::Buckets,
             Table::Brake,
+            Table::Returned,
         ];
         all.into_iter().find(|table| *table as u8 == number)
     }

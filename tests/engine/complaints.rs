@@ -15,14 +15,14 @@ use crate::world::{Event, World, listeners, zone};
 const HEADERS: &str = "X-Posthaste-Tenant: shop\r\nX-Posthaste-Class: bulk\r\nX-Posthaste-Campaign: spring\r\n";
 
 /// A world that asks for complaints, whose receiver `them.test` takes everything and has a key to sign with.
-struct Stage {
-    world: World,
+pub struct Stage {
+    pub world: World,
     them: Peer,
     signer: Signer,
     _keys: tempfile::TempDir,
 }
 
-async fn stage(change: impl FnOnce(&mut Config)) -> Stage {
+pub async fn stage(change: impl FnOnce(&mut Config)) -> Stage {
     let them = Peer::good(listeners(1).await.remove(0));
     let keys = tempfile::tempdir().unwrap();
     let mut zone = zone(&["them"]);
@@ -51,7 +51,7 @@ async fn stage(change: impl FnOnce(&mut Config)) -> Stage {
 
 impl Stage {
     /// Sends to one recipient; the message as it arrived.
-    async fn send(&self, to: &str) -> String {
+    pub async fn send(&self, to: &str) -> String {
         let before = self.them.count();
         self.world.send_with(&[to], &format!("From: a@us.test\r\n{HEADERS}")).await;
         self.world.see("delivery", || (self.them.count() > before).then_some(())).await;
@@ -59,14 +59,15 @@ impl Stage {
         self.them.taken().pop().unwrap().content
     }
 
-    fn signed(&self, content: &str) -> String {
+    /// With a signature of `them.test`.
+    pub fn signed(&self, content: &str) -> String {
         let fields = self.signer.sign(content.as_bytes(), Clock.timestamp()).unwrap();
         assert!(!fields.is_empty());
         format!("{}{content}", String::from_utf8_lossy(&fields))
     }
 
     /// Hands over a message; the last line of the reply to its content.
-    async fn hand_in(&self, to: &str, content: &str) -> String {
+    pub async fn hand_in(&self, to: &str, content: &str) -> String {
         let mut door = self.world.back().await;
         door.say("MAIL FROM:<fbl@them.test>", "250").await;
         door.say(&format!("RCPT TO:<{to}>"), "250").await;
@@ -74,22 +75,22 @@ impl Stage {
         door.say(&format!("{}\r\n.", content.trim_end()), "250").await
     }
 
-    async fn complaints(&self, count: usize) -> Vec<Event> {
+    pub async fn complaints(&self, count: usize) -> Vec<Event> {
         self.world.until("complained", "", count).await
     }
 
-    fn suppressed(&self) -> Vec<String> {
+    pub fn suppressed(&self) -> Vec<String> {
         self.world.told("suppression", "").iter().map(|event| event.recipient().to_owned()).collect()
     }
 }
 
 /// What stands behind a field's name.
-fn field<'a>(content: &'a str, name: &str) -> &'a str {
+pub fn field<'a>(content: &'a str, name: &str) -> &'a str {
     let line = content.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     line.unwrap_or_else(|| panic!("no {name} in {content}"))
 }
 
-fn report(kind: &str, rcpt: &str, original: &str) -> String {
+pub fn report(kind: &str, rcpt: &str, original: &str) -> String {
     let rcpt = if rcpt.is_empty() { String::new() } else { format!("Original-Rcpt-To: {rcpt}\r\n") };
     format!(
         "From: FBL <fbl@them.test>\r\nSubject: FW: complaint\r\nMIME-Version: 1.0\r\n\
@@ -167,7 +168,7 @@ async fn a_registered_loop_needs_a_token_of_ours_and_a_complaint() {
     let content = stage.send("bob@them.test").await;
     let sender = stage.them.taken()[0].sender.clone();
     let token = field(&content, "CFBL-Feedback-ID").to_owned();
-    let forged = Tokens::new(b"another secret entirely").sent(Sent { message: MessageId(1 << 40), recipient: None });
+    let forged = Tokens::new(b"another secret entirely").sent(Sent::any(MessageId(1 << 40)));
     let header = |token: &str| format!("Return-Path: <b+{token}@b.us.test>\r\nTo: bob@them.test\r\n");
     let trace = content.split("\r\n\r\n").next().unwrap().replace(&token, "redacted").replace("Bob", "");
     let cases = [
@@ -194,7 +195,7 @@ async fn a_registered_loop_needs_a_token_of_ours_and_a_complaint() {
 async fn only_our_addresses_take_complaints() {
     let stage = stage(|_| {}).await;
     let mut door = stage.world.back().await;
-    let forged = Tokens::new(b"another secret entirely").sent(Sent { message: MessageId(1 << 40), recipient: None });
+    let forged = Tokens::new(b"another secret entirely").sent(Sent::any(MessageId(1 << 40)));
     for to in
         [format!("fbl+{forged}@b.us.test"), "fbl+x@b.us.test".into(), "fbl@us.test".into(), "dmarc@us.test".into()]
     {

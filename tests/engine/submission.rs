@@ -48,7 +48,8 @@ pub async fn tenant(world: &World, name: &str) -> String {
     issued["token"].as_str().unwrap().to_owned()
 }
 
-async fn shake_hands(world: &World, stream: TcpStream) -> Door<TlsStream<TcpStream>> {
+/// TLS over a connection on which the server has said that it is ready.
+pub async fn shake_hands(world: &World, stream: TcpStream) -> Door<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(world.path("cert.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
