@@ -8,8 +8,8 @@
 //!    `5.7.1` and `5.1.1` with everything.
 //! 4. General enhanced codes (`5.1.1`), then reply codes.
 //!
-//! A wrong *hard* costs the sender a live address, so only two reasons are hard, only from text or codes that say so, and
-//! never from a transient reply about a mailbox. A text is searched once, for all rules together.
+//! A wrong *hard* costs the sender a live address, so only two reasons are hard, only from text that says one thing or a code that
+//! says so (X.1.n), and never from a transient reply. A text is searched once, for all rules together.
 
 mod rules;
 mod taxonomy;
@@ -28,6 +28,9 @@ use serde::Serialize;
 use crate::mail::EnhancedCode;
 use crate::mail::wording::comparable;
 use rules::RULES;
+
+/// From this confidence on a text says by itself that an address is dead.
+const CLEAR: u8 = 70;
 
 /// What a refusal means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,7 +65,9 @@ pub fn classify_reply(code: Option<u16>, enhanced: Option<EnhancedCode>, text: &
         let reason = if of_sender && reason.is_lasting() { Reason::Policy } else { reason };
         // What is unknown for now may be known again: greylists, directories and name servers that are down.
         let passing = permanence == Permanence::Transient;
-        let class = if reason.is_lasting() && !soft && !passing { Class::Hard } else { Class::Soft };
+        // Words that stand for a refusal by policy as well are believed only beside a code that says that the address is bad.
+        let clear = confidence >= CLEAR || enhanced.is_some_and(|code| code.0 == 5 && code.1 == 1);
+        let class = if reason.is_lasting() && clear && !soft && !passing { Class::Hard } else { Class::Soft };
         Verdict { class, permanence, reason, blame: reason.fault(), confidence, rule }
     };
     if let Some((enhanced, reason)) = enhanced.and_then(|code| Some((code, RULES.sure(code)?))) {
