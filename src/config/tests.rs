@@ -397,10 +397,10 @@ match = { provider = "google" }
 delays = true
 "#,
         &[
-            "f:6: reports.stream[0].delays: nothing is mailed to senders of these streams; remove it, or set send = \"mail\"",
-            "f:7: warning: reports.stream[1]: reports.stream[0] takes all of it first; move this rule up, or remove it",
-            "f:10: reports.stream[2].match.provider: senders hear of a whole stream, wherever its mail goes; use tenant, class and campaign",
-            "f:11: reports.stream[2].delays: reports.delay_after is 0s: nobody hears of delay; remove it, or set delay_after",
+            "f:7: reports.stream[0].delays: nothing is mailed to senders of these streams; remove it, or set send = \"mail\"",
+            "f:8: warning: reports.stream[1]: reports.stream[0] takes all of it first; move this rule up, or remove it",
+            "f:11: reports.stream[2].match.provider: senders hear of a whole stream, wherever its mail goes; use tenant, class and campaign",
+            "f:12: reports.stream[2].delays: reports.delay_after is 0s: nobody hears of delay; remove it, or set delay_after",
         ],
     );
 }
