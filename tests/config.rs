@@ -54,7 +54,7 @@ fn every_key_is_explained() {
 }
 
 /// Lists of tables.
-const LISTS: [&str; 7] = ["route", "source", "pool", "egress", "dkim", "warmup", "limit"];
+const LISTS: [&str; 8] = ["route", "source", "pool", "egress", "dkim", "warmup", "limit", "reports.stream"];
 
 /// Tables whose keys are the operator's own.
 const FREE: [&str; 2] = ["pool.sources", "feedback.bounce_domains"];

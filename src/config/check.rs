@@ -15,7 +15,9 @@ pub use doors::UNIX_PATH_MAX;
 
 use super::load::Places;
 use super::problem::{Problem, Severity};
-use super::{ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reputation, suppression, unsubscribe};
+use super::{
+    ByteSize, Config, RouteConfig, TlsPolicy, hostname, inbound, reports, reputation, suppression, unsubscribe,
+};
 use crate::mail::Domain;
 
 /// Everything about `config` that is wrong or looks so.
@@ -37,6 +39,7 @@ pub(super) fn problems(config: &Config, places: &Places, file: &Path) -> Vec<Pro
     check.dkim(config);
     check.limits(config);
     check.reputation(config);
+    reports::check(&mut check, config);
     inbound::check(&mut check, config);
     unsubscribe::check(&mut check, config);
     for (severity, key, why, remedy) in suppression::problems(&config.suppression) {

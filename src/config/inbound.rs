@@ -165,23 +165,9 @@ pub(super) fn check(check: &mut Check<'_>, config: &Config) {
         }
     }
     let key = |name: &str| format!("inbound.{name}");
-    check.not_zero(&key("max_message_size"), inbound.max_message_size.0);
-    check.not_zero(&key("recipients_max"), inbound.recipients_max as u64);
-    check.not_zero(&key("errors_max"), inbound.errors_max.into());
-    check.not_zero(&key("connections_max"), inbound.connections_max as u64);
-    check.not_zero(&key("connections_per_client_max"), inbound.connections_per_client_max as u64);
-    check.lasts(&key("idle_timeout"), inbound.idle_timeout);
     if inbound.max_message_size > ByteSize(256 << 20) {
         let why = format!("{} is more than anything that comes back has", inbound.max_message_size);
         check.error(&key("max_message_size"), why, "lower it: 10MiB");
     }
-    if inbound.memory_max < inbound.max_message_size {
-        let why = format!("{} has no room for one message of max_message_size", inbound.memory_max);
-        check.error(&key("memory_max"), why, format!("raise it to at least {}", inbound.max_message_size));
-    }
-    if inbound.line_length_max < 998 {
-        let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
-        check.error(&key("line_length_max"), why, "raise it to at least 998");
-    }
-    check.certificate(&key, inbound.tls_cert_file.as_deref(), inbound.tls_key_file.as_deref());
+    check.smtp_listener(&key, &inbound.smtp());
 }

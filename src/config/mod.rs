@@ -21,6 +21,7 @@ mod load;
 pub mod probe;
 mod problem;
 mod rate;
+mod reports;
 mod reputation;
 mod scope;
 mod shaping;
@@ -46,6 +47,7 @@ pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
+pub use reports::{Reporting, ReportsConfig, ReportsSend, StreamReportsConfig};
 pub use reputation::{BrakeConfig, WarmupConfig};
 pub use scope::{Scope, Subject};
 pub use shaping::ShapingConfig;
@@ -178,21 +180,6 @@ pub struct DnsConfig {
 impl Default for DnsConfig {
     fn default() -> DnsConfig {
         DnsConfig { nameservers: Vec::new(), timeout: Duration::from_secs(10), cache_entries: 65_536 }
-    }
-}
-
-/// `[reports]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReportsConfig {
-    /// Who asked for it (NOTIFY=DELAY) hears of recipients that have waited so long; zero: never.
-    #[serde(with = "humantime_serde")]
-    pub delay_after: Duration,
-}
-
-impl Default for ReportsConfig {
-    fn default() -> ReportsConfig {
-        ReportsConfig { delay_after: Duration::from_secs(4 * 3600) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mail::Class;
+use crate::mail::{Class, Stream};
 
 /// Which mail a limit, an order or a threshold is about: whatever is named must be so; nothing named: all mail. Names are
 /// compared without regard to case.
@@ -70,6 +70,20 @@ impl Scope {
         ];
         let class = self.class.is_none_or(|class| class == subject.class);
         class && names.iter().all(|(wanted, name)| wanted.as_ref().is_none_or(|w| w.eq_ignore_ascii_case(name)))
+    }
+
+    /// Whether it is about a stream, of which it is not known yet where its mail goes.
+    pub fn matches_stream(&self, stream: &Stream) -> bool {
+        self.matches(&Subject {
+            provider: "",
+            site: "",
+            domain: "",
+            source: "",
+            pool: "",
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        })
     }
 
     /// It speaks of the way mail takes (provider, site, source, pool) and of nothing else: all streams share it.

@@ -382,6 +382,30 @@ pool = "nothing"
 }
 
 #[test]
+fn checks_reports_of_streams() {
+    check(
+        r#"[reports]
+delay_after = "0s"
+[[reports.stream]]
+match = { tenant = "shop" }
+send = "event"
+delays = true
+[[reports.stream]]
+match = { tenant = "Shop", class = "bulk" }
+[[reports.stream]]
+match = { provider = "google" }
+delays = true
+"#,
+        &[
+            "f:7: reports.stream[0].delays: nothing is mailed to senders of these streams; remove it, or set send = \"mail\"",
+            "f:8: warning: reports.stream[1]: reports.stream[0] takes all of it first; move this rule up, or remove it",
+            "f:11: reports.stream[2].match.provider: senders hear of a whole stream, wherever its mail goes; use tenant, class and campaign",
+            "f:12: reports.stream[2].delays: reports.delay_after is 0s: nobody hears of delay; remove it, or set delay_after",
+        ],
+    );
+}
+
+#[test]
 fn checks_keys_and_certificates() {
     let dir = tempfile::tempdir().expect("a directory");
     let key = dir.path().join("key.pem");

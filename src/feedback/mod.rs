@@ -5,7 +5,8 @@
 //! who asked to hear that, still wait when [`delay_report_due`] says so, [`delivery_report`]
 //! makes the message that says so (RFC 3464), and the queue sends it like any other. Pure: no clock, no network, no disk. The steps:
 //!
-//! 1. Nobody is told of a failed report (a null reverse path), nor of what a recipient's NOTIFY excludes.
+//! 1. Nobody is told of a failed report (a null reverse path), nor of what a recipient's NOTIFY excludes, nor without asking
+//!    where `[[reports.stream]]` leaves it to events.
 //! 2. Words for people: which recipient, why, what the receiver said, what can be done (`words.rs`).
 //! 3. The same for machines, as `message/delivery-status` (`status.rs`).
 //! 4. The headers of the message, or all of it when RET asks for that and it is small.
@@ -31,5 +32,5 @@ pub mod verp;
 mod words;
 
 pub use delay::delay_report_due;
-pub use report::{Fate, ReportedRecipient, delivery_report};
+pub use report::{Fate, ReportedRecipient, Reporter, delivery_report};
 pub use suppressed::{suppressed_line, suppression_line};

@@ -3,7 +3,7 @@
 use super::bounce::{self, Kind};
 use super::classify;
 use super::reports::{self, Report};
-use super::{Fate, ReportedRecipient, delivery_report};
+use super::{Fate, ReportedRecipient, Reporter, delivery_report};
 use super::{complaint, mime};
 use crate::clock::Timestamp;
 use crate::mail::{
@@ -67,7 +67,8 @@ pub fn report(octets: &[u8]) {
         })
         .collect();
     let hostname = "mta1.us.example".parse().expect("a host name");
-    let made = delivery_report(&original, MessageId(7), content.as_bytes(), &failed, &hostname, MessageId(8), NOW);
+    let reporter = Reporter { hostname: &hostname, reporting: crate::config::Reporting::default() };
+    let made = delivery_report(&original, MessageId(7), content.as_bytes(), &failed, reporter, MessageId(8), NOW);
     match made {
         None => assert!(original.reverse_path.address().is_none(), "somebody wants the report"),
         Some((envelope, report)) => check(&envelope, &report, failed.len()),

@@ -8,6 +8,7 @@ use memchr::memmem;
 
 use super::{delay, field, status, words};
 use crate::clock::Timestamp;
+use crate::config::Reporting;
 use crate::mail::{Class, Domain, Envelope, Failure, MessageId, Notify, Recipient, Ret, ReversePath, Stream, header};
 
 /// How long a report is tried. Not the lifetime of the message it is about: that may have been minutes.
@@ -18,6 +19,15 @@ const RETURN_MAX: usize = 64 << 10;
 
 /// RFC 5322 §2.1.1.
 const LINE_MAX: usize = 998;
+
+/// Who reports, and what is usual for the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Reporter<'a> {
+    /// Our name.
+    pub hostname: &'a Domain,
+    /// What senders hear that did not say by NOTIFY.
+    pub reporting: Reporting,
+}
 
 /// One recipient, as a report tells of it.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +58,17 @@ pub enum Fate {
 }
 
 impl ReportedRecipient<'_> {
-    /// Whether the sender asked to hear of this (RFC 3461 §4.1).
-    fn is_wanted(&self, original: &Envelope) -> bool {
+    /// Whether the sender hears if it fails.
+    pub(super) fn hears_of_failure(&self, reporting: Reporting) -> bool {
+        self.recipient.notify.map_or(reporting.failures, |notify| notify.failure)
+    }
+
+    /// Whether the sender is to hear of this: as he asked (RFC 3461 §4.1), else as is usual for the stream.
+    fn is_wanted(&self, original: &Envelope, reporting: Reporting) -> bool {
         match self.fate {
-            Fate::Failed | Fate::Expired => self.recipient.notify_failure(),
+            Fate::Failed | Fate::Expired => self.hears_of_failure(reporting),
             Fate::Relayed => self.recipient.notify.is_some_and(|notify| notify.success),
-            Fate::Delayed => delay::is_wanted(original, self.recipient),
+            Fate::Delayed => delay::is_wanted(original, self.recipient, reporting),
         }
     }
 }
@@ -61,20 +76,22 @@ impl ReportedRecipient<'_> {
 /// The report about recipients of one message that were not reached, were relayed to where reports end, or still wait
 /// (RFC 3464), ready to be queued under `report_id`; to the envelope sender, from nobody.
 ///
-/// `None` if nobody wants it: the message was a report itself (a null reverse path, RFC 5321 §6.1), or NOTIFY excludes
-/// this for every recipient in `reported` (RFC 3461 §4.1). `content` is the message as accepted; what of it goes back
-/// follows RET: the headers if it says nothing.
+/// `None` if nobody wants it: the message was a report itself (a null reverse path, RFC 5321 §6.1), or for every recipient
+/// in `reported` NOTIFY excludes this (RFC 3461 §4.1), or says nothing and the stream is told by events only. `content` is
+/// the message as accepted; what of it goes back follows RET: the headers if it says nothing.
 pub fn delivery_report(
     original: &Envelope,
     id: MessageId,
     content: &[u8],
     reported: &[ReportedRecipient<'_>],
-    hostname: &Domain,
+    reporter: Reporter<'_>,
     report_id: MessageId,
     now: Timestamp,
 ) -> Option<(Envelope, Vec<u8>)> {
     let sender = original.reverse_path.address()?;
-    let reported: Vec<&ReportedRecipient<'_>> = reported.iter().filter(|one| one.is_wanted(original)).collect();
+    let Reporter { hostname, reporting } = reporter;
+    let wanted = |one: &&ReportedRecipient<'_>| one.is_wanted(original, reporting);
+    let reported: Vec<&ReportedRecipient<'_>> = reported.iter().filter(wanted).collect();
     let subject = match reported.first()?.fate {
         Fate::Failed | Fate::Expired => "Your message could not be delivered",
         Fate::Relayed => "Your message was handed on",
@@ -96,7 +113,7 @@ pub fn delivery_report(
     }
     field::push(&mut out, "Auto-Submitted", "auto-replied");
     field::push(&mut out, "MIME-Version", "1.0");
-    let words = words::for_people(original, id, &reported, hostname, returned.words());
+    let words = words::for_people(original, id, &reported, reporter, returned.words());
     let status = status::delivery_status(original, id, &reported, hostname);
     let boundary = boundary(report_id, &[content, words.as_bytes(), status.as_bytes()]);
     let eight_bit = !out.is_ascii() || returned.is_eight_bit();

@@ -12,6 +12,7 @@ pub fn suppression_line(change: &Change<'_>) -> Vec<u8> {
         Some(entry) => about(entry, change.at, change.what.as_str(), &subject),
         None => Feedback {
             count: Some(change.count),
+            tenant: change.tenant,
             ..Feedback::new(change.at, FeedbackKind::Suppression, change.what.as_str())
         },
     };

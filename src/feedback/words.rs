@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use crate::clock::Timestamp;
-use crate::mail::{Domain, EnhancedCode, Envelope, MessageId, Origin};
+use crate::mail::{EnhancedCode, Envelope, MessageId, Origin};
 
-use super::report::{Fate, ReportedRecipient};
+use super::report::{Fate, ReportedRecipient, Reporter};
 
 const COLUMNS: usize = 76;
 
@@ -14,20 +14,22 @@ pub(super) fn for_people(
     original: &Envelope,
     id: MessageId,
     failed: &[&ReportedRecipient<'_>],
-    hostname: &Domain,
+    reporter: Reporter<'_>,
     returned: &str,
 ) -> String {
     let mut out = String::new();
-    paragraph(&mut out, "", &format!("This is the mail system at {hostname}."));
+    paragraph(&mut out, "", &format!("This is the mail system at {}.", reporter.hostname));
     let whom = if failed.len() == 1 { "this recipient" } else { "these recipients" };
     let date = original.accepted_at.rfc5322();
     let news = match failed.first().map(|reported| reported.fate) {
         Some(Fate::Relayed) => format!("Your message of {date} was handed on for {whom}:"),
         Some(Fate::Delayed) => {
             let until = original.expires_at.rfc5322();
+            let hears = |one: &&ReportedRecipient<'_>| one.hears_of_failure(reporter.reporting);
+            let then = if failed.iter().all(hears) { ", and if that is in vain, you will hear of it" } else { "" };
             format!(
                 "Your message of {date} could not be delivered to {whom} yet. It is not lost: it will be tried until \
-                 {until}, and if that is in vain, you will hear of it."
+                 {until}{then}."
             )
         }
         _ => format!("Your message of {date} could not be delivered to {whom}, and no more attempts will be made:"),

@@ -21,7 +21,7 @@ mod receipts;
 mod tests;
 
 pub use codec::CodecError;
-pub use facts::Page;
+pub use facts::{Bookmark, Page};
 pub use receipts::{Begun, Ticket, Waiter};
 
 use std::path::Path;
@@ -191,6 +191,15 @@ impl Ledger {
     /// The index cannot be read.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
         self.facts.get(table, key)
+    }
+
+    /// As [`get`](Ledger::get), of a long value that stays what it is until it is removed: `mark` is for this key only, and
+    /// spares the index when it is asked for again. What was removed lately may still be found by it.
+    ///
+    /// # Errors
+    /// The index or the log cannot be read.
+    pub fn get_marked(&self, table: Table, key: &[u8], mark: &Bookmark) -> Result<Option<Bytes>, LedgerError> {
+        self.facts.get_marked(table, key, mark)
     }
 
     /// All keys of a table that begin with `prefix`, in order, with their values. For small tables.

@@ -93,11 +93,6 @@ impl Recipient {
     pub fn new(address: EnvelopeAddress) -> Recipient {
         Recipient { address, notify: None, orcpt: None }
     }
-
-    /// Whether the sender wants to hear that delivery failed.
-    pub fn notify_failure(&self) -> bool {
-        self.notify.is_none_or(|n| n.failure)
-    }
 }
 
 /// The NOTIFY parameter; all false is `NEVER`.

@@ -54,7 +54,7 @@ impl Queue {
         let parts = self.parts.load_full();
         let now = self.clock.timestamp();
         let mut settlement = Settlement::new(message, now);
-        let late_at = feedback::delay_report_due(&message.envelope, parts.reports.delay_after);
+        let late_at = feedback::delay_report_due(&message.envelope, &parts.reports);
         settlement.late = late_at.is_some_and(|late_at| now >= late_at);
         // A report of delay comes of an attempt: there is one when it is due.
         let report_at = late_at.filter(|late_at| *late_at > now).map(|late_at| late_at.max(now.after(PAUSE_MIN)));
@@ -152,9 +152,9 @@ impl Queue {
     /// it is settled, and need not be read for that.
     async fn load_to_settle(&self, item: &Item, verdict: &Verdict, now: Timestamp) -> Result<Loaded, SpoolError> {
         let message = self.spool.load_envelope(item.message).await?;
-        let delay_after = self.parts.load().reports.delay_after;
+        let parts = self.parts.load();
         let becomes_late =
-            !item.late && feedback::delay_report_due(&message.envelope, delay_after).is_some_and(|at| now >= at);
+            !item.late && feedback::delay_report_due(&message.envelope, &parts.reports).is_some_and(|at| now >= at);
         match verdict {
             Verdict::Refused => Ok(Loaded::envelope(message)),
             Verdict::Later(_) if now < message.envelope.expires_at && !becomes_late => Ok(Loaded::envelope(message)),

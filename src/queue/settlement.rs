@@ -9,7 +9,7 @@ use super::{Parts, Queue};
 use crate::clock::Timestamp;
 use crate::delivery::{SessionFacts, Transaction};
 use crate::events::{Event, Kind, Timings};
-use crate::feedback::{self, Fate, ReportedRecipient};
+use crate::feedback::{self, Fate, ReportedRecipient, Reporter};
 use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Origin, Outcome, Reply};
 use crate::routing::Route;
 use crate::spool::{Change, End, Message, RecipientState};
@@ -302,10 +302,11 @@ impl<'a> Settlement<'a> {
         if self.reportable.is_empty() {
             return Vec::new();
         }
+        let of = self.message;
+        let reporter = Reporter { hostname: &parts.hostname, reporting: parts.reports.of(&of.envelope.stream) };
         let report = |reported: Vec<ReportedRecipient<'_>>| {
-            let (id, of) = (next_id(), self.message);
-            let made =
-                feedback::delivery_report(&of.envelope, of.id, &of.content, &reported, &parts.hostname, id, self.now);
+            let id = next_id();
+            let made = feedback::delivery_report(&of.envelope, of.id, &of.content, &reported, reporter, id, self.now);
             made.map(|(envelope, content)| Arc::new(Message::new(id, envelope, content.into())))
         };
         let told = [&[Fate::Failed, Fate::Expired][..], &[Fate::Relayed], &[Fate::Delayed]];

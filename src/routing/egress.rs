@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use source::{NoAddress, Source};
 
 use super::RoutingError;
-use crate::config::{Config, DEFAULT, Scope, Subject};
+use crate::config::{Config, DEFAULT, Scope};
 use crate::mail::Stream;
 
 /// Place of a source in [`Egress`].
@@ -110,17 +110,7 @@ impl Egress {
 
     /// The pool that a stream's mail leaves by.
     pub fn pool_of(&self, stream: &Stream) -> PoolId {
-        let subject = Subject {
-            provider: "",
-            site: "",
-            domain: "",
-            source: "",
-            pool: "",
-            tenant: &stream.tenant,
-            class: stream.class,
-            campaign: &stream.campaign,
-        };
-        let rule = self.rules.iter().find(|(scope, _)| scope.matches(&subject));
+        let rule = self.rules.iter().find(|(scope, _)| scope.matches_stream(stream));
         rule.map_or(self.default, |(_, pool)| *pool)
     }
 

@@ -1,6 +1,6 @@
 //! Many entries on their way into a run, and runs on their way into one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::codec::{Kind, Row, hash_of, read_row, write_context, write_row};
 use super::run::{Cursor, Run, RunError, RunWriter};
 use super::store::Store;
-use super::{Entry, Subject};
+use super::{Entry, Scope, Subject};
 use crate::clock::Timestamp;
 use crate::ledger::LedgerError;
 
@@ -24,6 +24,8 @@ const ENDED_FOR: u64 = 86_400_000;
 pub struct Batch {
     contexts: Vec<Vec<u8>>,
     known: HashMap<Vec<u8>, u32>,
+    /// Whose entries they are; empty: everybody's.
+    tenants: BTreeSet<Box<str>>,
     last: u32,
     /// Hash, and where the row stands.
     rows: Vec<(u64, u32, u32)>,
@@ -56,6 +58,10 @@ impl Batch {
         let context = write_context(&entry.scope, entry.reason, &entry.source);
         if self.contexts.get(self.last as usize).is_none_or(|last| *last != context) {
             self.last = *self.known.entry(context).or_insert_with_key(|context| {
+                self.tenants.insert(match &entry.scope {
+                    Scope::Global => "".into(),
+                    Scope::Tenant(tenant) | Scope::List { tenant, .. } => tenant.clone(),
+                });
                 self.contexts.push(context.clone());
                 self.contexts.len() as u32 - 1
             });
@@ -64,6 +70,11 @@ impl Batch {
         let from = self.octets.len() as u32;
         write_row(&mut self.octets, self.last, &row_of(entry, &[], &subject, hash, 0));
         self.rows.push((hash, from, self.octets.len() as u32));
+    }
+
+    /// The tenant that all are of; `None`: they are everybody's, or of several.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenants.first().filter(|tenant| self.tenants.len() == 1 && !tenant.is_empty()).map(|tenant| &**tenant)
     }
 
     /// Whether there is none.
@@ -168,7 +179,11 @@ fn write_merged(
     others: &[Arc<Run>],
     now: Timestamp,
 ) -> Result<(Option<Run>, u64), RunError> {
-    let rows: u64 = runs.iter().map(|run| run.about.entries()).sum();
+    let sum = |what: fn(&Run) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
+    let most = runs.iter().map(|run| run.about.entries()).max().unwrap_or_default();
+    // What stands in several is there once. Where other runs stay, the repeats may be theirs.
+    let repeats = if others.is_empty() { sum(|run| run.about.repeats) } else { 0 };
+    let rows = sum(|run| run.about.entries()).saturating_sub(repeats).max(most);
     let mut writer = RunWriter::new(&store.ledger, id, rows as usize, others);
     let cursors = runs.iter().map(|run| Cursor::new(&store.ledger, run, 0));
     let mut cursors: Vec<Cursor<'_>> = cursors.collect::<Result<_, _>>()?;

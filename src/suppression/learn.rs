@@ -132,6 +132,17 @@ impl Suppressions {
         self.may_have_failed(address).is_some()
     }
 
+    /// How many failures of an address are counted.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn failures(&self, address: &EnvelopeAddress) -> Result<usize, LedgerError> {
+        match self.may_have_failed(address) {
+            Some(name) => Ok(self.bounces.get(&name)?.times.len()),
+            None => Ok(0),
+        }
+    }
+
     fn may_have_failed(&self, address: &EnvelopeAddress) -> Option<Name> {
         let rules = self.rules.load();
         if rules.hard_bounces <= 1 {

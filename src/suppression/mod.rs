@@ -89,6 +89,8 @@ pub struct Change<'a> {
     pub entry: Option<&'a Entry>,
     /// How many.
     pub count: u64,
+    /// Of many: the tenant that all of them are of; empty: everybody's, or of several.
+    pub tenant: &'a str,
     /// Who did so.
     pub by: &'a str,
 }
@@ -169,7 +171,7 @@ impl Suppressions {
     }
 
     fn tell(&self, what: What, entry: &Entry, by: &str) {
-        self.tell_of(&Change { at: self.clock.timestamp(), what, entry: Some(entry), count: 1, by });
+        self.tell_of(&Change { at: self.clock.timestamp(), what, entry: Some(entry), count: 1, tenant: "", by });
     }
 
     fn tell_of(&self, change: &Change<'_>) {
@@ -273,9 +275,11 @@ impl Suppressions {
     /// # Errors
     /// The ledger cannot be written; nothing was added.
     pub fn add_run(&self, many: Batch, by: &str) -> Result<u64, LedgerError> {
+        let tenant: Box<str> = many.tenant().unwrap_or_default().into();
         let count = many.store(&self.store)?;
         if count > 0 {
-            self.tell_of(&Change { at: self.clock.timestamp(), what: What::Added, entry: None, count, by });
+            let (at, tenant) = (self.clock.timestamp(), &*tenant);
+            self.tell_of(&Change { at, what: What::Added, entry: None, count, tenant, by });
         }
         self.merge(batch::RUNS_MAX)?;
         Ok(count)

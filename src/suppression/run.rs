@@ -8,12 +8,12 @@ use super::codec::{Block, BlockBuilder, Kind, Row};
 use super::filter::Filter;
 use super::place;
 use crate::clock::Timestamp;
-use crate::ledger::{Ledger, LedgerError, Table};
+use crate::ledger::{Bookmark, Ledger, LedgerError, Table};
 
 /// Octets on their way to the log at once.
 const FLIGHT_MAX: usize = 4 << 20;
-/// Octets that the index may lack before a writer waits for it.
-const BEHIND_MAX: usize = 32 << 20;
+/// Octets that the index may lack before a writer waits for it; they are in memory.
+const BEHIND_MAX: usize = 8 << 20;
 
 /// What is held in memory of a run.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Run {
     pub id: u32,
     /// Hash of the first entry of each block, and its number.
     pub fences: Vec<(u64, u32)>,
+    /// Where each of them stands: the index's pages need not be in memory for them.
+    marks: Vec<Bookmark>,
     pub filter: Filter,
     pub about: About,
 }
@@ -83,8 +85,8 @@ impl From<super::codec::BlockError> for RunError {
 }
 
 /// A block of a run.
-pub(super) fn read_block(ledger: &Ledger, run: u32, block: u32) -> Result<Block, RunError> {
-    let octets = ledger.get(Table::Suppressions, &place::block(run, block))?.ok_or(RunError::Gone)?;
+fn read_block(ledger: &Ledger, run: u32, block: u32, mark: &Bookmark) -> Result<Block, RunError> {
+    let octets = ledger.get_marked(Table::Suppressions, &place::block(run, block), mark)?.ok_or(RunError::Gone)?;
     Ok(Block::read(octets)?)
 }
 
@@ -101,11 +103,11 @@ impl Run {
         }
         // A block may end with the hash that the next one begins with.
         let first = self.fences.partition_point(|(fence, _)| *fence < hash).saturating_sub(1);
-        for (fence, number) in &self.fences[first..] {
+        for ((fence, number), mark) in self.fences[first..].iter().zip(&self.marks[first..]) {
             if *fence > hash {
                 break;
             }
-            let block = read_block(ledger, self.id, *number)?;
+            let block = read_block(ledger, self.id, *number, mark)?;
             for row in block.find(hash) {
                 visit(block.row(row)?)?;
             }
@@ -117,9 +119,10 @@ impl Run {
     /// lost.
     pub(super) fn read(ledger: &Ledger, id: u32, about: About) -> Result<Run, RunError> {
         let filter = Filter::new(about.entries() as usize);
-        let mut fences = Vec::with_capacity(about.blocks as usize);
+        let (mut fences, mut marks) = (Vec::with_capacity(about.blocks as usize), Vec::new());
         for number in 0..about.blocks {
-            let block = match read_block(ledger, id, number) {
+            let mark = Bookmark::default();
+            let block = match read_block(ledger, id, number, &mark) {
                 Ok(block) if block.len() > 0 => block,
                 Ok(_) | Err(RunError::Gone) => {
                     tracing::error!(
@@ -132,9 +135,10 @@ impl Run {
                 Err(error) => return Err(error),
             };
             fences.push((block.hash(0), number));
+            marks.push(mark);
             (0..block.len()).for_each(|row| filter.insert(block.hash(row)));
         }
-        Ok(Run { id, fences, filter, about })
+        Ok(Run { id, fences, marks, filter, about })
     }
 }
 
@@ -243,7 +247,8 @@ impl<'a> RunWriter<'a> {
             self.flight.put(self.ledger, facts)?;
             self.flight.wait(0)?;
         }
-        Ok(whole.then_some(Run { id: self.id, fences: self.fences, filter: self.filter, about: self.about }))
+        let marks = self.fences.iter().map(|_| Bookmark::default()).collect();
+        Ok(whole.then_some(Run { id: self.id, fences: self.fences, marks, filter: self.filter, about: self.about }))
     }
 }
 
@@ -252,7 +257,7 @@ pub(super) struct Cursor<'a> {
     ledger: &'a Ledger,
     run: u32,
     /// Of those not read yet.
-    left: &'a [(u64, u32)],
+    left: std::iter::Zip<std::slice::Iter<'a, (u64, u32)>, std::slice::Iter<'a, Bookmark>>,
     block: Option<Block>,
     row: usize,
 }
@@ -261,7 +266,8 @@ impl<'a> Cursor<'a> {
     /// Stands at the first row whose hash is not below `from`.
     pub(super) fn new(ledger: &'a Ledger, run: &'a Run, from: u64) -> Result<Cursor<'a>, RunError> {
         let first = run.fences.partition_point(|(fence, _)| *fence < from).saturating_sub(1);
-        let mut cursor = Cursor { ledger, run: run.id, left: &run.fences[first..], block: None, row: 0 };
+        let left = run.fences[first..].iter().zip(&run.marks[first..]);
+        let mut cursor = Cursor { ledger, run: run.id, left, block: None, row: 0 };
         cursor.load()?;
         while cursor.hash().is_some_and(|hash| hash < from) {
             cursor.step()?;
@@ -271,13 +277,8 @@ impl<'a> Cursor<'a> {
 
     fn load(&mut self) -> Result<(), RunError> {
         self.row = 0;
-        self.block = match self.left.split_first() {
-            Some(((_, number), left)) => {
-                self.left = left;
-                Some(read_block(self.ledger, self.run, *number)?)
-            }
-            None => None,
-        };
+        let next = self.left.next().map(|((_, number), mark)| read_block(self.ledger, self.run, *number, mark));
+        self.block = next.transpose()?;
         Ok(())
     }
 

@@ -94,7 +94,7 @@ impl Suppressions {
             }
             let count = batch::merge(&self.store, &runs, now)?;
             if count > 0 {
-                self.tell_of(&Change { at: now, what: What::Expired, entry: None, count, by: BY });
+                self.tell_of(&Change { at: now, what: What::Expired, entry: None, count, tenant: "", by: BY });
             }
         }
     }

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use posthaste::clock::Timestamp;
+use posthaste::config::{ReportsSend, Scope, StreamReportsConfig};
+use posthaste::mail::EnvelopeAddress;
+use posthaste::suppression::{self, Entry, Reason, Subject};
+
 use crate::peer::{At, Do, Peer};
 use crate::world::{World, listeners, zone};
 
@@ -50,6 +55,72 @@ async fn who_asked_hears_of_delay_once_even_across_a_restart() {
     world.until("delivered", "them.test", 5).await;
     world.until_empty().await;
     assert_eq!(us.recipients(), ["a@us.test"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_told_by_events_gets_no_mail_that_it_did_not_ask_for() {
+    let mut hosts = listeners(2).await.into_iter();
+    let them = Peer::start(hosts.next().unwrap(), |ask| match ask.at {
+        At::Rcpt if ask.text.contains("no@") => Do::Say("550 5.7.1 not you"),
+        At::Rcpt if ask.text.contains("slow@") => Do::Say("451 4.2.0 busy"),
+        _ => Do::Take,
+    });
+    let us = Peer::good(hosts.next().unwrap());
+    let mut world = World::start(zone(&["them", "us"]), them.address().port(), |config| {
+        config.reports.delay_after = Duration::from_millis(300);
+        config.reports.stream = vec![row("shop", ReportsSend::Event, false), row("press", ReportsSend::Mail, true)];
+    })
+    .await;
+    let gone = "gone@them.test".parse().unwrap();
+    world.daemon().suppressions().add(vec![entry(&gone)]).await.unwrap();
+    let mut door = world.door().await;
+    let shop = "X-Posthaste-Tenant: shop\r\n";
+    let to = |who: &str, notify: &str| vec![format!("<{who}@them.test>{notify}")];
+    // Nothing was asked for: refused, expired, suppressed and delayed mail is told by its events.
+    door.send_as("<silent@us.test>", &to("no", ""), shop).await;
+    door.send_as("<silent@us.test>", &to("gone", ""), shop).await;
+    door.send_as("<silent@us.test> BY=1;R", &to("slow", ""), shop).await;
+    // What was asked for comes.
+    door.send_as("<asked@us.test>", &to("no", " NOTIFY=FAILURE"), shop).await;
+    door.send_as("<asked@us.test>", &to("gone", " NOTIFY=FAILURE,DELAY"), shop).await;
+    // Others hear as ever; those that want to, of delay too.
+    door.send_as("<other@us.test>", &to("no", ""), "").await;
+    let waits = "X-Posthaste-Tenant: press\r\n";
+    door.send_as("<press@us.test>", &to("slow", ""), waits).await;
+    door.send_as("<never@us.test>", &to("slow", " NOTIFY=NEVER"), waits).await;
+    world.until("bounced", "no@", 3).await;
+    world.until("suppressed", "gone@", 2).await;
+    world.until("expired", "slow@", 1).await;
+    world.until("delivered", "us.test", 4).await;
+    // From a reload on the stream is told by mail.
+    world.config.reports.stream.clear();
+    world.daemon().reload(&world.config).unwrap();
+    door.send_as("<reloaded@us.test>", &to("no", ""), shop).await;
+    world.until("delivered", "reloaded@", 1).await;
+    them.behave(|_| Do::Take);
+    world.until_empty().await;
+    let mut told = us.recipients();
+    told.sort();
+    let expected = ["asked", "asked", "other", "press", "reloaded"].map(|name| format!("{name}@us.test"));
+    assert_eq!(told, expected);
+    let delayed = us.taken().into_iter().find(|report| report.recipient == "press@us.test").unwrap();
+    assert!(delayed.content.contains("Subject: Your message is delayed\r\n"), "{}", delayed.content);
+}
+
+fn row(tenant: &str, send: ReportsSend, delays: bool) -> StreamReportsConfig {
+    StreamReportsConfig { scope: Scope { tenant: Some(tenant.into()), ..Scope::default() }, send, delays }
+}
+
+fn entry(address: &EnvelopeAddress) -> Entry {
+    Entry {
+        subject: Subject::address(address),
+        scope: suppression::Scope::Global,
+        reason: Reason::Manual,
+        evidence: "".into(),
+        source: "a test".into(),
+        since: Timestamp(1_700_000_000_000),
+        until: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

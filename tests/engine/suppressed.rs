@@ -1,9 +1,10 @@
 //! Whom the suppression list names is not mailed, whenever the entry comes; and a mailbox that does not exist gets there.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use posthaste::clock::{Clock, Timestamp};
-use posthaste::suppression::{Entry, Reason, Scope, Subject, Suppressions};
+use posthaste::suppression::{Batch, Entry, Reason, Scope, Subject, Suppressions};
 
 use crate::peer::{At, Do, Peer};
 use crate::world::{World, listeners, zone};
@@ -107,4 +108,77 @@ async fn a_mailbox_that_does_not_exist_is_not_mailed_again() {
     world.until("bounced", "blocked@them.test", 2).await;
     assert!(held("blocked@them.test").is_none() && held("yes@them.test").is_none());
     assert_eq!(held("nobody@them.test").unwrap().reason, Reason::HardBounce);
+}
+
+/// Flips an octet of `what` wherever it stands in a file below `dir`; how often.
+fn damage(dir: &std::path::Path, what: &[u8]) -> usize {
+    let mut flipped = 0;
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            flipped += damage(&entry.path(), what);
+            continue;
+        }
+        let octets = std::fs::read(entry.path()).unwrap();
+        let places = octets.windows(what.len()).enumerate().filter(|(_, found)| *found == what);
+        let places: Vec<usize> = places.map(|(at, _)| at).collect();
+        let file = std::fs::OpenOptions::new().write(true).open(entry.path()).unwrap();
+        places.iter().for_each(|at| file.write_all_at(&[octets[at + 1] ^ 1], *at as u64 + 1).unwrap());
+        flipped += places.len();
+    }
+    flipped
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_waits_while_the_list_cannot_be_read() {
+    let [them, us] = good_peers().await;
+    let (world, list) = world(&them).await;
+    // An import is kept in blocks that only the log has.
+    let mut batch = Batch::default();
+    (0..1000).for_each(|n| batch.push(&entry(&format!("nobody-{n:04}@them.test"), Scope::Global)));
+    let import = Arc::clone(&list);
+    tokio::task::spawn_blocking(move || import.add_run(batch, "a test")).await.unwrap().unwrap();
+    let ledger = world.path("ledger");
+    assert!(damage(&ledger, b"nobody-0500@") > 0);
+    world.send(&["nobody-0500@them.test", "yes@them.test"]).await;
+    world.send(&["also@them.test"]).await;
+    // Whom the filters in memory know not to be there is mailed; of the others nobody is, nor of their messages.
+    world.until("delivered", "also@them.test", 1).await;
+    let waits = world.until("deferred", "nobody-0500@", 2).await;
+    assert_eq!(waits[0].verdict(), "deferred 451 4.3.0");
+    assert!(waits[0].text("reply").contains("the suppression list cannot be asked"), "{}", waits[0].0);
+    assert_eq!(them.recipients(), ["also@them.test"]);
+    assert!(damage(&ledger, b"nnbody-0500@") > 0);
+    world.until("suppressed", "nobody-0500@", 1).await;
+    world.until("delivered", "yes@them.test", 1).await;
+    world.until_empty().await;
+    assert!(!them.recipients().iter().any(|recipient| recipient.contains("nobody")));
+    assert_eq!(us.recipients(), ["a@us.test"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_takes_mail_begins_anew() {
+    let gone = |ask: &crate::peer::Ask<'_>| match ask.at {
+        At::Rcpt => Do::Say("550 5.1.1 no such user here"),
+        _ => Do::Take,
+    };
+    let them = Peer::start(listeners(1).await.pop().unwrap(), gone);
+    let world =
+        World::start(zone(&["them"]), them.address().port(), |config| config.suppression.hard_bounces = 2).await;
+    let list = world.daemon().suppressions();
+    let (stream, bob) = (posthaste::mail::Stream::default(), "bob@them.test".parse().unwrap());
+    let held = || list.check(&stream, None, &bob, Clock.timestamp()).unwrap().is_some();
+    world.send(&["bob@them.test"]).await;
+    world.until("bounced", "bob@", 1).await;
+    world.see("a failure that counts", || (list.failures(&bob).unwrap() == 1).then_some(())).await;
+    them.behave(|_| Do::Take);
+    world.send(&["bob@them.test"]).await;
+    world.until("delivered", "bob@", 1).await;
+    world.see("no failure", || (list.failures(&bob).unwrap() == 0).then_some(())).await;
+    them.behave(gone);
+    world.send(&["bob@them.test"]).await;
+    world.until("bounced", "bob@", 2).await;
+    world.see("one failure", || (list.failures(&bob).unwrap() == 1).then_some(())).await;
+    assert!(!held(), "one failure since it took mail");
+    world.send(&["bob@them.test"]).await;
+    world.see("an entry", || held().then_some(())).await;
 }

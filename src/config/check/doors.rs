@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::Check;
-use crate::config::{Api, ApiConfig, ByteSize, Config};
+use crate::config::{Api, ApiConfig, ByteSize, Config, SmtpConfig};
 
 /// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
 pub const UNIX_PATH_MAX: usize = 107;
+
+/// The largest message that any door may let in.
+const MESSAGE_MAX: ByteSize = ByteSize(1 << 30);
 
 impl Check<'_> {
     pub(super) fn listeners(&mut self, config: &Config) {
@@ -53,28 +56,15 @@ impl Check<'_> {
                 self.warning(&key(&format!("trusted_networks[{index}]")), why, "list the networks of your clients");
             }
         }
-        self.not_zero(&key("max_message_size"), smtp.max_message_size.0);
-        self.not_zero(&key("recipients_max"), smtp.recipients_max as u64);
         self.not_zero(&key("commands_max"), smtp.commands_max);
-        self.not_zero(&key("errors_max"), smtp.errors_max.into());
-        self.not_zero(&key("connections_max"), smtp.connections_max as u64);
-        self.not_zero(&key("connections_per_client_max"), smtp.connections_per_client_max as u64);
-        self.lasts(&key("idle_timeout"), smtp.idle_timeout);
-        if smtp.max_message_size > ByteSize(1 << 30) {
-            let why = format!("{} is more than the 1GiB a message may have", smtp.max_message_size);
+        if smtp.max_message_size > MESSAGE_MAX {
+            let why = format!("{} is more than the {MESSAGE_MAX} a message may have", smtp.max_message_size);
             self.error(&key("max_message_size"), why, "lower it");
         }
-        if smtp.memory_max < smtp.max_message_size {
-            let why = format!("{} has no room for one message of max_message_size", smtp.memory_max);
-            self.error(&key("memory_max"), why, format!("raise it to at least {}", smtp.max_message_size));
-        }
+        self.smtp_listener(&key, smtp);
         if (1..100).contains(&smtp.recipients_max) {
             let why = "RFC 5321 §4.5.3.1.8 lets clients expect 100";
             self.warning(&key("recipients_max"), why, "raise it to at least 100");
-        }
-        if smtp.line_length_max < 998 {
-            let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
-            self.error(&key("line_length_max"), why, "raise it to at least 998");
         }
         for (index, network) in smtp.auth_without_tls.iter().enumerate() {
             if !network.network().is_loopback() {
@@ -86,8 +76,31 @@ impl Check<'_> {
         if smtp.tls_cert_file.is_none() && smtp.tls_key_file.is_none() && !smtp.listen_tls.is_empty() {
             self.error(&key("listen_tls"), "TLS without a certificate", "set tls_cert_file and tls_key_file");
         }
-        self.certificate(&key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
         self.client_authorities(&key, smtp.tls_client_ca_file.as_deref(), smtp.tls_cert_file.is_some());
+    }
+
+    /// What holds for every listener that speaks SMTP.
+    pub(in crate::config) fn smtp_listener(&mut self, key: &dyn Fn(&str) -> String, smtp: &SmtpConfig) {
+        self.not_zero(&key("recipients_max"), smtp.recipients_max as u64);
+        self.not_zero(&key("errors_max"), smtp.errors_max.into());
+        self.not_zero(&key("connections_max"), smtp.connections_max as u64);
+        self.not_zero(&key("connections_per_client_max"), smtp.connections_per_client_max as u64);
+        self.lasts(&key("idle_timeout"), smtp.idle_timeout);
+        if smtp.line_length_max < 998 {
+            let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
+            self.error(&key("line_length_max"), why, "raise it to at least 998");
+        }
+        self.room(key, smtp.max_message_size, smtp.memory_max);
+        self.certificate(key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
+    }
+
+    /// There is memory for at least one message.
+    fn room(&mut self, key: &dyn Fn(&str) -> String, message: ByteSize, memory: ByteSize) {
+        self.not_zero(&key("max_message_size"), message.0);
+        if memory < message {
+            let why = format!("{memory} has no room for one message of max_message_size");
+            self.error(&key("memory_max"), why, format!("raise it to at least {message}"));
+        }
     }
 
     pub(in crate::config) fn certificate(
@@ -128,19 +141,15 @@ impl Check<'_> {
                 self.warning(&key(&format!("trusted_networks[{index}]")), why, "list the networks of your clients");
             }
         }
-        self.not_zero(&key("max_message_size"), api.max_message_size.0);
         self.not_zero(&key("recipients_max"), api.recipients_max as u64);
         self.not_zero(&key("connections_max"), api.connections_max as u64);
         self.not_zero(&key("connections_per_client_max"), api.connections_per_client_max as u64);
         self.lasts(&key("unread_timeout"), api.unread_timeout);
-        if api.max_message_size > ByteSize(1 << 30) {
-            let why = format!("{} is more than the 1GiB a message may have", api.max_message_size);
+        if api.max_message_size > MESSAGE_MAX {
+            let why = format!("{} is more than the {MESSAGE_MAX} a message may have", api.max_message_size);
             self.error(&key("max_message_size"), why, "lower it");
         }
-        if api.memory_max < api.max_message_size {
-            let why = format!("{} has no room for one message of max_message_size", api.memory_max);
-            self.error(&key("memory_max"), why, format!("raise it to at least {}", api.max_message_size));
-        }
+        self.room(&key, api.max_message_size, api.memory_max);
         self.certificate(&key, api.tls_cert_file.as_deref(), api.tls_key_file.as_deref());
         self.client_authorities(&key, api.tls_client_ca_file.as_deref(), api.tls_cert_file.is_some());
     }

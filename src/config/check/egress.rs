@@ -131,7 +131,14 @@ impl Check<'_> {
             if !known.contains(&rule.pool.as_str()) {
                 self.unknown(&key("pool"), "pool", &rule.pool, &known);
             }
-            let scope = &rule.scope;
+        }
+        let scopes: Vec<&Scope> = config.egress.iter().map(|rule| &rule.scope).collect();
+        self.of_streams("egress", &scopes, "the pool is chosen by stream, before it is known where the mail goes");
+    }
+
+    /// Rows of `table` about streams, of which the first that matches counts. `why` no row is about anything else.
+    pub(in crate::config) fn of_streams(&mut self, table: &str, scopes: &[&Scope], why: &str) {
+        for (index, scope) in scopes.iter().enumerate() {
             let others = [
                 ("provider", &scope.provider),
                 ("site", &scope.site),
@@ -140,12 +147,11 @@ impl Check<'_> {
                 ("pool", &scope.pool),
             ];
             for (name, _) in others.iter().filter(|(_, value)| value.is_some()) {
-                let why = "the pool is chosen by stream, before it is known where the mail goes";
-                self.error(&key(&format!("match.{name}")), why, "use tenant, class and campaign");
+                self.error(&format!("{table}[{index}].match.{name}"), why, "use tenant, class and campaign");
             }
-            if let Some(earlier) = config.egress[..index].iter().position(|earlier| covers(&earlier.scope, scope)) {
-                let why = format!("egress[{earlier}] takes all of it first");
-                self.warning(&format!("egress[{index}]"), why, "move this rule up, or remove it");
+            if let Some(earlier) = scopes[..index].iter().position(|earlier| covers(earlier, scope)) {
+                let why = format!("{table}[{earlier}] takes all of it first");
+                self.warning(&format!("{table}[{index}]"), why, "move this rule up, or remove it");
             }
         }
     }

@@ -41,6 +41,16 @@ fn no_such_user() -> Failure {
 
 /// Reports that all recipients of `original` failed alike.
 fn report(original: &Envelope, failure: &Failure, fate: Fate, content: &[u8]) -> Option<(Envelope, String)> {
+    report_where(Reporting::default(), original, failure, fate, content)
+}
+
+fn report_where(
+    reporting: Reporting,
+    original: &Envelope,
+    failure: &Failure,
+    fate: Fate,
+    content: &[u8],
+) -> Option<(Envelope, String)> {
     let reported = |recipient| ReportedRecipient {
         recipient,
         failure,
@@ -50,7 +60,8 @@ fn report(original: &Envelope, failure: &Failure, fate: Fate, content: &[u8]) ->
     };
     let failed: Vec<_> = original.recipients.iter().map(reported).collect();
     let hostname = "mta1.us.example".parse().expect("a host");
-    let (envelope, bytes) = delivery_report(original, MessageId(7), content, &failed, &hostname, MessageId(8), NOW)?;
+    let reporter = Reporter { hostname: &hostname, reporting };
+    let (envelope, bytes) = delivery_report(original, MessageId(7), content, &failed, reporter, MessageId(8), NOW)?;
     for line in bytes.split(|b| *b == b'\n') {
         assert!(line.len() <= 999 && line.last().is_none_or(|b| *b == b'\r') && !line.contains(&0), "{line:?}");
     }
@@ -126,7 +137,7 @@ fn tells_people_and_machines() {
 
     assert_eq!(envelope.reverse_path, ReversePath::Null);
     assert_eq!(envelope.recipients[0].address.to_string(), "ann+list@us.example");
-    assert!(!envelope.recipients[0].notify_failure());
+    assert_eq!(envelope.recipients[0].notify, Some(Notify::default()));
     assert_eq!(envelope.stream, Stream { tenant: "acme".into(), class: Class::System, campaign: "spring".into() });
     assert_eq!((envelope.accepted_at, envelope.expires_at), (NOW, NOW.after(LIFETIME)));
     assert!(!envelope.smtputf8 && !envelope.eight_bit);
@@ -145,7 +156,7 @@ fn tells_that_a_message_still_waits() {
     assert!(
         words.contains(
             "could not be delivered to this recipient yet. It is not lost: it will be tried until \
-             Thu, 26 Nov 2026 12:00:00 +0000, and if that is in vain, you will hear of it. <bob@them.example> \
+             Thu, 26 Nov 2026 12:00:00 +0000. <bob@them.example> \
              The receiving server mx1.them.example refused it for the moment. It said: 451 4.2.0 busy \
              There is nothing for you to do; do not send it again."
         ),
@@ -157,8 +168,14 @@ fn tells_that_a_message_still_waits() {
     assert!(parts[3].starts_with("Content-Type: text/rfc822-headers"), "RET is about failure: {}", parts[3]);
     // With a time of the client's own, who said nothing hears, too, and the status is that the time is over.
     original.delay_report_at = Some(ACCEPTED.after(Duration::from_secs(60)));
+    original.recipients[0].notify = Some(Notify { delay: true, failure: true, success: false });
     let (_, text) = report(&original, &busy, Fate::Delayed, CONTENT.as_bytes()).expect("a report");
-    for line in ["Deliver-By-Date: Sun, 22 Nov 2026 12:01:00 +0000\r\n", "eve@them.example", "Status: 4.4.7\r\n"] {
+    for line in [
+        "Deliver-By-Date: Sun, 22 Nov 2026 12:01:00 +0000\r\n",
+        "eve@them.example",
+        "Status: 4.4.7\r\n",
+        "you will hear",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
 }
@@ -178,6 +195,37 @@ fn nobody_is_told_who_does_not_want_it() {
     assert_eq!(text.matches("Final-Recipient:").count(), 1);
     assert!(text.contains("kim@them.example") && !text.contains("bob@them.example\r\nAction"), "{text}");
     assert!(text.contains("nothing about the other recipients"));
+}
+
+#[test]
+fn a_stream_told_by_events_gets_the_mail_it_asked_for() {
+    let with = |notify: Option<[bool; 3]>| {
+        let notify = notify.map(|[success, failure, delay]| Notify { success, failure, delay });
+        envelope("ann@us.example", vec![Recipient { notify, ..recipient("bob@them.example") }])
+    };
+    let failure = no_such_user();
+    let (events, delays) = (Reporting { failures: false, delays: false }, Reporting { failures: true, delays: true });
+    for (reporting, fate, notify, expected) in [
+        (events, Fate::Failed, None, false),
+        (events, Fate::Expired, None, false),
+        (events, Fate::Failed, Some([false, true, false]), true),
+        (events, Fate::Failed, Some([false, false, true]), false),
+        (events, Fate::Delayed, None, false),
+        (events, Fate::Delayed, Some([false, false, true]), true),
+        (events, Fate::Relayed, Some([true, false, false]), true),
+        (delays, Fate::Delayed, None, true),
+        (delays, Fate::Delayed, Some([false, true, false]), false),
+        (delays, Fate::Failed, None, true),
+        (delays, Fate::Relayed, None, false),
+    ] {
+        let told = report_where(reporting, &with(notify), &failure, fate, CONTENT.as_bytes());
+        assert_eq!(told.is_some(), expected, "{reporting:?} {fate:?} {notify:?}");
+    }
+    // Who is told of the delay only is not promised more.
+    let mut original = with(None);
+    original.delay_report_at = Some(NOW);
+    let (_, text) = report_where(events, &original, &failure, Fate::Delayed, CONTENT.as_bytes()).expect("BY asks");
+    assert!(text.contains("It is not lost") && !text.contains("hear of it"), "{text}");
 }
 
 #[test]
@@ -305,7 +353,8 @@ proptest! {
             recipient, failure: &failure, mx: None, last_attempt: NOW, fate: Fate::Failed,
         }).collect();
         let hostname = "mta1.us.example".parse().expect("a host");
-        let (_, bytes) = delivery_report(&original, MessageId(7), &content, &failed, &hostname, MessageId(8), NOW).expect("one");
+        let reporter = Reporter { hostname: &hostname, reporting: Reporting::default() };
+        let (_, bytes) = delivery_report(&original, MessageId(7), &content, &failed, reporter, MessageId(8), NOW).expect("one");
         prop_assert!(bytes.split(|b| *b == b'\n').all(|line| line.len() <= 999));
         let text = String::from_utf8_lossy(&bytes);
         prop_assert_eq!(parts(&text).len(), 4);

@@ -12,6 +12,7 @@
 //!
 //! Removals need no care: they are dropped with their segment, and by then all older ones are gone.
 
+mod bookmark;
 mod compact;
 #[cfg(test)]
 mod faulty;
@@ -31,6 +32,7 @@ use super::codec::{CodecError, Fact, read_facts, write_facts};
 use super::{LedgerError, LogGauges, Table, log_options};
 use crate::log::{Append, Durability, Files, Location, Log, LogError, Position, Replayed, SegmentId};
 use crate::telemetry::Metrics;
+pub use bookmark::Bookmark;
 #[cfg(test)]
 pub(super) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
@@ -127,7 +129,7 @@ impl Facts {
         let mut last = None;
         let mut visit = |record: Replayed<'_>| {
             last = Some(record.location.position);
-            state.records.entry(record.location.position.segment).or_default().push(record.location);
+            state.keep(record.location);
         };
         let gauges = LogGauges::new("facts", metrics);
         let counts = Arc::clone(&gauges.counts);
@@ -150,6 +152,17 @@ impl Facts {
     }
 
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, LedgerError> {
+        self.look(table, key, &Bookmark::default())
+    }
+
+    /// As `get`, of a value that never changes.
+    pub(super) fn get_marked(&self, table: Table, key: &[u8], mark: &Bookmark) -> Result<Option<Bytes>, LedgerError> {
+        let marked = mark.at().map(|at| self.read(at, table, key)).transpose()?.flatten();
+        // If it is not there, it was written again elsewhere, or removed.
+        if marked.is_some() { Ok(marked) } else { self.look(table, key, mark) }
+    }
+
+    fn look(&self, table: Table, key: &[u8], mark: &Bookmark) -> Result<Option<Bytes>, LedgerError> {
         for _ in 0..READS {
             let index = {
                 let state = self.lock();
@@ -163,6 +176,7 @@ impl Facts {
             let Some(Entry { at, value: None }) = entry else { return Ok(entry.and_then(|entry| entry.value)) };
             // If it is not there, it was replaced, or written again elsewhere, in this moment.
             if let Some(value) = self.read(at, table, key)? {
+                mark.put(at);
                 return Ok(Some(value));
             }
         }
@@ -242,10 +256,10 @@ impl Facts {
         let Some(disk) = &self.disk else { return Ok(None) };
         let location = {
             let state = self.lock();
-            let records = state.records.get(&at.segment);
-            match records.and_then(|records| records.iter().find(|location| location.position == at)) {
-                Some(location) => *location,
-                None => return Ok(None),
+            let records = state.records.get(&at.segment).map_or(&[][..], Vec::as_slice);
+            match records.binary_search_by(|location| location.position.cmp(&at)) {
+                Ok(place) => records[place],
+                Err(_) => return Ok(None),
             }
         };
         let record = match disk.log.read_blocking(location) {
@@ -318,7 +332,7 @@ impl Facts {
         let at = location.position;
         let mut state = self.lock();
         state.settle(&facts, put);
-        state.records.entry(at.segment).or_default().push(location);
+        state.keep(location);
         for fact in facts {
             state.fresh.insert((fact.table, fact.key.clone()), Fresh { at, value: fact.value.clone() });
             state.behind += fact.octets();
@@ -348,6 +362,13 @@ impl Facts {
 }
 
 impl State {
+    /// Notes a record, in the order of the log. It nearly always is the last, but not all are told of in that order.
+    fn keep(&mut self, location: Location) {
+        let records = self.records.entry(location.position.segment).or_default();
+        let place = records.partition_point(|other| other.position < location.position);
+        records.insert(place, location);
+    }
+
     /// They are not on their way any more.
     fn settle(&mut self, facts: &[Fact], put: bool) {
         for fact in facts.iter().filter(|_| put) {

@@ -122,15 +122,17 @@ struct Filter {
 
 impl Filter {
     fn passes(&self, line: &Line<'_>) -> bool {
-        // Notices belong to no message, and are for the operator of this engine.
-        if line.message_id.is_empty() {
+        let kind = line::kind(&line.event);
+        // What belongs to no message is a notice, for the operator of this engine, or a change of the suppression list: the
+        // scope of its entry says whose it is.
+        if line.message_id.is_empty() && kind != event::Kind::Suppression {
             return false;
         }
         let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.tenant, &line.tenant)
             && is(&self.campaign, &line.campaign)
             && is(&self.message_id, &line.message_id)
-            && (self.kinds.is_empty() || self.kinds.contains(&line::kind(&line.event)))
+            && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
 

@@ -178,7 +178,7 @@ fn orders_are_obeyed() {
     assert_eq!(envelope.reverse_path, crate::mail::ReversePath::Null);
     let to: Vec<_> = envelope.recipients.iter().map(|recipient| recipient.address.to_string()).collect();
     assert_eq!(to, ["x@c.example", "y@c.example"]);
-    assert!(envelope.recipients.iter().all(|recipient| recipient.notify_failure() && recipient.notify.is_some()));
+    assert!(envelope.recipients.iter().all(|recipient| recipient.notify.is_some_and(|notify| notify.failure)));
     assert_eq!((envelope.ret, envelope.envid.as_deref()), (Some(Ret::Hdrs), Some("a+20b")));
     let key = envelope.key.expect("given");
     assert_eq!((key.key.as_str(), key.messages), ("k-1", 1));

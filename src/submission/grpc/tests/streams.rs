@@ -198,16 +198,55 @@ async fn next(told: &mut Streaming<v1::WatchResponse>) -> v1::WatchResponse {
 
 /// The events told until everything is, as numbers of messages.
 async fn told(world: &World, asked: v1::WatchRequest) -> Vec<u32> {
+    let number = |event: v1::Event| event.message_id.parse::<crate::mail::MessageId>().unwrap().0 as u32;
+    events(world, asked).await.into_iter().map(number).collect()
+}
+
+/// The events told until everything is.
+async fn events(world: &World, asked: v1::WatchRequest) -> Vec<v1::Event> {
     let asked = v1::WatchRequest { start: v1::watch_request::Start::Oldest.into(), ..asked };
     let mut watching = world.events_client().watch(asked).await.unwrap().into_inner();
     let mut seen = Vec::new();
     loop {
         let response = next(&mut watching).await;
-        seen.extend(response.event.map(|event| event.message_id.parse::<crate::mail::MessageId>().unwrap().0 as u32));
+        seen.extend(response.event);
         if response.caught_up {
             return seen;
         }
     }
+}
+
+#[tokio::test]
+async fn changes_of_the_suppression_list_are_told_to_whom_they_concern() {
+    let world = World::start(|_| {}).await;
+    let told = |n: u32, event: &str, rest: &str| {
+        let line =
+            format!("{{\"time\":\"2026-11-22T12:00:00.000Z\",\"event\":\"{event}\",\"what\":\"added\"{rest}}}\n");
+        world.events.write(Position { segment: SegmentId(1), offset: n }, line.into());
+    };
+    told(1, "suppression", ",\"recipient\":\"all@them.test\",\"by\":\"operator\",\"reason\":\"manual\"");
+    told(2, "suppression", ",\"recipient\":\"shop@them.test\",\"tenant\":\"shop\",\"list\":\"news\"");
+    told(3, "suppression", ",\"recipient\":\"\",\"count\":70000,\"by\":\"crm\"");
+    // Notices stay with the operator.
+    told(4, "pace", ",\"tenant\":\"shop\"");
+    told(5, "report", "");
+    write(&world, 6, "delivered", "shop", "spring");
+    let all = v1::WatchRequest::default;
+    let suppression = vec![v1::event::Kind::Suppression.into()];
+    for (asked, expected) in [
+        (all(), vec!["all@them.test", "shop@them.test", "", "\u{fc}@them.test"]),
+        (v1::WatchRequest { kinds: suppression.clone(), ..all() }, vec!["all@them.test", "shop@them.test", ""]),
+        (v1::WatchRequest { tenant: "shop".into(), ..all() }, vec!["shop@them.test", "\u{fc}@them.test"]),
+        (v1::WatchRequest { tenant: "shop".into(), kinds: suppression, ..all() }, vec!["shop@them.test"]),
+        (v1::WatchRequest { kinds: vec![1], ..all() }, vec!["\u{fc}@them.test"]),
+        (v1::WatchRequest { campaign: "spring".into(), ..all() }, vec!["\u{fc}@them.test"]),
+    ] {
+        let events = events(&world, asked.clone()).await;
+        let recipients: Vec<&str> = events.iter().map(|event| event.recipient.as_str()).collect();
+        assert_eq!(recipients, expected, "{asked:?}");
+    }
+    let imported = events(&world, all()).await.remove(2);
+    assert_eq!((imported.kind(), imported.count, &*imported.by), (v1::event::Kind::Suppression, 70_000, "crm"));
 }
 
 #[tokio::test]
