@@ -154,10 +154,9 @@ fn keys(bench: &Bench) {
         Ledger::open(folder.path(), &LedgerConfig::default(), files, metrics, Clock).expect("memory does not fail");
     let now = Clock.timestamp();
     let mut number = 0u32;
-    let keyed = |number: u32| Keyed {
-        key: format!("order-{number:09}").parse().expect("a key"),
-        fingerprint: Fingerprint([7; 16]),
-        messages: 1,
+    let keyed = |number: u32| {
+        let key = format!("order-{number:09}").parse().expect("a key");
+        Keyed::new(key, Fingerprint([7; 16]), 1)
     };
     bench.run("ledger: begin and record a new key", 1, || {
         number += 1;

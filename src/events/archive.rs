@@ -94,6 +94,25 @@ impl Archive {
         self.collect(id, |line| serde_json::from_slice::<Told>(line).ok()).await
     }
 
+    /// The last `count` of them, oldest first; what is older is not read where indexes tell where the lines stand. Otherwise as
+    /// [`find`](Archive::find).
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    ///
+    /// # Cancel safety
+    /// Safe; the search ends on its own.
+    pub async fn last(&self, id: MessageId, count: usize) -> Result<Vec<Told>, ArchiveError> {
+        let mut found = Vec::new();
+        let visit = move |line: &[u8], found: &mut Vec<Told>| {
+            found.extend(serde_json::from_slice::<Told>(line).ok());
+            if found.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        self.visit(id, Order::NewestFirst, &mut found, visit).await?;
+        found.reverse();
+        Ok(found)
+    }
+
     /// The lines themselves, as they were written, oldest first. Otherwise as [`find`](Archive::find).
     ///
     /// # Errors

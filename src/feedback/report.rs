@@ -211,7 +211,7 @@ fn message_id(content: &[u8]) -> Option<String> {
     let id = header::fields(section).find(|field| field.is("Message-ID"))?.text();
     let inner = id.strip_prefix('<')?.strip_suffix('>')?;
     let fit = inner.len() <= 250 && inner.bytes().all(|b| b.is_ascii_graphic() && b != b'<' && b != b'>');
-    fit.then_some(id)
+    fit.then(|| id.into_owned())
 }
 
 /// A boundary that occurs in none of the parts, even if somebody foresaw `report_id`.

@@ -18,7 +18,7 @@ async fn remembers_over_a_restart() {
     let (ledger, _) = open(dir.path());
     ledger.put(Table::Tenants, vec![(b"shop".to_vec(), Some(Bytes::from_static(b"{}")))]).await.unwrap();
     let now = Clock.timestamp();
-    let keyed = Keyed { key: "order-1".parse().unwrap(), fingerprint: Fingerprint([1; 16]), messages: 3 };
+    let keyed = Keyed::new("order-1".parse().unwrap(), Fingerprint([1; 16]), 3);
     let receipt = Receipt { id: MessageId(9), messages: 3, accepted_at: now, replayed: false };
     let at = Position { segment: SegmentId(4), offset: 4096 };
     ledger.record("shop", &keyed, receipt, now.after(Duration::from_secs(60)), at);

@@ -1,4 +1,7 @@
-//! The header section of a message: where it ends, which fields it has. Borrows, never allocates.
+//! The header section of a message: where it ends, which fields it has. Borrows, and allocates only where
+//! a value stands on several lines.
+
+use std::borrow::Cow;
 
 use memchr::memmem;
 
@@ -15,16 +18,20 @@ pub struct Field<'a> {
     pub end: usize,
 }
 
-impl Field<'_> {
+impl<'a> Field<'a> {
     /// Compares the name without regard to case.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 
     /// The value on one line: unfolded, trimmed, invalid UTF-8 replaced.
-    pub fn text(&self) -> String {
-        let text = String::from_utf8_lossy(self.value);
-        text.replace("\r\n", "").trim().to_owned()
+    pub fn text(&self) -> Cow<'a, str> {
+        let text = match std::str::from_utf8(self.value) {
+            Ok(text) => Cow::Borrowed(text.trim()),
+            Err(_) => Cow::Owned(String::from_utf8_lossy(self.value).trim().to_owned()),
+        };
+        // A CR or LF alone is not folding, and stays.
+        if memchr::memchr(b'\n', text.as_bytes()).is_some() { Cow::Owned(text.replace("\r\n", "")) } else { text }
     }
 }
 
@@ -69,10 +76,15 @@ impl<'a> Iterator for Fields<'a> {
 
 /// The length of the field at the start of `rest`: up to the first CRLF that no space or tab follows.
 fn field_len(rest: &[u8]) -> usize {
-    memmem::find_iter(rest, b"\r\n")
-        .map(|at| at + 2)
-        .find(|next| !matches!(rest.get(*next), Some(b' ' | b'\t')))
-        .unwrap_or(rest.len())
+    let mut at = 0;
+    // One octet is found without the preparation that a search for two takes, and lines are short.
+    while let Some(found) = memchr::memchr(b'\n', &rest[at..]) {
+        at += found + 1;
+        if rest[..at].ends_with(b"\r\n") && !matches!(rest.get(at), Some(b' ' | b'\t')) {
+            return at;
+        }
+    }
+    rest.len()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a submission is called, and what its client gets for it.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +86,7 @@ impl Fingerprint {
 
 /// How a submission with an idempotency key is known. Stands in the envelope of its first message, so that key and
 /// message are durable in one commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Keyed {
     /// The client's name for it; its scope is the tenant of the envelope's stream.
     pub key: IdempotencyKey,
@@ -93,7 +94,31 @@ pub struct Keyed {
     pub fingerprint: Fingerprint,
     /// How many messages it became, this one being the first; their ids follow one another.
     pub messages: u32,
+    /// See [`name`](Keyed::name).
+    name: OnceLock<u128>,
 }
+
+impl Keyed {
+    /// A submission of `messages` messages.
+    pub fn new(key: IdempotencyKey, fingerprint: Fingerprint, messages: u32) -> Keyed {
+        Keyed { key, fingerprint, messages, name: OnceLock::new() }
+    }
+
+    /// What the ledger calls it: made by `make` when it is first asked for. A good hash of so short a text is a tenth of what
+    /// a key costs, and the ledger asks twice. It stands for the tenant, too, which must not change from then on.
+    pub fn name(&self, make: impl FnOnce(&IdempotencyKey) -> u128) -> u128 {
+        *self.name.get_or_init(|| make(&self.key))
+    }
+}
+
+/// Whether the name has been asked for makes no difference.
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Keyed) -> bool {
+        (&self.key, self.fingerprint, self.messages) == (&other.key, other.fingerprint, other.messages)
+    }
+}
+
+impl Eq for Keyed {}
 
 /// What a client gets for a submission that is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -71,7 +71,7 @@ pub use cancel::Cancelled;
 pub use explain::{Explanation, LimitView, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
 pub use returned::Mailed;
-pub use status::{MessageStatus, QueryError};
+pub use status::{MessageStatus, QueryError, RecipientStatus};
 pub use steer::{NewOrder, OrderError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};
 

@@ -1,10 +1,8 @@
 //! What senders may know of a message: where each recipient stands, also after its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use super::Queue;
 use super::view::{MessageView, RecipientView};
@@ -19,6 +17,11 @@ pub(super) const SLICE: usize = 4096;
 pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// Messages older than this do not end any more, or hardly ever.
 const LIVED_AT_MOST: Duration = Duration::from_secs(7 * 86_400);
+
+/// Events of a recipient that are told, at most.
+const EVENTS_MAX: usize = 10;
+/// They are among so many last ones of the whole message: that bounds what is read, and what is answered.
+const EVENTS_LOOKED_AT: usize = 1000;
 
 /// A question about a message could not be answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,7 +50,7 @@ impl From<ArchiveError> for QueryError {
 }
 
 /// What is known of a message.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct MessageStatus {
     /// Its name.
     pub message_id: MessageId,
@@ -66,7 +69,18 @@ pub struct MessageStatus {
     /// When it is given up, RFC 3339; `None`: finished.
     pub expires_at: Option<String>,
     /// Its recipients, in the order of the envelope; of a finished message in the order of their ends.
-    pub recipients: Vec<RecipientView>,
+    pub recipients: Vec<RecipientStatus>,
+    /// The event log could be read. Of a finished message it always can: there is nothing else to know it from.
+    pub events_known: bool,
+}
+
+/// What is known of a recipient.
+#[derive(Debug, Clone)]
+pub struct RecipientStatus {
+    /// Where it stands.
+    pub view: RecipientView,
+    /// Its last events, at most ten of the last thousand of the message, oldest first. They may lag a little behind.
+    pub events: Vec<Told>,
 }
 
 impl Queue {
@@ -77,7 +91,14 @@ impl Queue {
     /// The disk cannot be read.
     pub async fn status(self: &Arc<Queue>, id: MessageId) -> Result<Option<MessageStatus>, QueryError> {
         match self.view(id).await {
-            Ok(view) => Ok(Some(view.into())),
+            Ok(view) => {
+                let archive = self.parts.load().archive.clone();
+                // Where it stands is known without.
+                let lines = archive.last(id, EVENTS_LOOKED_AT).await;
+                let lines =
+                    lines.inspect_err(|error| tracing::debug!(message_id = %id, %error, "events not found")).ok();
+                Ok(Some(waiting(view, lines)))
+            }
             Err(SpoolError::Unknown(_)) => {
                 let told = tokio::time::timeout(TOLD_WITHIN, self.until_told(id)).await.is_ok();
                 let archive = self.parts.load().archive.clone();
@@ -134,28 +155,48 @@ impl Queue {
     }
 }
 
-impl From<MessageView> for MessageStatus {
-    fn from(view: MessageView) -> MessageStatus {
-        MessageStatus {
-            message_id: view.listed.message_id,
-            waiting: true,
-            sender: view.listed.sender,
-            tenant: view.tenant.into(),
-            class: view.listed.class,
-            campaign: view.campaign,
-            accepted_at: view.listed.accepted_at,
-            expires_at: Some(view.expires_at),
-            recipients: view.recipients,
-        }
+/// What is known of a message that is not finished; without `lines` nothing of its events.
+fn waiting(view: MessageView, lines: Option<Vec<Told>>) -> MessageStatus {
+    let events_known = lines.is_some();
+    let mut events = events_of(&view.tenant, lines.unwrap_or_default());
+    let recipients = view.recipients.into_iter().map(|view| {
+        let events = events.remove(&view.address).unwrap_or_default().into();
+        RecipientStatus { view, events }
+    });
+    MessageStatus {
+        message_id: view.listed.message_id,
+        waiting: true,
+        sender: view.listed.sender,
+        recipients: recipients.collect(),
+        tenant: view.tenant.into(),
+        class: view.listed.class,
+        campaign: view.campaign,
+        accepted_at: view.listed.accepted_at,
+        expires_at: Some(view.expires_at),
+        events_known,
     }
 }
 
+/// The last events of each recipient. What is not the tenant's own, an operator's suppression say, is not for its eyes.
+fn events_of(tenant: &str, mut lines: Vec<Told>) -> HashMap<String, VecDeque<Told>> {
+    let mut events: HashMap<String, VecDeque<Told>> = HashMap::new();
+    let last = lines.split_off(lines.len().saturating_sub(EVENTS_LOOKED_AT));
+    for line in last.into_iter().filter(|line| line.tenant == tenant) {
+        let those = events.entry(line.recipient.clone()).or_default();
+        if those.len() == EVENTS_MAX {
+            those.pop_front();
+        }
+        those.push_back(line);
+    }
+    events
+}
+
 /// The last word on each recipient. What came back later changes nothing of how it ended.
-fn from_events(id: MessageId, mut lines: Vec<Told>) -> Option<MessageStatus> {
-    lines.retain(|line| line.kind().is_some());
-    let last = lines.last()?;
+fn from_events(id: MessageId, lines: Vec<Told>) -> Option<MessageStatus> {
+    let states = lines.iter().filter(|line| line.kind().is_some());
+    let last = states.clone().next_back()?.clone();
     let mut recipients: BTreeMap<&str, (usize, RecipientView)> = BTreeMap::new();
-    for (place, line) in lines.iter().enumerate() {
+    for (place, line) in states.enumerate() {
         let view = RecipientView {
             address: line.recipient.clone(),
             state: if line.event == "deferred" { "waiting".into() } else { line.event.clone() },
@@ -165,19 +206,25 @@ fn from_events(id: MessageId, mut lines: Vec<Told>) -> Option<MessageStatus> {
         };
         recipients.insert(&line.recipient, (place, view));
     }
-    let mut recipients: Vec<_> = recipients.into_values().collect();
+    let mut recipients: Vec<(usize, RecipientView)> = recipients.into_values().collect();
     recipients.sort_by_key(|(place, _)| *place);
-    let recipients: Vec<RecipientView> = recipients.into_iter().map(|(_, view)| view).collect();
+    let mut events = events_of(&last.tenant, lines);
+    let recipients = recipients.into_iter().map(|(_, view)| {
+        let events = events.remove(&view.address).unwrap_or_default().into();
+        RecipientStatus { view, events }
+    });
+    let recipients: Vec<RecipientStatus> = recipients.collect();
     Some(MessageStatus {
         message_id: id,
-        waiting: recipients.iter().any(|recipient| recipient.state == "waiting"),
-        sender: last.sender.clone(),
-        tenant: last.tenant.as_str().into(),
+        waiting: recipients.iter().any(|recipient| recipient.view.state == "waiting"),
+        sender: last.sender,
+        tenant: last.tenant.into(),
         class: Class::parse(&last.class).unwrap_or_default(),
-        campaign: last.campaign.clone(),
-        accepted_at: last.accepted_at.clone(),
+        campaign: last.campaign,
+        accepted_at: last.accepted_at,
         expires_at: None,
         recipients,
+        events_known: true,
     })
 }
 
@@ -201,8 +248,29 @@ mod tests {
             told("unsubscribed", "c@x.test"),
         ];
         let status = from_events(MessageId(7), lines).unwrap();
-        let states: Vec<_> = status.recipients.iter().map(|one| (one.address.as_str(), one.state.as_str())).collect();
-        assert_eq!(states, [("b@x.test", "delivered"), ("a@x.test", "delivered")]);
+        let states = status.recipients.iter().map(|one| (one.view.address.as_str(), one.view.state.as_str()));
+        assert_eq!(states.collect::<Vec<_>>(), [("b@x.test", "delivered"), ("a@x.test", "delivered")]);
+        let events = status.recipients.iter().map(|one| one.events.iter().map(|event| event.event.as_str()).collect());
+        assert_eq!(events.collect::<Vec<Vec<_>>>(), [vec!["delivered"], vec!["deferred", "delivered", "complained"]]);
         assert!(from_events(MessageId(7), vec![told("complained", "a@x.test")]).is_none());
+    }
+
+    #[test]
+    fn of_many_events_the_last_are_told_and_only_the_tenants_own() {
+        let told = |number: usize, tenant: &str| Told {
+            event: "deferred".into(),
+            recipient: format!("{}@x.test", number % 2),
+            tenant: tenant.into(),
+            attempt: number as u32,
+            ..Told::default()
+        };
+        let mut lines: Vec<Told> = (0..3000).map(|number| told(number, "shop")).collect();
+        lines.push(told(3000, "other"));
+        let events = events_of("shop", lines);
+        let attempts = |recipient: &str| events[recipient].iter().map(|told| told.attempt).collect::<Vec<_>>();
+        assert_eq!(attempts("0@x.test"), (2980..=2998).step_by(2).collect::<Vec<_>>());
+        assert_eq!(attempts("1@x.test").len(), EVENTS_MAX);
+        let rare = events_of("shop", [vec![told(1, "shop")], vec![told(0, "shop"); EVENTS_LOOKED_AT]].concat());
+        assert!(!rare.contains_key("1@x.test"), "too long ago");
     }
 }

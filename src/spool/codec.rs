@@ -202,7 +202,7 @@ fn read_key(r: &mut Reader<'_>, version: u8) -> Result<Keyed> {
     r.0 = rest;
     let messages = u32::try_from(r.number("messages")?).map_err(|_| CodecError("messages"))?;
     let fingerprint = if version < 3 { Fingerprint::UNKNOWN } else { Fingerprint(*fingerprint) };
-    Ok(Keyed { key, fingerprint, messages })
+    Ok(Keyed::new(key, fingerprint, messages))
 }
 
 const NOTIFY: u8 = 1;
@@ -290,11 +290,7 @@ mod tests {
             envid: Some("QQ314159".into()),
             list: Some("news".into()),
             tags: vec!["one".into(), "two".into()],
-            key: Some(Box::new(Keyed {
-                key: "order-4711".parse().unwrap(),
-                fingerprint: Fingerprint(*b"0123456789abcdef"),
-                messages: 3,
-            })),
+            key: Some(Box::new(Keyed::new("order-4711".parse().unwrap(), Fingerprint(*b"0123456789abcdef"), 3))),
         }
     }
 
@@ -332,7 +328,7 @@ mod tests {
         let unlisted = Envelope { list: None, ..sample() };
         let undelayed = Envelope { delay_report_at: None, ..unlisted.clone() };
         let unkeyed = Envelope { key: None, ..undelayed.clone() };
-        let unknown = Keyed { fingerprint: Fingerprint::UNKNOWN, ..*sample().key.unwrap() };
+        let unknown = Keyed::new(sample().key.unwrap().key, Fingerprint::UNKNOWN, 3);
         let unprinted = Envelope { key: Some(Box::new(unknown)), ..undelayed.clone() };
         let written = [
             (1, unkeyed.clone(), unkeyed),

@@ -168,7 +168,7 @@ pub fn complete_with(
     let key = facts.options.take_key().map(|key| {
         let Circumstances { reverse_path, recipients, said, .. } = *circumstances;
         let fingerprint = fingerprint_of_mail(reverse_path, recipients, said, message);
-        Box::new(Keyed { key, fingerprint, messages: 1 })
+        Box::new(Keyed::new(key, fingerprint, 1))
     });
 
     let section_end = HEADROOM + section.len();
@@ -254,8 +254,8 @@ impl Facts {
             10 if field.is("Resent-Bcc") => self.remove(field, shift),
             11 if field.is("Return-Path") => self.remove(field, shift),
             length if length > PREFIX.len() && field.name[..PREFIX.len()].eq_ignore_ascii_case(PREFIX.as_bytes()) => {
-                let name = String::from_utf8_lossy(field.name);
-                self.options.set(&name, &field.text(), circumstances.received.at)?;
+                let name = std::str::from_utf8(field.name).expect("a field's name is printable ASCII");
+                self.options.set(name, &field.text(), circumstances.received.at)?;
                 self.remove(field, shift);
             }
             _ => {}

@@ -75,8 +75,9 @@ impl Options {
     /// a password reset whose `-Expires` was ignored would come a day late.
     pub fn set(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), OptionError> {
         let Asked { not_before, expires_at, .. } = self.asked;
+        let mut lower = [0; NAME_MAX];
         let known =
-            match name.get(PREFIX.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+            match lower_case(name.get(PREFIX.len()..).unwrap_or_default(), &mut lower) {
                 "tenant" => word(value).and_then(|word| once(&mut self.tenant, word.into())),
                 "campaign" => word(value).and_then(|word| once(&mut self.campaign, word.into())),
                 "list" => word(value).and_then(|word| once(&mut self.list, word.into())),
@@ -151,6 +152,17 @@ impl Options {
         }
         Ok((not_before, expires_at))
     }
+}
+
+/// Longest name that is known, or known not to be.
+const NAME_MAX: usize = 16;
+
+/// A short name in lower case, in `room`; a longer one, which is no name of ours, as it is.
+fn lower_case<'a>(name: &'a str, room: &'a mut [u8; NAME_MAX]) -> &'a str {
+    let Some(room) = room.get_mut(..name.len()) else { return name };
+    room.copy_from_slice(name.as_bytes());
+    room.make_ascii_lowercase();
+    std::str::from_utf8(room).expect("only ASCII letters were changed")
 }
 
 /// What is wrong with a value.

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::ledger::LedgerError;
 use crate::mail::{Class, Stream};
 use crate::suppression::{
-    Defaults, Entry, EntryText, Format, Importing, Listed, Reason, Scope, Subject, Suppressions, Wanted,
+    Defaults, Entry, EntryText, Format, Importing, Listed, Reason, Scope, Subject, Suppressions, TextError, Wanted,
 };
 
 /// Most entries of one request; more are an import.
@@ -138,30 +138,41 @@ fn read_subject(list: &Suppressions, text: &EntryText<'_>) -> Result<Subject, Re
 ///
 /// # Errors
 /// `Invalid`, `Forbidden` for another's.
-pub fn wanted(who: &Principal, whose: &Whose, reason: Option<&str>) -> Result<Wanted, Rejection> {
+pub fn wanted(who: &Principal, whose: &Whose, reason: Option<Reason>) -> Result<Wanted, Rejection> {
     let tenant = tenant(who, whose)?;
-    let reason =
-        reason.map(|reason| reason.parse::<Reason>().map_err(|error| Rejection::invalid("reason", error.to_string())));
     let scope = match (&tenant, &whose.list) {
         (_, None) => None,
         (None, Some(_)) => return Err(Rejection::invalid("tenant", "whose list is it?")),
         (Some(tenant), Some(list)) => Some(Scope::List { tenant: tenant.clone(), list: list.as_str().into() }),
     };
-    Ok(Wanted { tenant, scope, reason: reason.transpose()? })
+    Ok(Wanted { tenant, scope, reason })
 }
 
-/// A page of entries from a cursor on.
+/// A reason by its name.
 ///
 /// # Errors
-/// `Invalid` for a cursor that is none, `Trouble`.
-pub async fn page(
-    list: &Arc<Suppressions>,
-    wanted: Wanted,
-    cursor: Option<&str>,
-    limit: usize,
-) -> Result<Listed, Rejection> {
-    let from = cursor.map_or(Ok(0), |cursor| u64::from_str_radix(cursor, 16));
-    let from = from.map_err(|_| Rejection::invalid("cursor", "is none of ours"))?;
+/// `Invalid` if there is no such reason.
+pub fn reason(name: Option<&str>) -> Result<Option<Reason>, Rejection> {
+    let read =
+        name.map(|name| name.parse().map_err(|error: TextError| Rejection::invalid("reason", error.to_string())));
+    read.transpose()
+}
+
+/// Where a cursor leads; without one to the beginning.
+///
+/// # Errors
+/// `Invalid` for a text that [`cursor`] does not write.
+pub fn position(text: Option<&str>) -> Result<u64, Rejection> {
+    let Some(text) = text else { return Ok(0) };
+    let position = u64::from_str_radix(text, 16).ok().filter(|position| cursor(*position) == text);
+    position.ok_or_else(|| Rejection::invalid("cursor", "is none of ours"))
+}
+
+/// A page of entries from a position on.
+///
+/// # Errors
+/// `Trouble`.
+pub async fn page(list: &Arc<Suppressions>, wanted: Wanted, from: u64, limit: usize) -> Result<Listed, Rejection> {
     list.page(wanted, from, limit).await.map_err(trouble)
 }
 

@@ -93,9 +93,10 @@ async fn a_finished_message_is_still_known() {
     let status = queue.status(id.parse().unwrap()).await.unwrap().unwrap();
     assert!(!status.waiting);
     assert_eq!((status.sender.as_str(), &*status.tenant), ("a@us.test", "shop"));
-    let states: Vec<(&str, &str)> = status.recipients.iter().map(|r| (r.address.as_str(), r.state.as_str())).collect();
+    let states: Vec<(&str, &str)> =
+        status.recipients.iter().map(|r| (r.view.address.as_str(), r.view.state.as_str())).collect();
     assert!(states.contains(&("you@them.test", "delivered")) && states.contains(&("nobody@them.test", "bounced")));
-    let refused = status.recipients.iter().find(|r| r.state == "bounced").unwrap();
-    assert_eq!(refused.reply.as_deref(), Some("550 5.1.1 no such user"));
+    let refused = status.recipients.iter().find(|r| r.view.state == "bounced").unwrap();
+    assert_eq!(refused.view.reply.as_deref(), Some("550 5.1.1 no such user"));
     assert!(queue.status("0000000000001".parse().unwrap()).await.unwrap().is_none());
 }

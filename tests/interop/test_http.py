@@ -111,6 +111,7 @@ def test_messages_are_taken_back(door):
     delete = ("--request", "DELETE")
     status, _, report = curl(f"/v1/messages/{one}")
     assert status == 200 and report["waiting"] and report["recipients"][0]["state"] == "waiting"
+    assert report["recipients"][0]["events"] == []
     assert curl(f"/v1/messages/{one}", *delete)[::2] == (200, {"messages": 1, "recipients": 1, "in_flight": 0})
     assert curl("/v1/messages?idempotency_key=a%2Fb%26c", *delete)[2]["messages"] == 1
     assert curl("/v1/messages?campaign=spring%20%26+autumn", *delete)[2]["messages"] == 3
@@ -167,6 +168,9 @@ def shared(tmp_path_factory):
     ("/v1/messages/nonsense", (), None, 404, "not-found"),
     ("/v1/messages/1D1JZ3G000001", ("--request", "DELETE"), None, 404, "not-found"),
     ("/nowhere", (), None, 404, "not-found"),
+    ("/v1/suppressions?cursor=nonsense", (), None, 400, "invalid"),
+    ("/v1/suppressions?cursor=1&address=a@b.test", (), None, 400, "invalid"),
+    ("/v1/suppressions?address=a@b.test&reason=none", (), None, 400, "invalid"),
     ("/v1/messages", ("--request", "PUT"), None, 405, "method-not-allowed"),
     ("/v1/messages", ("--header", "Accept: text/html"), MESSAGE, 406, "not-acceptable"),
     ("/v1/messages", ("--header", "Authorization: Bearer nonsense"), MESSAGE, 401, "unauthenticated"),
@@ -245,7 +249,16 @@ def test_tokens_passwords_and_quotas(start, sink, tmp_path):
     # Another tenant's message is no message.
     other = tenant(daemon, "other")
     assert curl(f"/v1/messages/{receipt['id']}", "--oauth2-bearer", other)[0] == 404
-    assert curl(f"/v1/messages/{receipt['id']}", *bearer)[0] == 200
+    status, _, report = curl(f"/v1/messages/{receipt['id']}", *bearer)
+    recipient, = report["recipients"]
+    assert (status, recipient["state"], recipient["events"][-1]["event"]) == (200, "delivered", "delivered")
+    assert recipient["events"][-1]["code"] == 250 and recipient["events"][-1]["attempt"] == recipient["attempts"]
+    # The answer comes whole although nobody reads the body for it.
+    for path, kind in (("/v1/messages", "application/json"), ("/v1/messages:batch", "application/x-ndjson"),
+                       ("/v1/suppressions", "application/json"), ("/v1/suppressions", "text/csv"),
+                       ("/nowhere", "text/plain")):
+        status, _, problem = curl(path, "--http2", data=b"x" * 40_000, kind=kind)
+        assert (status, problem["status"]) == ((404, 404) if path == "/nowhere" else (401, 401)), path
 
 
 def test_unix_socket(start, sink, tmp_path):

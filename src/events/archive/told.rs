@@ -12,6 +12,8 @@ use crate::mail::{Class, MessageId};
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Told {
+    /// When, RFC 3339.
+    pub time: String,
     /// What happened.
     pub event: String,
     /// To whom.
@@ -34,6 +36,18 @@ pub struct Told {
     pub enhanced: String,
     /// Its text.
     pub reply: String,
+    /// When it is due again, RFC 3339; empty, as all that follow: not said.
+    pub next_attempt: String,
+    /// The host spoken to.
+    pub mx_host: String,
+    /// Our source, by name.
+    pub source: String,
+    /// Of what came back: what happened, in a word.
+    pub what: String,
+    /// Of what came back: who says so.
+    pub by: String,
+    /// Of what came back: why.
+    pub reason: String,
 }
 
 impl Told {

@@ -179,12 +179,11 @@ struct Batch {
 
 impl Receipts {
     pub(super) fn begin(self: &Arc<Self>, tenant: &str, keyed: &Keyed) -> Begun {
-        let (name, fingerprint) = (name(tenant, keyed.key.as_str()), keyed.fingerprint.short());
-        let now = self.now();
+        let (name, fingerprint) = (name_of(tenant, keyed), keyed.fingerprint.short());
         loop {
             let runs = {
                 let mut state = self.lock();
-                if let Some(begun) = state.stands(name, fingerprint, now) {
+                if let Some(begun) = state.stands(name, fingerprint, || self.now()) {
                     return begun;
                 }
                 if !state.runs.iter().any(|run| run.may_hold(name)) {
@@ -192,7 +191,7 @@ impl Receipts {
                 }
                 Arc::clone(&state.runs)
             };
-            let found = self.search(&runs, name, now);
+            let found = self.search(&runs, name, self.now());
             let mut state = self.lock();
             // What was read is right only if no run was taken away meanwhile; and what was recent may be in a new one.
             if !Arc::ptr_eq(&runs, &state.runs) {
@@ -201,7 +200,7 @@ impl Receipts {
             return match found {
                 Err(error) => Begun::Unreadable(error.to_string()),
                 Ok(Some(kept)) => known(&kept, fingerprint),
-                Ok(None) => match state.stands(name, fingerprint, now) {
+                Ok(None) => match state.stands(name, fingerprint, || self.now()) {
                     Some(begun) => begun,
                     None => self.claim(&mut state, name, fingerprint),
                 },
@@ -249,7 +248,7 @@ impl Receipts {
     fn kept(&self, tenant: &str, keyed: &Keyed, receipt: Receipt, expires_at: Timestamp) -> Kept {
         let keep = Duration::from_millis(self.keep_ms.load(Ordering::Relaxed));
         Kept {
-            name: name(tenant, keyed.key.as_str()),
+            name: name_of(tenant, keyed),
             fingerprint: keyed.fingerprint.short(),
             id: receipt.id,
             accepted_at: receipt.accepted_at,
@@ -272,7 +271,7 @@ impl Receipts {
     }
 
     pub(super) fn abandon(&self, tenant: &str, keyed: &Keyed) {
-        self.let_go(name(tenant, keyed.key.as_str()));
+        self.let_go(name_of(tenant, keyed));
     }
 
     fn let_go(&self, name: u128) {
@@ -311,7 +310,7 @@ impl Receipts {
         loop {
             let runs = {
                 let state = self.lock();
-                if let Some(kept) = state.in_memory(name, now) {
+                if let Some(kept) = state.in_memory(name, || now) {
                     return Ok(Some(kept));
                 }
                 Arc::clone(&state.runs)
@@ -346,13 +345,14 @@ impl std::fmt::Debug for Receipts {
 }
 
 impl State {
-    fn in_memory(&self, name: u128, now: Timestamp) -> Option<Kept> {
+    /// `now` is asked only where there is something to be forgotten; mostly the name is new.
+    fn in_memory(&self, name: u128, now: impl FnOnce() -> Timestamp) -> Option<Kept> {
         let frozen = || self.frozen.as_ref().and_then(|(_, frozen)| frozen.get(&name));
-        self.recent.get(&name).or_else(frozen).filter(|kept| kept.holds(now)).copied()
+        self.recent.get(&name).or_else(frozen).filter(|kept| kept.holds(now())).copied()
     }
 
     /// What memory knows of the name.
-    fn stands(&mut self, name: u128, fingerprint: u64, now: Timestamp) -> Option<Begun> {
+    fn stands(&mut self, name: u128, fingerprint: u64, now: impl FnOnce() -> Timestamp) -> Option<Begun> {
         if let Some(kept) = self.in_memory(name, now) {
             return Some(known(&kept, fingerprint));
         }
@@ -374,6 +374,13 @@ fn known(kept: &Kept, fingerprint: u64) -> Begun {
         return Begun::Contradicts;
     }
     Begun::Known(Receipt { replayed: true, ..kept.receipt() })
+}
+
+/// The name of a submission of a tenant.
+fn name_of(tenant: &str, keyed: &Keyed) -> u128 {
+    let known = keyed.name(|key| name(tenant, key.as_str()));
+    debug_assert_eq!(known, name(tenant, keyed.key.as_str()), "a submission changed its tenant");
+    known
 }
 
 /// The name of a key of a tenant; the length in front, so that no two pairs read the same.

@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn keyed(key: &str, says: u8) -> Keyed {
-    Keyed { key: key.parse().unwrap(), fingerprint: Fingerprint::new(1, u128::from_le_bytes([says; 16])), messages: 1 }
+    Keyed::new(key.parse().unwrap(), Fingerprint::new(1, u128::from_le_bytes([says; 16])), 1)
 }
 
 fn receipt(id: u64, accepted_at: Timestamp) -> Receipt {
@@ -101,7 +101,7 @@ async fn concurrent_duplicates_are_one() {
     let Begun::New(ticket) = receipts.begin("shop", &one) else { panic!("it is new") };
     let Begun::UnderWay(waiter) = receipts.begin("shop", &one) else { panic!("it is under way") };
     assert_eq!(begun(&receipts, "one", 2), "contradicts");
-    assert!(matches!(receipts.begin("other", &one), Begun::New(_)));
+    assert!(matches!(receipts.begin("other", &keyed("one", 1)), Begun::New(_)));
     assert_eq!(receipts.get("shop", "one"), Ok(None));
     drop(ticket);
     assert_eq!(waiter.await, None);
@@ -123,7 +123,7 @@ async fn concurrent_duplicates_are_one() {
 fn what_was_said_by_an_unknown_function_contradicts_nothing() {
     let receipts = Arc::new(Receipts::default());
     let now = Clock.timestamp();
-    let before = Keyed { fingerprint: Fingerprint::UNKNOWN, ..keyed("old", 1) };
+    let before = Keyed::new("old".parse().unwrap(), Fingerprint::UNKNOWN, 1);
     receipts.record("shop", &before, receipt(7, now), now, position(1));
     assert_eq!([1, 2].map(|says| begun(&receipts, "old", says)), ["7 true", "7 true"]);
 }

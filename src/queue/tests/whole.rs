@@ -156,7 +156,7 @@ async fn the_status_of_a_message_that_just_ended_waits_for_its_last_event() {
     assert!(!status.is_finished(), "its end is not on disk");
     whole.spool.step();
     let status = status.await.unwrap().unwrap().expect("it is known");
-    assert_eq!((status.waiting, status.recipients[0].state.as_str()), (false, "cancelled"));
+    assert_eq!((status.waiting, status.recipients[0].view.state.as_str()), (false, "cancelled"));
     cancelled.await.unwrap().unwrap();
     // One that never was is not waited for.
     assert!(whole.queue.status(whole.spool.next_id(Clock.timestamp())).await.unwrap().is_none());

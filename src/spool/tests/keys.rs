@@ -27,7 +27,7 @@ impl Life {
     fn accept(&self, key: &str) -> Option<Receipt> {
         let now = Clock.timestamp();
         let id = self.spool.next_id(now);
-        let keyed = Keyed { key: key.parse().unwrap(), fingerprint: Fingerprint([7; 16]), messages: 1 };
+        let keyed = Keyed::new(key.parse().unwrap(), Fingerprint([7; 16]), 1);
         let Begun::New(ticket) = self.ledger.begin("", &keyed) else { panic!("{key} is not new") };
         let envelope = Envelope { accepted_at: now, key: Some(Box::new(keyed)), ..envelope(1) };
         let (sender, answer) = channel();

@@ -88,7 +88,8 @@ impl<D: Desk> suppressions_server::Suppressions for Listing<D> {
         let caller = self.shared.caller(&request)?;
         let v1::ListSuppressionsRequest { tenant, list, reason } = request.into_inner();
         let reason = reason_text(reason);
-        let wanted = suppressions::wanted(&caller.principal, &whose(tenant, list), reason.as_deref());
+        let wanted = suppressions::reason(reason.as_deref())
+            .and_then(|reason| suppressions::wanted(&caller.principal, &whose(tenant, list), reason));
         let pages = self.shared.desk.suppressions().pages(wanted.map_err(|no| self.refuse(&no))?);
         Ok(Response::new(Entries { pages, page: Vec::new().into_iter() }))
     }

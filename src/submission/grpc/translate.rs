@@ -2,8 +2,9 @@
 
 use super::v1;
 use crate::clock::Timestamp;
+use crate::events::Told;
 use crate::mail::{Class, IdempotencyKey, MessageId, Notify, Receipt, Ret};
-use crate::queue::{MessageStatus, RecipientView};
+use crate::queue::{MessageStatus, RecipientStatus};
 use crate::submission::rejection::{Rejection, Violation};
 use crate::submission::request::{Attachment, Mailbox, Parts, Request, RequestContent, When};
 use crate::submission::steer::Cancel;
@@ -155,11 +156,13 @@ pub(super) fn message(found: MessageStatus) -> v1::Message {
         expires_at: found.expires_at.as_deref().and_then(timestamp_of),
         waiting: found.waiting,
         recipients: found.recipients.into_iter().map(recipient).collect(),
+        events_unknown: !found.events_known,
     }
 }
 
-fn recipient(view: RecipientView) -> v1::RecipientStatus {
+fn recipient(status: RecipientStatus) -> v1::RecipientStatus {
     use v1::recipient_status::State;
+    let RecipientStatus { view, events } = status;
     let state = match view.state.as_str() {
         "waiting" => State::Waiting,
         "delivered" => State::Delivered,
@@ -175,6 +178,24 @@ fn recipient(view: RecipientView) -> v1::RecipientStatus {
         attempts: view.attempts,
         next_attempt: view.next_attempt.as_deref().and_then(timestamp_of),
         reply: view.reply.unwrap_or_default(),
+        events: events.into_iter().map(recipient_event).collect(),
+    }
+}
+
+fn recipient_event(told: Told) -> v1::RecipientEvent {
+    v1::RecipientEvent {
+        time: timestamp_of(&told.time),
+        event: told.event,
+        attempt: told.attempt,
+        next_attempt: timestamp_of(&told.next_attempt),
+        code: told.code.into(),
+        enhanced_code: told.enhanced,
+        reply: told.reply,
+        mx_host: told.mx_host,
+        source: told.source,
+        what: told.what,
+        by: told.by,
+        reason: told.reason,
     }
 }
 

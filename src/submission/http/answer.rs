@@ -4,8 +4,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
+use crate::events::Told;
 use crate::mail::Receipt;
-use crate::queue::MessageStatus;
+use crate::queue::{MessageStatus, RecipientStatus, RecipientView};
 use crate::submission::steer::CancelReceipt;
 
 /// A submission that is on disk.
@@ -99,17 +100,100 @@ pub(super) struct RecipientReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reply: Option<String>,
+    /// The last events, the newest last: at most ten, of the last thousand of the message. Absent: the event log cannot be
+    /// read at present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, max_items = 10)]
+    events: Option<Vec<EventReport>>,
+}
+
+/// What happened to a recipient. What does not apply is absent.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(example = json!({
+    "time": "2026-11-22T12:00:01.250Z", "event": "delivered", "attempt": 1, "code": 250, "enhanced": "2.0.0",
+    "reply": "queued as 4711", "mx_host": "mx1.example.com", "source": "a",
+}))]
+pub(super) struct EventReport {
+    /// When.
+    #[schema(format = DateTime)]
+    time: String,
+    /// `deferred`, an end (`delivered`, `bounced`, `expired`, `suppressed`, `cancelled`), or what came back later:
+    /// `returned`, `complained`, `unsubscribed`, `replied`, `suppression`.
+    event: String,
+    /// Number of the attempt, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    attempt: Option<u32>,
+    /// When it is due again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
+    next_attempt: Option<String>,
+    /// The reply's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    code: Option<u16>,
+    /// Its enhanced code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    enhanced: Option<String>,
+    /// Its text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reply: Option<String>,
+    /// The host spoken to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    mx_host: Option<String>,
+    /// Our source, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    source: Option<String>,
+    /// Of what came back: what happened, in a word, such as `abuse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    what: Option<String>,
+    /// Of what came back: who says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    by: Option<String>,
+    /// Of what came back: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
+
+impl From<Told> for EventReport {
+    fn from(told: Told) -> EventReport {
+        let said = |text: String| (!text.is_empty()).then_some(text);
+        EventReport {
+            time: told.time,
+            event: told.event,
+            attempt: (told.attempt > 0).then_some(told.attempt),
+            next_attempt: said(told.next_attempt),
+            code: (told.code > 0).then_some(told.code),
+            enhanced: said(told.enhanced),
+            reply: said(told.reply),
+            mx_host: said(told.mx_host),
+            source: said(told.source),
+            what: said(told.what),
+            by: said(told.by),
+            reason: said(told.reason),
+        }
+    }
+}
+
+impl RecipientReport {
+    fn new(status: RecipientStatus, events_known: bool) -> RecipientReport {
+        let RecipientStatus { view, events } = status;
+        let RecipientView { address, state, attempts, next_attempt, reply } = view;
+        let events = events_known.then(|| events.into_iter().map(EventReport::from).collect());
+        RecipientReport { address, state, attempts, next_attempt, reply, events }
+    }
 }
 
 impl From<MessageStatus> for MessageReport {
     fn from(status: MessageStatus) -> MessageReport {
-        let recipients = status.recipients.into_iter().map(|recipient| RecipientReport {
-            address: recipient.address,
-            state: recipient.state,
-            attempts: recipient.attempts,
-            next_attempt: recipient.next_attempt,
-            reply: recipient.reply,
-        });
+        let recipients = status.recipients.into_iter().map(|one| RecipientReport::new(one, status.events_known));
         MessageReport {
             id: status.message_id.to_string(),
             waiting: status.waiting,

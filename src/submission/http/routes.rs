@@ -65,6 +65,20 @@ impl Shared {
         }
     }
 
+    /// The same where a body may be left unread: a small one is read first.
+    pub(super) async fn answer_over(
+        &self,
+        unread: Option<Body>,
+        headers: &HeaderMap,
+        result: Result<Response, Refusal>,
+    ) -> Response {
+        // Who waits for our word before it sends the body need not send it.
+        if let Some(unread) = unread.filter(|_| !headers.contains_key(EXPECT)) {
+            web::pass_over(unread).await;
+        }
+        self.answer(result)
+    }
+
     pub(super) fn answer(&self, result: Result<Response, Refusal>) -> Response {
         result.unwrap_or_else(|refusal| self.refuse(refusal))
     }
@@ -138,10 +152,7 @@ async fn submit(
 ) -> Response {
     let mut body = Some(body);
     let result = submit_one(&shared, &peer, query.map(|query| query.0).ok(), &headers, &mut body).await;
-    if let Some(unread) = body.filter(|_| !headers.contains_key(EXPECT)) {
-        web::pass_over(unread).await;
-    }
-    shared.answer(result)
+    shared.answer_over(body, &headers, result).await
 }
 
 async fn submit_one(
@@ -215,6 +226,7 @@ async fn batch(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let mut body = Some(body);
     let result = async {
         let principal = shared.admit(&peer, &headers, NDJSON).await?;
         kind(&headers, &[NDJSON, "application/ndjson", "application/jsonl"])?;
@@ -223,14 +235,14 @@ async fn batch(
             return Err(Rejection::invalid("Idempotency-Key", "each line has a key of its own").into());
         }
         shared.gate.ready()?;
-        let mut answers = Batch::new(&shared, principal, peer, body);
+        let mut answers = Batch::new(&shared, principal, Arc::clone(&peer), body.take().unwrap_or_default());
         if headers.contains_key(EXPECT) {
             answers.begin().await;
         }
         Ok(([(CONTENT_TYPE, NDJSON)], Body::new(answers)).into_response())
     };
     let result = result.await;
-    shared.answer(result)
+    shared.answer_over(body, &headers, result).await
 }
 
 /// Ask what became of a message.
@@ -338,16 +350,23 @@ async fn document() -> Response {
     ([(CONTENT_TYPE, JSON)], openapi::json()).into_response()
 }
 
-async fn not_found(State(shared): State<Arc<Shared>>) -> Response {
+async fn not_found(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let (kind, title) = ("not-found", "There is no such thing");
     let why = "no such path; /v1/openapi.json tells which there are";
-    shared.refuse(Refusal::plain(StatusCode::NOT_FOUND, kind, title, why))
+    let refusal = Refusal::plain(StatusCode::NOT_FOUND, kind, title, why);
+    shared.answer_over(Some(body), &headers, Err(refusal)).await
 }
 
-async fn method_not_allowed(State(shared): State<Arc<Shared>>, method: Method) -> Response {
+async fn method_not_allowed(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let (kind, title) = ("method-not-allowed", "This cannot be done there");
     let why = format!("{method} is not what this path is for; the field Allow tells what is");
-    shared.refuse(Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, kind, title, why))
+    let refusal = Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, kind, title, why);
+    shared.answer_over(Some(body), &headers, Err(refusal)).await
 }
 
 /// No message has another id, so there is none.

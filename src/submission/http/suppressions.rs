@@ -248,15 +248,18 @@ pub(super) async fn list(
     let look = async |principal: &Principal| {
         let asked = asked(query, &["address", "tenant", "list", "reason", "cursor", "limit"])?;
         let list = shared.gate.suppressions();
+        let limit = asked.limit.unwrap_or(LIMIT);
+        let from = suppressions::position(asked.cursor.as_deref())?;
+        let reason = suppressions::reason(asked.reason.as_deref())?;
         if let Some(address) = &asked.subject.address {
             let now = shared.clock.timestamp();
             let found = suppressions::check(list, principal, &asked.whose, address, now)?;
+            let found = found.filter(|entry| reason.is_none_or(|reason| reason == entry.reason));
             let entries = found.iter().map(Suppression::from).collect();
             return Ok(SuppressionPage { entries, next_cursor: None });
         }
-        let wanted = suppressions::wanted(principal, &asked.whose, asked.reason.as_deref())?;
-        let limit = asked.limit.unwrap_or(LIMIT);
-        let page = suppressions::page(list, wanted, asked.cursor.as_deref(), limit).await?;
+        let wanted = suppressions::wanted(principal, &asked.whose, reason)?;
+        let page = suppressions::page(list, wanted, from, limit).await?;
         let entries = page.entries.iter().map(Suppression::from).collect();
         Ok(SuppressionPage { entries, next_cursor: page.next.map(suppressions::cursor) })
     };
@@ -289,8 +292,9 @@ pub(super) async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let result = add_some(&shared, &peer, query, &headers, body).await;
-    shared.answer(result)
+    let mut body = Some(body);
+    let result = add_some(&shared, &peer, query, &headers, &mut body).await;
+    shared.answer_over(body, &headers, result).await
 }
 
 async fn add_some(
@@ -298,13 +302,14 @@ async fn add_some(
     peer: &Peer,
     query: Pairs,
     headers: &HeaderMap,
-    body: Body,
+    unread: &mut Option<Body>,
 ) -> Result<Response, Refusal> {
     let principal = shared.admit(peer, headers, JSON).await?;
     let kind = kind(headers, &[JSON, NDJSON, "text/csv"])?;
     let whose = asked(query, &["tenant", "list"])?.whose;
     let (list, now) = (shared.gate.suppressions(), shared.clock.timestamp());
     let added = if kind == JSON {
+        let body = unread.take().unwrap_or_default();
         let (octets, _memory) = web::read_body(body, &shared.budget, BODY_MAX, IDLE_MAX).await?;
         let Object(additions) =
             serde_json::from_slice::<Object<Additions>>(&octets).map_err(|error| json_rejection(&octets, &error))?;
@@ -314,7 +319,7 @@ async fn add_some(
     } else {
         let format = if kind == NDJSON { Format::Ndjson } else { Format::Csv };
         let importing = suppressions::import(list, &principal, &whose, format, SOURCE, now).await?;
-        let mut body = body;
+        let body = unread.get_or_insert_default();
         loop {
             let frame = tokio::time::timeout(IDLE_MAX, body.frame()).await;
             let Some(frame) = frame.map_err(|_| Rejection::trouble("the body did not go on coming"))? else { break };

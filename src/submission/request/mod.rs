@@ -105,7 +105,7 @@ pub fn prepare_within<D: Door>(
     let mut violations = Violations::default();
     let mut content = Content::read(&request.content, circumstances, &mut violations)?;
     let expire_after = door.expire_after();
-    let envelope = Envelope::read(&request, content.raw(), expire_after, circumstances, &mut violations);
+    let mut envelope = Envelope::read(&request, content.raw(), expire_after, circumstances, &mut violations);
     said_twice(&request, content.raw(), circumstances.names.raw, &mut violations);
     // With a key and nothing else wrong, this may be a repetition of what was good then; the gate finds out.
     if let Some(why) = envelope.overdue.clone()
@@ -123,9 +123,9 @@ pub fn prepare_within<D: Door>(
     }
 
     let own = circumstances.principal.tenant.as_ref().map(|tenant| tenant.name.as_str());
-    let keyed = envelope.key.clone().map(|key| {
+    let keyed = envelope.key.take().map(|key| {
         let fingerprint = said::print(&request, &envelope, content.raw(), own);
-        Box::new(Keyed { key, fingerprint, messages: copies as u32 })
+        Box::new(Keyed::new(key, fingerprint, copies as u32))
     });
     let first = door.next_ids(copies as u32);
     let ways_back = door.ways_back();

@@ -1,39 +1,55 @@
 //! The fingerprint of a request: what it said, whatever is built of it. Another version that encodes differently must not
 //! contradict the keys of this one, so each field counts as it came.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::super::fingerprint::fingerprint_with;
+use super::super::options::rfc3339;
 use super::envelope::Envelope;
 use super::{Attachment, Mailbox, Parts, Request, RequestContent, When};
+use crate::clock::Timestamp;
 use crate::mail::{Class, Fingerprint, Notify, Ret};
 
 /// The fingerprint of `request`, whose envelope was read; `content` is the content of a raw one, in lines; `own` is the
 /// tenant of a client that has one.
 pub(super) fn print(request: &Request, envelope: &Envelope, content: &[u8], own: Option<&str>) -> Fingerprint {
-    let mut orders = Said(Vec::with_capacity(256));
+    let mut orders = Said(SmallVec::new());
     orders.request(request, own);
-    let mut large: Vec<&[u8]> = Vec::new();
+    let mut large: SmallVec<[&[u8]; 4]> = SmallVec::new();
     if let RequestContent::Parts(parts) = &request.content {
         orders.parts(parts);
         large.extend([&parts.text, &parts.html].into_iter().flatten().map(String::as_bytes));
         large.extend(parts.attachments.iter().map(|attachment| &attachment.content[..]));
     }
-    let mut pieces: Vec<&[u8]> = vec![&orders.0];
+    let mut pieces: SmallVec<[&[u8]; 4]> = smallvec![&orders.0[..]];
     pieces.extend(large);
     fingerprint_with(&envelope.reverse_path, &envelope.recipients, &pieces, content)
 }
 
 /// Small fields, each with its length.
-struct Said(Vec<u8>);
+struct Said(SmallVec<[u8; 256]>);
+
+/// Stands where a length could: what follows is a time.
+const TIME: u64 = u64::MAX - 1;
 
 impl Said {
     fn text(&mut self, text: Option<&str>) {
         let length = text.map_or(u64::MAX, |text| text.len() as u64);
-        self.0.extend_from_slice(&length.to_le_bytes());
+        self.octets(length);
         self.0.extend_from_slice(text.unwrap_or_default().as_bytes());
     }
 
     fn number(&mut self, number: usize) {
-        self.0.extend_from_slice(&(number as u64).to_le_bytes());
+        self.octets(number as u64);
+    }
+
+    fn octets(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn time(&mut self, time: Timestamp) {
+        self.octets(TIME);
+        self.octets(time.0);
     }
 
     fn mailboxes<'a>(&mut self, list: impl ExactSizeIterator<Item = &'a Mailbox>) {
@@ -58,8 +74,11 @@ impl Said {
         for when in [not_before, expires_at] {
             match when {
                 None => self.text(None),
-                Some(When::Text(text)) => self.text(Some(text)),
-                Some(When::At(time)) => self.text(Some(&time.to_string())),
+                Some(When::Text(text)) => match rfc3339(text) {
+                    Some(time) => self.time(time),
+                    None => self.text(Some(text)),
+                },
+                Some(When::At(time)) => self.time(*time),
             }
         }
         let notify = notify.map_or(8, |Notify { success, failure, delay }| {
