@@ -11,7 +11,7 @@
 //!     POSTHASTE_SEEDS=500 cargo test --test simulation week # so many, from 1
 //!     POSTHASTE_TRACE=1 … -- --nocapture                    # every step of every dialogue
 //!
-//! The receivers (`receiver/`) and the world are meant to be used by other tests: a new behaviour is a new habit.
+//! The receivers are those of `posthaste demo` (`src/demo/receiver/`): a new behaviour is a new habit there.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -27,7 +27,7 @@ mod fleet;
 mod pace;
 #[path = "simulation/population.rs"]
 mod population;
-#[path = "simulation/receiver/mod.rs"]
+#[path = "simulation/receiver.rs"]
 mod receiver;
 #[path = "simulation/traffic.rs"]
 mod traffic;

@@ -190,7 +190,8 @@ fn flight(letter: &Letter) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::receiver::{Behaviour, Keep, Receiver, Refuse};
+    use crate::demo::receiver::habits::Refuses;
+    use crate::demo::receiver::{Behaviour, Keep, Receiver};
 
     fn letter(number: u64) -> Letter {
         let content = format!("X-Number: {number}\r\nSubject: hello\r\n\r\n.\r\nbody\r\n").into_bytes();
@@ -214,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn says_why_a_message_was_refused() {
-        let behaviour = Behaviour { refuse: Refuse::Everybody, ..Behaviour::default() };
+        let behaviour = Behaviour::default().habit(Refuses(1.0));
         let door = Receiver::start_anywhere(behaviour, Keep::Facts).await.unwrap();
         let error = submit(door.addr(), 1, 3, letter, Arc::default()).await.unwrap_err();
         assert!(error.to_string().starts_with("message 0 was refused: 550"), "{error}");

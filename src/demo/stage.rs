@@ -11,7 +11,8 @@ use super::DemoOptions;
 use super::account::{Books, Fate};
 use super::dns::{DnsServer, Zone};
 use super::load::{Letter, Submitted};
-use super::receiver::{Behaviour, Delivery, Keep, Receiver, Refuse, bind_together};
+use super::receiver::habits::{Greylists, Refuses, Slow};
+use super::receiver::{Behaviour, Delivery, Keep, Receiver, bind_together};
 use super::report::{SiteReport, rates};
 use crate::clock::{Clock, Instant};
 use crate::config::{ByteSize, Config, DkimConfig};
@@ -208,9 +209,9 @@ impl Row {
 fn behaviour(name: &str, hostname: String) -> Behaviour {
     let good = Behaviour { hostname, ..Behaviour::default() };
     match name {
-        "slow" => Behaviour { reply_delay: SLOWNESS, ..good },
-        "greylisting" => Behaviour { greylist: Some(GREYLISTING), ..good },
-        "refusing" => Behaviour { refuse: Refuse::Everybody, ..good },
+        "slow" => good.habit(Slow { step: None, least: SLOWNESS, most: SLOWNESS }),
+        "greylisting" => good.habit(Greylists::after(GREYLISTING)),
+        "refusing" => good.habit(Refuses(1.0)),
         _ => good,
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use posthaste::clock::Clock;
 use posthaste::config::{ByteSize, Config, RouteConfig};
 use posthaste::demo::account::{Event, EventReader};
-use posthaste::demo::receiver::{Behaviour, Keep, Receiver, Refuse};
+use posthaste::demo::receiver::habits::{Greylists, Refuses};
+use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
 use crate::books::{Arrival, Kill};
 
@@ -27,7 +28,7 @@ pub struct Stage {
 impl Stage {
     pub async fn build() -> Stage {
         let receiver = |behaviour| Receiver::start_anywhere(behaviour, Keep::Facts);
-        let greylist = Some(Duration::from_millis(300));
+        let greylisting = Behaviour::default().habit(Greylists::after(Duration::from_millis(300)));
         let stage = Stage {
             // A real disk, not a file system in memory.
             directory: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
@@ -35,8 +36,8 @@ impl Stage {
             grpc: free_address(),
             http: free_address(),
             good: receiver(Behaviour::default()).await.unwrap(),
-            greylisting: receiver(Behaviour { greylist, ..Behaviour::default() }).await.unwrap(),
-            refusing: receiver(Behaviour { refuse: Refuse::Everybody, ..Behaviour::default() }).await.unwrap(),
+            greylisting: receiver(greylisting).await.unwrap(),
+            refusing: receiver(Behaviour::default().habit(Refuses(1.0))).await.unwrap(),
         };
         let mut config = Config {
             hostname: Some("mta.shop.test".parse().unwrap()),

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use posthaste::clock::Clock;
-use posthaste::demo::receiver::{Behaviour, Cut, Keep, Phase, Receiver, Refuse};
+use posthaste::demo::receiver::habits::{Cuts, Greylists, Refuses, SessionsMax, TransactionsMax};
+use posthaste::demo::receiver::{Behaviour, Keep, Receiver, Step};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -21,10 +22,9 @@ async fn the_books_agree_after_a_mixed_run() {
     let mut hosts = listeners(6).await.into_iter();
     let mut receiver = |behaviour| Receiver::start(hosts.next().unwrap(), behaviour, Keep::Facts).unwrap();
     let good = receiver(Behaviour::default());
-    let grey = receiver(Behaviour { greylist: Some(Duration::from_millis(300)), ..Behaviour::default() });
-    let cut = Some(Cut { phase: Phase::Rcpt, every: 7 });
-    let cutting = receiver(Behaviour { cut, messages_per_connection: Some(5), ..Behaviour::default() });
-    let some = receiver(Behaviour { refuse: Refuse::Share(0.3), connections_max: Some(2), ..Behaviour::default() });
+    let grey = receiver(Behaviour::default().habit(Greylists::after(Duration::from_millis(300))));
+    let cutting = receiver(Behaviour::default().habit(TransactionsMax(5)).habit(Cuts::every(7, Step::Rcpt)));
+    let some = receiver(Behaviour::default().habit(SessionsMax(2)).habit(Refuses(0.3)));
     let mut manners = SmallRng::seed_from_u64(seed ^ 1);
     let rude = Peer::start(hosts.next().unwrap(), move |ask| match (ask.at, manners.random_range(0..20)) {
         (At::Rcpt, 0) => Do::Say("550 5.1.1 no such user"),

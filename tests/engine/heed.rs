@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use posthaste::config::Config;
+use posthaste::demo::receiver::habits::RateMax;
+use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
 use crate::peer::{At, Do, Peer};
 use crate::world::{Event, World, listeners, time, zone};
@@ -155,4 +157,35 @@ async fn pauses_are_orders_that_an_operator_sees() {
         r#""profile tiny" {"site":"mx.them.test","source":"default"}"#,
     ];
     assert_eq!(told, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_names_the_pace_that_was_found() {
+    let behaviour = Behaviour::default().habit(RateMax::per_minute(6.0));
+    let host = Receiver::start(listeners(1).await.remove(0), behaviour, Keep::Facts).unwrap();
+    let world = World::start(zone(&["them"]), host.addr().port(), |config| {
+        config.retry.delay_min = Duration::from_millis(50);
+        config.retry.delay_max = Duration::from_millis(200);
+    })
+    .await;
+    for n in 0..30 {
+        world.send(&[&format!("b{n}@them.test")]).await;
+    }
+    // It takes six, and then nothing: sooner or later the path knocks now and then.
+    let paced = async {
+        loop {
+            let (_, answer) = world.http("GET", "/v1/explain?address=x@them.test", "").await;
+            let explained: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            let verdict = explained["verdict"].as_str().unwrap().to_owned();
+            if verdict.contains("paced at") && verdict.contains("next slot in") {
+                return (verdict, explained["paths"][0]["per_second"].as_f64());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (verdict, rate) = tokio::time::timeout(Duration::from_secs(60), paced).await.expect("a pace is found");
+    assert!(verdict.starts_with("would wait until"), "{verdict}");
+    let rate = rate.expect("the path has a pace");
+    assert!(rate > 0.0 && rate <= 30.0, "{rate}");
+    assert_eq!((host.delivered() >= 6, host.violations()), (true, vec![]));
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use posthaste::config::Config;
-use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
+use posthaste::demo::receiver::habits::Greylists;
+use posthaste::demo::receiver::{Behaviour, Keep, Offers, Receiver};
 
 use tokio::task::JoinSet;
 
@@ -27,14 +28,14 @@ fn first_times(times: usize, at: At, what: Do) -> impl FnMut(&Ask<'_>) -> Do + S
 
 #[tokio::test(flavor = "multi_thread")]
 async fn greylisted_then_taken() {
-    let behaviour = Behaviour { greylist: Some(Duration::from_millis(400)), ..Behaviour::default() };
+    let behaviour = Behaviour::default().habit(Greylists::after(Duration::from_millis(400)));
     let host = Receiver::start(listeners(1).await.remove(0), behaviour, Keep::Content).unwrap();
     let world = World::start(zone(&["them"]), host.addr().port(), |_| {}).await;
     let id = world.send(&["b@them.test"]).await;
     let delivered = world.until("delivered", "them.test", 1).await;
     let deferred = world.told("deferred", "them.test");
     assert!(!deferred.is_empty());
-    assert_eq!(deferred[0].verdict(), "deferred 451 4.7.1");
+    assert_eq!(deferred[0].verdict(), "deferred 450 4.7.1");
     assert_eq!(delivered[0].number("attempt"), deferred.len() as u64 + 1);
     assert!(delivered.iter().chain(&deferred).all(|event| event.text("message_id") == id));
     assert_eq!((host.delivered(), host.violations()), (1, vec![]));
@@ -237,7 +238,7 @@ async fn many_recipients_go_in_as_few_transactions_as_allowed() {
 async fn success_is_told_by_us_where_the_receiver_does_not() {
     let mut hosts = listeners(3).await.into_iter();
     let mut start = |dsn| {
-        let behaviour = Behaviour { dsn, ..Behaviour::default() };
+        let behaviour = Behaviour::default().offering(Offers { dsn, ..Offers::default() });
         Receiver::start(hosts.next().unwrap(), behaviour, Keep::Content).unwrap()
     };
     let (silent, telling, us) = (start(false), start(true), start(true));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use posthaste::demo::dns::Zone;
+use posthaste::demo::receiver::habits::{SessionsMax, Slow};
 use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
 use crate::peer::{At, Do, Peer};
@@ -109,8 +110,8 @@ async fn a_site_that_greets_and_hangs_up_is_probed_rarely() {
 
 /// A receiver that takes so many connections at once and sends others away with 421.
 async fn check_crowded(connections: usize) {
-    let behaviour =
-        Behaviour { connections_max: Some(connections), reply_delay: Duration::from_millis(2), ..Behaviour::default() };
+    let slow = Slow { step: None, least: Duration::from_millis(2), most: Duration::from_millis(2) };
+    let behaviour = Behaviour::default().habit(SessionsMax(connections)).habit(slow);
     let host = Receiver::start(listeners(1).await.remove(0), behaviour, Keep::Facts).unwrap();
     let world = World::start(zone(&["them"]), host.addr().port(), |config| {
         config.delivery.site_pause_min = Duration::from_secs(300);

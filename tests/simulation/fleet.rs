@@ -4,7 +4,6 @@
 //! The books hold what they always hold (nothing lost, nothing twice, transactional mail not late). Beside that, receivers
 //! count what comes from which source, and what was promised of it is asserted at the end.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +21,7 @@ use tokio::time::sleep;
 use crate::dns::{Mail, Names};
 use crate::engine::{Ending, Engine, EventBook};
 use crate::receiver::habits::*;
-use crate::receiver::{Answer, Ask, Habit, Offers, Site, Step, TlsOffer};
+use crate::receiver::{Answer, Ask, Habit, OFFERS, Offers, Site, Step, Tls};
 use crate::traffic::{self, Arrival};
 use crate::week::Outcome;
 use crate::world::{Place, World};
@@ -96,32 +95,6 @@ impl Habit for Watches {
     }
 }
 
-/// So many messages a minute from each address, with as large a burst.
-#[derive(Debug, Default)]
-struct RateOfEach {
-    per_minute: f64,
-    of: HashMap<Option<IpAddr>, RateMax>,
-}
-
-impl Habit for RateOfEach {
-    fn answer(&mut self, ask: &mut Ask<'_>) -> Option<Answer> {
-        let (per_minute, filled_at) = (self.per_minute, ask.now);
-        let new = || RateMax { per_minute, tokens: per_minute, filled_at };
-        self.of.entry(ask.source).or_insert_with(new).answer(ask)
-    }
-}
-
-/// A mailbox now and then takes no more for an hour.
-#[derive(Debug)]
-struct MailboxesBusy(f64);
-
-impl Habit for MailboxesBusy {
-    fn answer(&mut self, ask: &mut Ask<'_>) -> Option<Answer> {
-        (ask.step == Step::Rcpt && ask.rng.random_bool(self.0))
-            .then(|| Answer::Say("450 4.2.1 no more for now, later, please".into()))
-    }
-}
-
 fn world(seed: u64, seen: &Seen) -> Arc<World> {
     let (mut places, mut sites, mut names) = (Vec::new(), Vec::new(), Names::default());
     for (number, name) in NAMES.into_iter().enumerate() {
@@ -137,9 +110,9 @@ fn world(seed: u64, seen: &Seen) -> Arc<World> {
             }
             "narrow" => {
                 habits.push(Box::new(SessionsMax(4)));
-                habits.push(Box::new(RateOfEach { per_minute: 30.0, ..RateOfEach::default() }));
+                habits.push(Box::new(RateOfEach::per_minute(30.0)));
             }
-            "grey" => habits.push(Box::new(Greylists { wait: Duration::from_secs(240), seen: HashMap::new() })),
+            "grey" => habits.push(Box::new(Greylists::after(Duration::from_secs(240)))),
             "slow-tls" => {
                 let (least, most) = (Duration::from_secs(2), Duration::from_secs(9));
                 habits.push(Box::new(Slow { step: Some(Step::Tls), least, most }));
@@ -151,8 +124,8 @@ fn world(seed: u64, seen: &Seen) -> Arc<World> {
             "mailboxes" => habits.push(Box::new(MailboxesBusy(0.05))),
             _ => {}
         }
-        let tls = if name == "slow-tls" { TlsOffer::Works } else { TlsOffer::None };
-        let offers = Offers { pipelining: true, chunking: true, tls };
+        let tls = if name == "slow-tls" { Tls::Offered } else { Tls::Absent };
+        let offers = Offers { tls, ..OFFERS };
         let hosts = vec![(host, format!("11.0.7.{}", number + 1).parse().unwrap())];
         sites.push(Site::new(name.into(), hosts, offers, Duration::from_millis(15), habits, seed + number as u64));
     }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::dns::{Mail, Names};
 use crate::engine::Engine;
-use crate::receiver::{Answer, Ask, Habit, Offers, Site, Step, TlsOffer};
+use crate::receiver::{Answer, Ask, Habit, OFFERS, Site, Step};
 use crate::traffic;
 use crate::world::{Place, World};
 
@@ -62,8 +62,7 @@ pub fn run(seed: u64) -> (Vec<(u32, u32)>, Vec<String>) {
     let seconds: Ledger = Arc::default();
     let habit = Stepping { tokens: 100.0, filled_at: START, seconds: Arc::clone(&seconds) };
     let hosts = vec![("mx.paced.example".to_owned(), "11.0.1.1".parse().unwrap())];
-    let offers = Offers { pipelining: true, chunking: true, tls: TlsOffer::None };
-    let site = Site::new("paced".into(), hosts, offers, Duration::from_millis(50), vec![Box::new(habit)], seed);
+    let site = Site::new("paced".into(), hosts, OFFERS, Duration::from_millis(50), vec![Box::new(habit)], seed);
     let mut names = Names::default();
     names.domain("paced.example", Mail::Hosts(vec!["mx.paced.example".into()]), None);
     let place = Place { name: "paced.example".into(), weight: 1, healthy: false, nowhere: false };

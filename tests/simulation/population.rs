@@ -1,6 +1,5 @@
 //! Who lives in the world: sites of every kind, and domains that lead to them, to the wrong place or nowhere.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::dns::{Mail, Names, Trouble};
 use crate::receiver::habits::*;
-use crate::receiver::{Habit, Offers, Site, Step, TlsOffer};
+use crate::receiver::{Habit, OFFERS, Offers, Site, Step, Tls};
 use crate::world::{Place, World};
 
 /// What a site is like.
@@ -123,7 +122,7 @@ fn odd_names(
     }
     for (name, address) in [("itself.example", itself), ("second.example", backup)] {
         let hosts = vec![(name.to_owned(), address)];
-        sites.push(Site::new(name.into(), hosts, offers(rng, TlsOffer::None), RTT, vec![Box::new(UnknownUsers)], 1));
+        sites.push(Site::new(name.into(), hosts, offers(rng, Tls::Absent), RTT, vec![Box::new(UnknownUsers)], 1));
     }
 }
 
@@ -134,17 +133,17 @@ fn site(kind: Kind, number: usize, start: Timestamp, days: u64, rng: &mut SmallR
     let name = format!("{kind:?}{number}").to_lowercase();
     let hosts = (0..count).map(|host| (format!("mx{host}.{name}.example"), address(number, host))).collect();
     let tls = match kind {
-        Kind::Secure => TlsOffer::Works,
-        Kind::BreaksTls => TlsOffer::Breaks,
-        _ => TlsOffer::None,
+        Kind::Secure => Tls::Offered,
+        Kind::BreaksTls => Tls::Dropped,
+        _ => Tls::Absent,
     };
     let rtt = Duration::from_millis(rng.random_range(5..150));
     let habits = habits(kind, start, days, rng);
     Site::new(name, hosts, offers(rng, tls), rtt, habits, rng.random())
 }
 
-fn offers(rng: &mut SmallRng, tls: TlsOffer) -> Offers {
-    Offers { pipelining: rng.random_bool(0.8), chunking: rng.random_bool(0.5), tls }
+fn offers(rng: &mut SmallRng, tls: Tls) -> Offers {
+    Offers { pipelining: rng.random_bool(0.8), chunking: rng.random_bool(0.5), tls, ..OFFERS }
 }
 
 fn habits(kind: Kind, start: Timestamp, days: u64, rng: &mut SmallRng) -> Vec<Box<dyn Habit>> {
@@ -157,7 +156,7 @@ fn habits(kind: Kind, start: Timestamp, days: u64, rng: &mut SmallRng) -> Vec<Bo
             vec![Box::new(Slow { step: Some(Step::End), least, most })]
         }
         Kind::Slow => vec![Box::new(Slow { step: None, least: seconds(1), most: seconds(8) })],
-        Kind::Greylisting => vec![Box::new(Greylists { wait: seconds(600), seen: HashMap::new() })],
+        Kind::Greylisting => vec![Box::new(Greylists::after(seconds(600)))],
         Kind::HalfDead => vec![Box::new(Away { host: Some(0), window: always(), silent: true })],
         Kind::Busy => {
             let busy = |step, window, reply| Box::new(Replies { step, window, reply }) as Box<dyn Habit>;
@@ -172,7 +171,7 @@ fn habits(kind: Kind, start: Timestamp, days: u64, rng: &mut SmallRng) -> Vec<Bo
         Kind::DropsAfterDot => vec![Box::new(DropsAfterDot(0.1))],
         Kind::Narrow => vec![Box::new(SessionsMax(3)), Box::new(TransactionsMax(20))],
         Kind::Full => vec![Box::new(MailboxesFull(window(30))), Box::new(RecipientsMax(3))],
-        Kind::Paced => vec![Box::new(RateMax { per_minute: 20.0, tokens: 20.0, filled_at: start })],
+        Kind::Paced => vec![Box::new(RateMax::per_minute(20.0))],
         Kind::Blocking => vec![Box::new(Blocks { source: None, window: window(8) })],
         Kind::Hanging => vec![
             Box::new(Hangs { step: Step::Ehlo, share: 0.01 }),

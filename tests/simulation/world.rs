@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use posthaste::clock::{Clock, Timestamp};
 use posthaste::delivery::{Dialling, Io, Network};
+use posthaste::demo::receiver::{self, Answer, Step, Taken};
 use posthaste::mail::Domain;
 use posthaste::routing::{MxAnswer, NameTable, Said};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -108,30 +109,38 @@ impl World {
         }
         self.books().digest.add(format_args!("{} {what}\n", now.0));
     }
+}
 
-    /// A receiver was asked for this recipient.
-    pub fn asked(&self, recipient: &str) {
+impl receiver::Books for World {
+    /// The copies.
+    type Receipt = Vec<(usize, usize)>;
+
+    fn happened(&self, host: &str, step: Step, recipient: &str, answer: &Answer) {
+        self.note(format_args!("{host} {step:?} {recipient} {answer:?}"));
+    }
+
+    fn asked(&self, recipient: &str) {
         self.books().asked(recipient, self.now());
     }
 
-    /// A receiver refused this recipient for good.
-    pub fn refused(&self, recipient: &str) {
+    fn refused(&self, recipient: &str) {
         self.books().refused(recipient);
     }
 
-    /// A receiver refused whatever this sender has for it.
-    pub fn refused_sender(&self, sender: &str) {
+    fn refused_sender(&self, sender: &str) {
         self.books().refused_sender(sender, self.now());
     }
 
-    /// A receiver keeps this content for these recipients. Names the copies, for [`World::answered`].
-    pub fn took(&self, recipients: &[String], content: &[u8]) -> Vec<(usize, usize)> {
-        self.books().took(recipients, content, self.now())
+    fn took(&self, taken: Taken<'_>) -> io::Result<Vec<(usize, usize)>> {
+        Ok(self.books().took(&taken.recipients, taken.content, self.now()))
     }
 
-    /// The reply that says so is on its way, and the client must take it for one if `heard`.
-    pub fn answered(&self, copies: &[(usize, usize)], heard: bool) {
-        self.books().answered(copies, heard, self.now());
+    fn answered(&self, copies: Vec<(usize, usize)>, heard: bool) {
+        self.books().answered(&copies, heard, self.now());
+    }
+
+    fn violation(&self, what: String) {
+        self.books().fault(what);
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a receiver took, written down before it says so.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -112,26 +111,5 @@ impl Mailbox {
     pub(super) async fn reach(&self, count: usize) {
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.count.subscribe().wait_for(|now| *now >= count).await;
-    }
-}
-
-/// When each (sender, recipient) was first seen: what greylisting remembers.
-#[derive(Debug, Default)]
-pub(super) struct Greylist {
-    seen: Mutex<HashMap<(String, String), Instant>>,
-}
-
-/// Pairs remembered; beyond it strangers are let in, so that memory stays bounded.
-const PAIRS_MAX: usize = 1_000_000;
-
-impl Greylist {
-    /// Whether this pair still has to wait: it is new, or was first seen less than `wait` ago.
-    pub(super) fn must_wait(&self, from: &str, to: &str, wait: std::time::Duration, now: Instant) -> bool {
-        let mut seen = self.seen.lock().expect("no code panics under this lock");
-        let pair = (from.to_owned(), to.to_owned());
-        if seen.len() >= PAIRS_MAX && !seen.contains_key(&pair) {
-            return false;
-        }
-        now.duration_since(*seen.entry(pair).or_insert(now)) < wait
     }
 }

@@ -1,71 +1,97 @@
-//! A receiving mail server on loopback, with manners to choose: the peer of the demo, the tests and the benches.
+//! A receiving mail server, with manners to choose: the peer of the demo, the tests, the benches and the simulation.
 //!
-//! It takes a message in four steps: parse the dialogue with a reader of its own, judge each recipient as its
-//! [`Behaviour`] says, write every delivery down ([`Keep`]), and only then answer the end of the content with 250. So
+//! It takes a message in four steps: parse the dialogue with a reader of its own, ask at each step what its [`Habit`]s
+//! make of it, write every delivery down ([`Books`]), and only then answer the end of the content with 250. So
 //! what it recorded is what the sender may call delivered, give or take a lost reply. It also watches the sender's
-//! manners and notes each [violation](Receiver::violations) of the protocol. It shares no code with
-//! `submission` or `delivery`: a mistake made twice would not show.
+//! manners and notes each violation of the protocol. It shares no code with `submission` or `delivery`: a mistake made
+//! twice would not show.
+//!
+//! [`Receiver`] serves on loopback. The simulation calls [`run`] on pipes, with books and a clock of its own. How a
+//! receiver behaves is the same in both: a new behaviour is a new struct in [`habits`].
 
+pub mod habits;
 mod mailbox;
+mod mind;
+mod record;
 mod session;
+mod transaction;
 mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls_pki_types::PrivatePkcs8KeyDer;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use mailbox::{Delivery, Keep};
-use mailbox::{Greylist, Mailbox};
-
-/// Violations kept; the first ones tell the story.
-const VIOLATIONS_MAX: usize = 100;
+pub use mind::{Answer, Ask, Habit, Known, Mind, Step, Visit};
+use record::Record;
+pub use session::{Caller, Host, run};
+pub use wire::Socket;
 
 /// How a receiver behaves. The default takes everything at once, over TLS, with all extensions.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Behaviour {
     /// Its name in the banner and the certificate.
     pub hostname: String,
-    /// What becomes of STARTTLS.
-    pub tls: Tls,
-    /// Offer PIPELINING (RFC 2920).
-    pub pipelining: bool,
-    /// Offer CHUNKING (RFC 3030).
-    pub chunking: bool,
-    /// Offer 8BITMIME (RFC 6152).
-    pub eight_bit: bool,
-    /// Offer SMTPUTF8 (RFC 6531).
-    pub smtputf8: bool,
-    /// Offer DSN (RFC 3461).
-    pub dsn: bool,
-    /// Largest message in octets, offered as SIZE (RFC 1870).
-    pub size_max: usize,
-    /// Wait before each reply.
-    pub reply_delay: Duration,
-    /// Each (sender, recipient) gets 451 4.7.1 until this long after its first try.
-    pub greylist: Option<Duration>,
-    /// Which recipients get 550 5.1.1.
-    pub refuse: Refuse,
-    /// Cut the connection without a word.
-    pub cut: Option<Cut>,
-    /// Further connections get 421.
-    pub connections_max: Option<usize>,
-    /// After this many messages a connection gets 421.
-    pub messages_per_connection: Option<u64>,
+    /// What it says it can do.
+    pub offers: Offers,
+    /// From a flight of commands to the first reply, beside what the network takes.
+    pub rtt: Duration,
+    /// What it does.
+    pub habits: Vec<Box<dyn Habit>>,
+    /// For what its habits leave to chance.
+    pub seed: u64,
 }
 
 impl Default for Behaviour {
     fn default() -> Behaviour {
-        Behaviour {
-            hostname: "mx.posthaste.test".into(),
+        let hostname = "mx.posthaste.test".into();
+        Behaviour { hostname, offers: Offers::default(), rtt: Duration::ZERO, habits: Vec::new(), seed: 1 }
+    }
+}
+
+impl Behaviour {
+    /// With one more habit.
+    pub fn habit(mut self, habit: impl Habit + 'static) -> Behaviour {
+        self.habits.push(Box::new(habit));
+        self
+    }
+
+    /// With other offers.
+    pub fn offering(self, offers: Offers) -> Behaviour {
+        Behaviour { offers, ..self }
+    }
+}
+
+/// What a receiver says it can do. By default all of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offers {
+    /// What becomes of STARTTLS.
+    pub tls: Tls,
+    /// PIPELINING (RFC 2920).
+    pub pipelining: bool,
+    /// CHUNKING (RFC 3030).
+    pub chunking: bool,
+    /// 8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// DSN (RFC 3461).
+    pub dsn: bool,
+    /// Largest message in octets, as SIZE (RFC 1870).
+    pub size_max: usize,
+}
+
+impl Default for Offers {
+    fn default() -> Offers {
+        Offers {
             tls: Tls::Offered,
             pipelining: true,
             chunking: true,
@@ -73,12 +99,6 @@ impl Default for Behaviour {
             smtputf8: true,
             dsn: true,
             size_max: 50 << 20,
-            reply_delay: Duration::ZERO,
-            greylist: None,
-            refuse: Refuse::Nobody,
-            cut: None,
-            connections_max: None,
-            messages_per_connection: None,
         }
     }
 }
@@ -94,53 +114,56 @@ pub enum Tls {
     Refused,
     /// Offered and begun, but the handshake is answered with garbage.
     Garbage,
+    /// Offered and begun, but then the connection is dropped.
+    Dropped,
 }
 
-/// Which recipients are refused for good.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Refuse {
-    /// None.
-    Nobody,
-    /// All.
-    Everybody,
-    /// About this share, 0.0..=1.0, chosen by the address: the same ones every time.
-    Share(f64),
+/// A message that a receiver takes.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    /// The reverse path; empty when null.
+    pub sender: &'a str,
+    /// Addresses as given in RCPT.
+    pub recipients: Vec<String>,
+    /// Header and body.
+    pub content: &'a [u8],
+    /// It came over TLS.
+    pub tls: bool,
+    /// On which connection.
+    pub session: u64,
 }
 
-impl Refuse {
-    pub(super) fn refuses(self, address: &str) -> bool {
-        match self {
-            Refuse::Nobody => false,
-            Refuse::Everybody => true,
-            Refuse::Share(share) => f64::from(crc32fast::hash(address.as_bytes())) < share * f64::from(u32::MAX),
-        }
-    }
-}
+/// Who writes down what happens at a receiver.
+pub trait Books: Send + Sync + 'static {
+    /// Names what was taken, for [`Books::answered`].
+    type Receipt: Send;
 
-/// Where and how often a connection is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
-    /// Where.
-    pub phase: Phase,
-    /// Every nth time that this point is reached; 1: always.
-    pub every: u64,
-}
+    /// The habits of this host were asked, and this is the answer.
+    fn happened(&self, host: &str, step: Step, recipient: &str, answer: &Answer);
 
-/// A point of the dialogue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Before the banner.
-    Connect,
-    /// After the banner.
-    Banner,
-    /// After MAIL, before its reply.
-    Mail,
-    /// After RCPT, before its reply.
-    Rcpt,
-    /// When the content begins.
-    Content,
-    /// After the content was written down, before the reply to it: the sender cannot know.
-    End,
+    /// Somebody has mail for this recipient.
+    fn asked(&self, _recipient: &str) {}
+
+    /// This recipient was refused for good.
+    fn refused(&self, _recipient: &str) {}
+
+    /// Whatever this sender has was refused for good.
+    fn refused_sender(&self, _sender: &str) {}
+
+    /// A handshake succeeded; perhaps by resuming a session.
+    fn secured(&self, _resumed: bool) {}
+
+    /// A message is kept. The reply that says so has not left.
+    ///
+    /// # Errors
+    /// It cannot be kept: the sender is told to come again.
+    fn took(&self, taken: Taken<'_>) -> io::Result<Self::Receipt>;
+
+    /// The reply that says so is on its way, and the client must take it for one if `heard`.
+    fn answered(&self, _receipt: Self::Receipt, _heard: bool) {}
+
+    /// The sender did what the protocol forbids.
+    fn violation(&self, what: String);
 }
 
 /// What a receiver has seen so far.
@@ -156,45 +179,18 @@ pub struct Counts {
     pub messages: u64,
     /// Recipients refused for good.
     pub refused: u64,
-    /// Recipients put off by greylisting.
+    /// Recipients put off, as by greylisting.
     pub deferred: u64,
     /// Connections cut on purpose.
     pub cut: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    connections: AtomicU64,
-    tls: AtomicU64,
-    tls_resumed: AtomicU64,
-    messages: AtomicU64,
-    refused: AtomicU64,
-    deferred: AtomicU64,
-    cut: AtomicU64,
-    cut_chances: AtomicU64,
 }
 
 /// A running receiver. Dropping it closes its port and cuts its connections.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    record: Arc<Record>,
     _task: AbortOnDropHandle<()>,
-}
-
-struct Shared {
-    behaviour: Behaviour,
-    acceptor: Option<TlsAcceptor>,
-    mailbox: Mailbox,
-    greylist: Greylist,
-    counters: Counters,
-    violations: Mutex<Vec<String>>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("behaviour", &self.behaviour).finish_non_exhaustive()
-    }
 }
 
 impl Receiver {
@@ -204,20 +200,12 @@ impl Receiver {
     /// When no certificate can be made or the file to record into cannot be opened.
     pub fn start(listener: TcpListener, behaviour: Behaviour, keep: Keep) -> io::Result<Receiver> {
         let address = listener.local_addr()?;
-        let acceptor = match behaviour.tls {
-            Tls::Offered => Some(acceptor(&behaviour.hostname).map_err(io::Error::other)?),
-            Tls::Absent | Tls::Refused | Tls::Garbage => None,
-        };
-        let shared = Arc::new(Shared {
-            acceptor,
-            mailbox: Mailbox::open(&keep)?,
-            behaviour,
-            greylist: Greylist::default(),
-            counters: Counters::default(),
-            violations: Mutex::default(),
-        });
-        let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Receiver { address, shared, _task: AbortOnDropHandle::new(task) })
+        let Behaviour { hostname, offers, rtt, habits, seed } = behaviour;
+        let acceptor = if offers.tls == Tls::Offered { Some(acceptor(&hostname)?) } else { None };
+        let host = Host { name: hostname, number: 0, offers, rtt, mind: Mind::new(habits, seed), acceptor };
+        let record = Arc::new(Record::open(&keep)?);
+        let task = tokio::spawn(serve(listener, Arc::new(host), Arc::clone(&record)));
+        Ok(Receiver { address, record, _task: AbortOnDropHandle::new(task) })
     }
 
     /// Serves on a free port of 127.0.0.1.
@@ -235,57 +223,27 @@ impl Receiver {
 
     /// What it took so far, in the order of taking; empty when it records to a file.
     pub fn deliveries(&self) -> Vec<Delivery> {
-        self.shared.mailbox.all()
+        self.record.mailbox.all()
     }
 
     /// How many recipients it took so far.
     pub fn delivered(&self) -> usize {
-        self.shared.mailbox.count()
+        self.record.mailbox.count()
     }
 
     /// Waits until it took `count` recipients in all. Cancel safe; put a time limit around it.
     pub async fn reach(&self, count: usize) {
-        self.shared.mailbox.reach(count).await;
+        self.record.mailbox.reach(count).await;
     }
 
     /// What it has seen.
     pub fn counts(&self) -> Counts {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.shared.counters;
-        Counts {
-            connections: of(&counters.connections),
-            tls: of(&counters.tls),
-            tls_resumed: of(&counters.tls_resumed),
-            messages: of(&counters.messages),
-            refused: of(&counters.refused),
-            deferred: of(&counters.deferred),
-            cut: of(&counters.cut),
-        }
+        self.record.counts()
     }
 
     /// What the sender did that the protocol forbids, at most the first 100.
     pub fn violations(&self) -> Vec<String> {
-        self.shared.violations.lock().expect("no code panics under this lock").clone()
-    }
-}
-
-impl Shared {
-    fn violation(&self, what: String) {
-        let mut violations = self.violations.lock().expect("no code panics under this lock");
-        if violations.len() < VIOLATIONS_MAX {
-            violations.push(what);
-        }
-    }
-
-    /// Whether to cut here, this time.
-    fn cuts(&self, phase: Phase) -> bool {
-        let Some(cut) = self.behaviour.cut.filter(|cut| cut.phase == phase) else { return false };
-        let chance = self.counters.cut_chances.fetch_add(1, Ordering::Relaxed) + 1;
-        let now = chance.is_multiple_of(cut.every.max(1));
-        if now {
-            self.counters.cut.fetch_add(1, Ordering::Relaxed);
-        }
-        now
+        self.record.violations()
     }
 }
 
@@ -317,31 +275,51 @@ pub async fn bind_together(addresses: &[IpAddr]) -> io::Result<Vec<TcpListener>>
 }
 
 /// Stops when its task is aborted; the sessions are in its set and go with it.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, host: Arc<Host>, record: Arc<Record>) {
     let mut sessions = JoinSet::new();
     let mut number = 0;
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, peer)) = accepted else { continue };
                 number += 1;
-                shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-                let crowded = shared.behaviour.connections_max.is_some_and(|max| sessions.len() >= max);
-                sessions.spawn(session::run(stream, Arc::clone(&shared), number, crowded));
+                record.connected();
+                let caller = Caller { source: Some(peer.ip()), number, visit: host.mind.visit() };
+                sessions.spawn(answer(stream, Arc::clone(&host), Arc::clone(&record), caller));
             }
             Some(_) = sessions.join_next() => {}
         }
     }
 }
 
-fn acceptor(hostname: &str) -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {
-    let certified = rcgen::generate_simple_self_signed([hostname.to_owned()])?;
+/// Takes a connection, if the habits want it to.
+async fn answer(stream: TcpStream, host: Arc<Host>, record: Arc<Record>, caller: Caller) {
+    let _ = stream.set_nodelay(true);
+    let known = Known { host: host.number, source: caller.source, ..Known::default() };
+    let (delay, answer) = host.mind.ask(Step::Connect, &known);
+    tokio::time::sleep(delay).await;
+    record.happened(&host.name, Step::Connect, "", &answer);
+    match answer {
+        Answer::Take => run(host, record, caller, Box::new(stream)).await,
+        Answer::Hang => std::future::pending().await,
+        Answer::Say(_) | Answer::Close(_) | Answer::Cut | Answer::TakeAndCut => {}
+    }
+}
+
+/// For handshakes by a fresh self-signed certificate.
+///
+/// # Errors
+/// When none can be made.
+pub fn acceptor(hostname: &str) -> io::Result<TlsAcceptor> {
+    let certified = rcgen::generate_simple_self_signed([hostname.to_owned()]).map_err(io::Error::other)?;
     let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key.into())?;
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            builder.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key.into())
+        })
+        .map_err(io::Error::other)?;
     config.session_storage = rustls::server::ServerSessionMemoryCache::new(4096);
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::habits::*;
 use super::*;
 
 /// Plays a dialogue: `C:` lines are sent (`+` at the end of one sends it together with the next), `S:` lines must start
@@ -99,8 +100,8 @@ async fn takes_messages_and_writes_them_down() {
 
 #[tokio::test]
 async fn judges_recipients_as_told() {
-    let refusing = Behaviour { refuse: Refuse::Everybody, ..Behaviour::default() };
-    let greylisting = Behaviour { greylist: Some(Duration::from_millis(40)), ..Behaviour::default() };
+    let refusing = Behaviour::default().habit(Refuses(1.0));
+    let greylisting = Behaviour::default().habit(Greylists::after(Duration::from_millis(40)));
     let receiver = check_dialogue(
         refusing,
         "S: 220
@@ -128,7 +129,7 @@ async fn judges_recipients_as_told() {
          S: 250
          C: RCPT TO:<b@them.test>
          S: ";
-    let receiver = check_dialogue(greylisting, &format!("{rcpt}451 4.7.1")).await;
+    let receiver = check_dialogue(greylisting, &format!("{rcpt}450 4.7.1")).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     play(&receiver, &format!("{rcpt}250")).await;
     assert_eq!(receiver.counts().deferred, 1);
@@ -140,32 +141,33 @@ async fn cuts_where_told() {
         C: EHLO client.test
         S: 250
         C: MAIL FROM:<a@us.test>";
-    for (phase, dialogue, taken) in [
-        (Phase::Connect, "S: (closed)".to_owned(), 0),
-        (Phase::Banner, "S: 220\nS: (closed)".to_owned(), 0),
-        (Phase::Mail, format!("{envelope}\nS: (closed)"), 0),
-        (Phase::Rcpt, format!("{envelope}\nS: 250\nC: RCPT TO:<b@them.test>\nS: (closed)"), 0),
+    for (step, dialogue, taken) in [
+        (Step::Connect, "S: (closed)".to_owned(), 0),
+        (Step::Greeting, "S: (closed)".to_owned(), 0),
+        (Step::Ehlo, "S: 220\nC: EHLO client.test\nS: (closed)".to_owned(), 0),
+        (Step::Mail, format!("{envelope}\nS: (closed)"), 0),
+        (Step::Rcpt, format!("{envelope}\nS: 250\nC: RCPT TO:<b@them.test>\nS: (closed)"), 0),
         // The reply to RCPT is still in line when the end is cut: a pipelining sender loses it with the rest.
-        (Phase::End, format!("{envelope}\nS: 250\nC: RCPT TO:<b@t.test>+\nC: BDAT 0 LAST\nS: (closed)"), 1),
+        (Step::Content, format!("{envelope}\nS: 250\nC: RCPT TO:<b@t.test>+\nC: BDAT 0 LAST\nS: (closed)"), 0),
+        (Step::End, format!("{envelope}\nS: 250\nC: RCPT TO:<b@t.test>+\nC: BDAT 0 LAST\nS: (closed)"), 1),
     ] {
-        let behaviour = Behaviour { cut: Some(Cut { phase, every: 1 }), ..Behaviour::default() };
-        let receiver = check_dialogue(behaviour, &dialogue).await;
-        assert_eq!((receiver.delivered(), receiver.counts().cut), (taken, 1), "{phase:?}");
+        let receiver = check_dialogue(Behaviour::default().habit(Cuts::every(1, step)), &dialogue).await;
+        assert_eq!((receiver.delivered(), receiver.counts().cut), (taken, 1), "{step:?}");
     }
 }
 
 #[tokio::test]
 async fn notes_what_a_sender_must_not_do() {
-    let plain = Behaviour {
+    let plain = Offers {
         pipelining: false,
         chunking: false,
         smtputf8: false,
         eight_bit: false,
         dsn: false,
-        ..Behaviour::default()
+        ..Offers::default()
     };
     let receiver = check_dialogue(
-        plain,
+        Behaviour::default().offering(plain),
         "S: 220
          C: EHLO client.test+
          C: MAIL FROM:<a@us.test> BODY=8BITMIME
@@ -194,7 +196,7 @@ async fn notes_what_a_sender_must_not_do() {
 
 #[tokio::test]
 async fn turns_away_more_than_it_can_take() {
-    let behaviour = Behaviour { connections_max: Some(1), messages_per_connection: Some(0), ..Behaviour::default() };
+    let behaviour = Behaviour::default().habit(SessionsMax(1)).habit(TransactionsMax(0));
     let receiver = Receiver::start_anywhere(behaviour, Keep::Facts).await.unwrap();
     let mut first = TcpStream::connect(receiver.addr()).await.unwrap();
     first.read_exact(&mut [0; 4]).await.unwrap();
@@ -202,7 +204,7 @@ async fn turns_away_more_than_it_can_take() {
     first.write_all(b"MAIL FROM:<a@us.test>\r\n").await.unwrap();
     let mut rest = String::new();
     first.read_to_string(&mut rest).await.unwrap();
-    assert!(rest.ends_with("421 4.3.0 enough for one connection\r\n"), "{rest}");
+    assert!(rest.ends_with("421 4.7.0 enough for one connection\r\n"), "{rest}");
 }
 
 #[tokio::test]
@@ -294,8 +296,8 @@ async fn several_share_one_port_and_record_to_a_file() {
 
 #[test]
 fn a_share_is_refused_the_same_way_every_time() {
-    let refuse = Refuse::Share(0.25);
-    let refused = (0..1000).filter(|n| refuse.refuses(&format!("user{n}@them.test"))).count();
+    let some = Refuses(0.25);
+    let refused = (0..1000).filter(|n| some.refuses(&format!("user{n}@them.test"))).count();
     assert!((200..300).contains(&refused), "{refused}");
-    assert!(!Refuse::Share(0.0).refuses("a@b.test") && Refuse::Everybody.refuses("a@b.test"));
+    assert!(!Refuses(0.0).refuses("a@b.test") && Refuses(1.0).refuses("a@b.test"));
 }

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -11,6 +10,10 @@ use tokio_rustls::server::TlsStream;
 const CHUNK: usize = 64 << 10;
 /// Longest command line taken (RFC 5321 §4.5.3.1.4 asks 512, extensions add to it).
 const LINE_MAX: usize = 8 << 10;
+
+/// What a dialogue can run on: a TCP stream, or a pipe in a simulation.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
 /// A connection with what was read ahead and what waits to be written.
 pub(super) struct Wire {
@@ -22,12 +25,12 @@ pub(super) struct Wire {
 }
 
 enum Stream {
-    Clear(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Clear(Box<dyn Socket>),
+    Tls(Box<TlsStream<Box<dyn Socket>>>),
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Wire {
+    pub(super) fn new(stream: Box<dyn Socket>) -> Wire {
         Wire { stream: Some(Stream::Clear(stream)), input: Vec::with_capacity(CHUNK), start: 0, output: Vec::new() }
     }
 
@@ -137,6 +140,14 @@ impl Wire {
         Ok(resumed)
     }
 
+    /// Sends what is in line, and then listens to nothing until the client gives up.
+    pub(super) async fn ignore(&mut self) -> io::Result<()> {
+        while self.fill().await? {
+            self.start = self.input.len();
+        }
+        Ok(())
+    }
+
     pub(super) fn is_tls(&self) -> bool {
         matches!(self.stream, Some(Stream::Tls(_)))
     }
@@ -161,7 +172,7 @@ impl Wire {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -177,7 +188,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        Wire::new(listener.accept().await.unwrap().0)
+        Wire::new(Box::new(listener.accept().await.unwrap().0))
     }
 
     #[tokio::test]

@@ -18,7 +18,8 @@
 //!   the receiver takes; a pace that fell far below that is put right.
 //! - *Up by payment.* Each throttling reply costs [`80`](pace) accepted messages before more is tried. That bounds
 //!   throttling replies to little over 1 % of attempts for any receiver, without knowing its rule, and makes probes rare
-//!   where they are dear. Below the pace that last held, it doubles every second; there it rests. Above, it first goes
+//!   where they are dear. What would take too long to pay is forgiven, so that a rise is noticed; later if the receiver is
+//!   far away, where each probe may cost all that is on its way. Below the pace that last held, it doubles every second; there it rests. Above, it first goes
 //!   just beyond what was last too much, by less the more is on its way, and waits ten seconds for a no; then it grows by a
 //!   cubic: hardly for some seconds, then by leaps. Ten times the pace takes about half a minute.
 //! - *Closed is not slow.* If nothing at all passes, steps down become waits that double: one message at a time knocks.

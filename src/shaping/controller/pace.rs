@@ -20,6 +20,10 @@ const REST_MAX: f64 = 300.0;
 const DEBT_MAX: f64 = 26.0;
 /// The same of a receiver that closes: each probe costs all that is on its way.
 const CLOSER_MAX: f64 = 100.0;
+/// And this is added for each second by which messages take longer than [`AWAY`]: all that is on its way may be refused.
+const FAR: f64 = 36.0;
+/// What messages take, in milliseconds, before a receiver counts as far away.
+const AWAY: f64 = 300.0;
 /// But so many messages are owed even if they take longer, up to [`REST_MAX`]: at a slow pace every probe is dear.
 const DEBT_LEAST: f64 = 160.0;
 /// Growth is cubic: the pace doubles in this time, in seconds at full use, but grows by 1 % in the first fifth of it.
@@ -337,7 +341,8 @@ impl Pace {
     /// So many messages more must pass before the pace grows.
     fn owe(&mut self, messages: f64) {
         let most = if self.closes { CLOSER_MAX } else { DEBT_MAX };
-        let seconds = (DEBT_LEAST / self.held).clamp(most, REST_MAX);
+        let far = FAR * ((self.latency - AWAY) / 1000.0).clamp(0.0, 2.0);
+        let seconds = (DEBT_LEAST / self.held).clamp(most + far, REST_MAX);
         self.debt = (self.debt + messages).min((seconds * self.held).max(1.0));
     }
 
