@@ -13,8 +13,10 @@
 //!
 //! Everything else is hickory's: caching, choosing a server, TCP after a truncated answer.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -26,6 +28,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsExchange, DnsHandle, DnsResponseStream, FirstAnswer};
 use hickory_resolver::proto::op::{DEFAULT_RETRY_FLOOR, DnsRequest, DnsResponse, ResponseCode};
 use hickory_resolver::{ConnectionProvider, PoolContext};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::clock::{Clock, Instant};
@@ -110,6 +113,8 @@ pub(super) struct Sockets {
 
 struct Socket {
     socket: UdpSocket,
+    /// For what comes; as long as the longest answer.
+    buffer: Box<[u8]>,
     born: Instant,
     uses: u32,
     /// What came that was no answer to its question.
@@ -132,12 +137,11 @@ impl Sockets {
         let question = request.to_vec()?;
         let end = self.clock.instant() + self.timeout;
         let mut interval = request.options().retry_interval.max(DEFAULT_RETRY_FLOOR);
-        let mut buffer = vec![0; ANSWER_MAX];
         let mut socket = self.take().await?;
         let mut moves = 0;
         loop {
             let again = (self.clock.instant() + interval).min(end);
-            let answer = tokio::time::timeout_at(again, socket.exchange(&question, request, &mut buffer)).await;
+            let answer = tokio::time::timeout_at(again, socket.exchange(&question, request)).await;
             match answer {
                 Ok(Ok(None)) if moves < MOVES_MAX => {
                     socket = self.fresh().await?;
@@ -181,7 +185,8 @@ impl Sockets {
     async fn fresh(&self) -> io::Result<Socket> {
         let socket = UdpSocket::bind(self.bind).await?;
         socket.connect(self.server).await?;
-        Ok(Socket { socket, born: self.clock.instant(), uses: 1, strays: 0 })
+        let buffer = vec![0; ANSWER_MAX].into();
+        Ok(Socket { socket, buffer, born: self.clock.instant(), uses: 1, strays: 0 })
     }
 
     fn give_back(&self, socket: Socket) {
@@ -201,24 +206,26 @@ impl Socket {
         self.uses < USES_MAX && self.strays == 0 && now.saturating_duration_since(self.born) < AGE_MAX
     }
 
-    /// Nothing has come that was not asked for. Asks the system: tokio knows of what came only after its next turn.
+    /// Nothing has come that was not asked for. Asks the system, since tokio knows of what came only after its next turn;
+    /// but by way of tokio, which then knows that the read after the question has to wait.
     fn is_quiet(&self) -> bool {
-        let mut octet = [std::mem::MaybeUninit::uninit()];
-        let socket = socket2::SockRef::from(&self.socket);
-        matches!(socket.recv(&mut octet), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let looked = Cell::new(false);
+        let look = || {
+            looked.set(true);
+            socket2::SockRef::from(&self.socket).recv(&mut [MaybeUninit::uninit()])
+        };
+        // It does not look if it thinks that there is nothing.
+        let found = self.socket.try_io(Interest::READABLE, look);
+        let found = if looked.get() { found } else { look() };
+        matches!(found, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Asks and waits for the answer, for as long as it takes; `None`: too much came that was none.
-    async fn exchange(
-        &mut self,
-        question: &[u8],
-        request: &DnsRequest,
-        buffer: &mut [u8],
-    ) -> Result<Option<DnsResponse>, NetError> {
+    async fn exchange(&mut self, question: &[u8], request: &DnsRequest) -> Result<Option<DnsResponse>, NetError> {
         self.socket.send(question).await?;
         loop {
-            let length = self.socket.recv(buffer).await?;
-            if let Some(answer) = answer_to(request, &buffer[..length])? {
+            let length = self.socket.recv(&mut self.buffer).await?;
+            if let Some(answer) = answer_to(request, &self.buffer[..length])? {
                 return Ok(Some(answer));
             }
             self.strays += 1;
