@@ -13,10 +13,8 @@
 //!
 //! Everything else is hickory's: caching, choosing a server, TCP after a truncated answer.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -28,7 +26,6 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsExchange, DnsHandle, DnsResponseStream, FirstAnswer};
 use hickory_resolver::proto::op::{DEFAULT_RETRY_FLOOR, DnsRequest, DnsResponse, ResponseCode};
 use hickory_resolver::{ConnectionProvider, PoolContext};
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::clock::{Clock, Instant};
@@ -206,18 +203,11 @@ impl Socket {
         self.uses < USES_MAX && self.strays == 0 && now.saturating_duration_since(self.born) < AGE_MAX
     }
 
-    /// Nothing has come that was not asked for. Asks the system, since tokio knows of what came only after its next turn;
-    /// but by way of tokio, which then knows that the read after the question has to wait.
+    /// Nothing has come that was not asked for. Asks the system: tokio knows of what came only after its next turn.
     fn is_quiet(&self) -> bool {
-        let looked = Cell::new(false);
-        let look = || {
-            looked.set(true);
-            socket2::SockRef::from(&self.socket).recv(&mut [MaybeUninit::uninit()])
-        };
-        // It does not look if it thinks that there is nothing.
-        let found = self.socket.try_io(Interest::READABLE, look);
-        let found = if looked.get() { found } else { look() };
-        matches!(found, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let mut octet = [std::mem::MaybeUninit::uninit()];
+        let socket = socket2::SockRef::from(&self.socket);
+        matches!(socket.recv(&mut octet), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Asks and waits for the answer, for as long as it takes; `None`: too much came that was none.
