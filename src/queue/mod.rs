@@ -8,8 +8,9 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `door.rs` | a message comes in: spool, then `Queue::admit` |
+//! | `door.rs`, `admit.rs` | a message comes in: spool, then the queue |
 //! | `wheel.rs`, `retry.rs` | it sleeps until due |
+//! | `work.rs` | what the scheduler asks for: look-ups, sessions, the timer task |
 //! | `scheduler/`, `ready.rs`, `site.rs` | whose turn it is, at which site, and whether that site may be asked |
 //! | `dial.rs`, `session.rs` | a connection is made, and pulls work until there is none |
 //! | `sources.rs`, `share.rs` | which sources can be sent from, and how much each of a pool sends |
@@ -24,6 +25,7 @@
 //! | `keep.rs` | what of that must outlive the process |
 //! | `census.rs`, `probe.rs` | ways in for the simulation, fuzz targets and benchmarks |
 
+mod admit;
 mod cancel;
 #[doc(hidden)]
 pub mod census;
@@ -55,6 +57,7 @@ mod steer;
 mod tests;
 mod view;
 mod wheel;
+mod work;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -62,7 +65,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::rngs::SmallRng;
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -82,18 +84,18 @@ use crate::events::{Archive, Progress};
 use crate::feedback::marks::Marks;
 use crate::feedback::verp::Verp;
 use crate::ledger::Ledger;
-use crate::mail::{AddressHost, Domain, MessageId};
-use crate::routing::{Egress, NoRoute, Router};
+use crate::mail::{Domain, MessageId};
+use crate::routing::{Egress, Router};
 use crate::shaping::controller::Saved;
 use crate::shaping::provider::Profiles;
 use crate::shaping::steering::SteeringPolicy;
 use crate::shaping::{FillName, Rows};
 use crate::signing::{Signer, SigningPool};
-use crate::spool::{Message, Spool};
+use crate::spool::Spool;
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 use contents::Contents;
-use scheduler::{Action, Group, HostId, Limits, Newcomer, PathName, Recipients, Scheduler, Verdict};
+use scheduler::{Limits, PathName, Scheduler};
 
 /// What the queue conducts; replaced as a whole when the configuration is reloaded. Work under way keeps the old set.
 #[allow(missing_debug_implementations, reason = "a resolver has none")]
@@ -268,59 +270,6 @@ impl Queue {
         drained
     }
 
-    /// A durable message joins the queue. Called once for each, on any thread; does not block.
-    /// `refused`: the recipients that the suppression list names.
-    fn admit(self: &Arc<Queue>, message: &Message, refused: &Recipients) {
-        let envelope = &message.envelope;
-        self.metrics.recipients_accepted.inc_by(envelope.recipients.len() as u64);
-        let timestamp = self.clock.timestamp();
-        let now = self.now();
-        let expires = at(now, timestamp, envelope.expires_at);
-        let due = at(now, timestamp, envelope.not_before).min(expires);
-        let groups = group_by_host(envelope.recipients.iter().map(|r| r.address.host()));
-        let newcomer = Newcomer {
-            id: message.id,
-            stream: &envelope.stream,
-            accepted_at: envelope.accepted_at,
-            recipients: envelope.recipients.len(),
-            size: message.content.len() as u64,
-            expires,
-        };
-        let groups =
-            groups.into_iter().flat_map(|(host, recipients)| split(recipients, refused).map(move |part| (host, part)));
-        let groups = groups.map(|(host, (recipients, refused))| Group {
-            host,
-            attempts: 0,
-            late: false,
-            recipients,
-            due,
-            refused,
-        });
-        self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
-    }
-
-    /// Carries out what the scheduler asked for. Not under its lock.
-    fn run(self: &Arc<Queue>, actions: Vec<Action>) {
-        for action in actions {
-            let queue = Arc::clone(self);
-            match action {
-                Action::Wake(session) => session.notify_one(),
-                Action::Connect(path) => self.spawn(queue.run_session(path)),
-                Action::Resolve(host, name) => self.spawn(queue.resolve(host, name)),
-                Action::Settle(items, verdict) => self.spawn(queue.settle_unattempted(items, verdict)),
-                Action::Expire(id, recipients) => self.spawn(queue.expire(id, recipients)),
-                Action::Paced(route, source, change) => self.tell_pace(&route, source, change),
-                Action::Cancel(id, recipients) => self.spawn(queue.end_cancelled(id, recipients)),
-                Action::OrderEnded(order) => self.order_ended(&order),
-                Action::Braked(braked) => self.braked(braked),
-            }
-        }
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(task, &self.runtime);
-    }
-
     /// Waits while the log or the event log is behind: each attempt makes records, and they are held in memory.
     pub(super) async fn breathe(&self) {
         const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -329,62 +278,6 @@ impl Queue {
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    async fn resolve(self: Arc<Queue>, host: HostId, name: AddressHost) {
-        loop {
-            let parts = self.parts.load_full();
-            let Some(found) = self.stopping.run_until_cancelled(parts.router.route(&name)).await else { return };
-            let (found, until) = match found {
-                Ok(route) => {
-                    let until = route.valid_until;
-                    (Ok(heed::with_provider(&parts.profiles, route)), until)
-                }
-                Err(NoRoute::Later { failure, until }) => (Err(Verdict::Later(failure)), until),
-                Err(NoRoute::Never { failure, until }) => (Err(Verdict::Never(failure)), until),
-            };
-            let until = until.saturating_duration_since(self.started).as_millis() as u64;
-            let current = self.with_actions(|scheduler, now, actions| {
-                // What was found under an old configuration may have the wrong policy. A reload changes the parts before
-                // it takes this lock, so either we see the new ones here, or it forgets what we say.
-                let current = Arc::ptr_eq(&parts, &*self.parts.load());
-                if current {
-                    scheduler.routed(now, host, found, until, actions);
-                }
-                current
-            });
-            if current {
-                return;
-            }
-        }
-    }
-
-    /// The one clock: sleeps until the earliest sleeper or expiry, exactly.
-    async fn run_timers(self: Arc<Queue>) {
-        loop {
-            let mut actions = Vec::new();
-            let next = {
-                let mut scheduler = self.lock();
-                if scheduler.stopped() {
-                    return;
-                }
-                let now = self.now();
-                scheduler.steering().set_time(now, self.clock.timestamp());
-                scheduler.tick(now, &mut actions);
-                scheduler.arm()
-            };
-            self.run(actions);
-            match next {
-                None => self.rearm.notified().await,
-                Some(next) => {
-                    let until = self.started + Duration::from_millis(next);
-                    tokio::select! {
-                        () = tokio::time::sleep_until(until) => {}
-                        () = self.rearm.notified() => {}
-                    }
-                }
-            }
         }
     }
 
@@ -422,38 +315,4 @@ fn limits(delivery: &DeliveryConfig, profiles: &Profiles) -> Limits {
         pause_max: delivery.site_pause_max.as_millis() as u64,
         bounds: profiles.iter().map(|profile| (profile.name, profile.control())).collect(),
     }
-}
-
-/// A host, and the places of the recipients there.
-/// Recipients in two parts: those to be mailed, and those that are `refused`; a part without recipients is left out.
-fn split(recipients: Recipients, refused: &Recipients) -> impl Iterator<Item = (Recipients, bool)> + use<> {
-    let (no, yes) = if refused.is_empty() {
-        (Recipients::None, recipients)
-    } else {
-        let part = |wanted| recipients.iter().copied().filter(|place| refused.contains(place) == wanted).collect();
-        (part(true), part(false))
-    };
-    [(yes, false), (no, true)].into_iter().filter(|(part, _): &(Recipients, bool)| !part.is_empty())
-}
-
-type AtHost<'a> = (&'a AddressHost, Recipients);
-
-/// Places of the recipients by host, hosts in order of first appearance.
-fn group_by_host<'a>(hosts: impl Iterator<Item = &'a AddressHost>) -> SmallVec<[AtHost<'a>; 1]> {
-    let mut groups: SmallVec<[AtHost<'a>; 1]> = SmallVec::new();
-    let mut places = HashMap::new();
-    for (recipient, host) in hosts.enumerate() {
-        let fresh = groups.len();
-        // A map only pays once there is more than one host.
-        let place = match groups.first() {
-            None => fresh,
-            Some((first, _)) if *first == host => 0,
-            Some(_) => *places.entry(host).or_insert(fresh),
-        };
-        if place == fresh {
-            groups.push((host, Recipients::None));
-        }
-        groups[place].1.push(recipient as u32);
-    }
-    groups
 }

@@ -1,91 +1,28 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
+mod crowd;
+mod routes;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+pub use crowd::Crowd;
+use routes::{HOSTS, ROUTES};
+#[cfg(test)]
+pub(super) use routes::{a_route, literals, relays};
+
 use super::scheduler::{
     Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, PathId, Recipients, Scheduler, TakenBack, Verdict,
 };
 use crate::clock::Timestamp;
-use crate::config::{DeliveryConfig, Dimension, DnsConfig, LimitConfig, RouteConfig, Scope};
+use crate::config::{Dimension, LimitConfig, Scope};
 use crate::mail::{AddressHost, Blame, Class, EnhancedCode, Failure, MessageId, Stream};
-use crate::routing::{Route, Router};
+use crate::routing::Route;
 use crate::shaping::Rows;
 
 const EXPIRY: u64 = 100_000;
-const HOSTS: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
-
-/// Routes for [`HOSTS`], the first two at one site.
-fn routes() -> HashMap<AddressHost, Arc<Route>> {
-    let relay = |(place, host): (usize, &&str)| RouteConfig {
-        pattern: (*host).into(),
-        relay: vec![format!("127.0.0.1:{}", place.max(1))],
-        tls: None,
-        username: None,
-        password_file: None,
-    };
-    let fixed: Vec<RouteConfig> = HOSTS.iter().enumerate().map(relay).collect();
-    let dns = DnsConfig { nameservers: vec![([127, 0, 0, 1], 9).into()], ..DnsConfig::default() };
-    let router = Router::new(&dns, &DeliveryConfig::default(), &fixed).expect("the routes are well formed");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let hosts = HOSTS.iter().map(|host| AddressHost::Domain(host.parse().expect("a domain")));
-    let route = |host: AddressHost| {
-        let route = runtime.block_on(router.route(&host)).expect("a fixed route asks nobody");
-        (host, route)
-    };
-    hosts.map(route).collect()
-}
-
-/// So many hosts, each a site of its own.
-#[cfg(test)]
-pub(super) fn literals(count: u32) -> Vec<(AddressHost, Arc<Route>)> {
-    let dns = DnsConfig { nameservers: vec![([127, 0, 0, 1], 9).into()], ..DnsConfig::default() };
-    let router = Router::new(&dns, &DeliveryConfig::default(), &[]).expect("there is nothing to be wrong");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let route = |n: u32| {
-        let host = AddressHost::Literal(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).into());
-        let route = runtime.block_on(router.route(&host)).expect("a literal asks nobody");
-        (host, route)
-    };
-    (0..count).map(route).collect()
-}
-
-/// Routes to so many sites.
-#[cfg(test)]
-pub(super) fn relays(count: u16) -> Vec<Arc<Route>> {
-    let relay = |port: u16| RouteConfig {
-        pattern: format!("h{port}.example"),
-        relay: vec![format!("127.0.0.1:{port}")],
-        tls: None,
-        username: None,
-        password_file: None,
-    };
-    let relays: Vec<RouteConfig> = (1..=count).map(relay).collect();
-    let dns = DnsConfig { nameservers: vec![([127, 0, 0, 1], 9).into()], ..DnsConfig::default() };
-    let router = Router::new(&dns, &DeliveryConfig::default(), &relays).expect("the routes are well formed");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let route = |relay: &RouteConfig| {
-        let host = AddressHost::Domain(relay.pattern.parse().expect("a domain"));
-        runtime.block_on(router.route(&host)).expect("a fixed route asks nobody")
-    };
-    relays.iter().map(route).collect()
-}
-
-thread_local! {
-    /// Made once a thread: a resolver reads files.
-    static ROUTES: HashMap<AddressHost, Arc<Route>> = routes();
-}
-
-/// A host and the way there.
-#[cfg(test)]
-pub(super) fn a_route() -> (AddressHost, Arc<Route>) {
-    let host = AddressHost::Domain(HOSTS[0].parse().expect("a domain"));
-    let route = ROUTES.with(|routes| Arc::clone(&routes[&host]));
-    (host, route)
-}
-
 /// What may happen to a queue, an octet or two at a time; behind the last one everybody is out of luck until all mail has
 /// expired. Every recipient comes to exactly one end, nobody is forgotten, limits hold, and counts come back to zero.
 pub fn schedule(octets: &[u8]) {
@@ -138,79 +75,6 @@ pub fn pass_through(messages: usize) -> usize {
         }
     }
     world.ended
-}
-
-/// For benchmarks: a site with mail of many streams, one message each, and a session that picks them in turn.
-#[allow(missing_debug_implementations, reason = "nobody prints it")]
-pub struct Crowd {
-    scheduler: Scheduler,
-    path: PathId,
-    idle: Arc<Notify>,
-    actions: Vec<Action>,
-}
-
-impl Crowd {
-    /// So many streams. With `limits`, there are some of the site and of each tenant, with tokens enough.
-    pub fn new(streams: usize, limits: bool) -> Crowd {
-        let mut scheduler = Scheduler::default();
-        scheduler.limits.connections_max = 1;
-        scheduler.limits.connections_per_site = 1;
-        scheduler.limits.recipients_per_transaction = 100;
-        let mut actions = Vec::new();
-        if limits {
-            let limit = |each| LimitConfig {
-                each: vec![each],
-                messages: Some("1000000000/s".parse().expect("a rate")),
-                ..LimitConfig::default()
-            };
-            let rows = Rows::new(&[limit(Dimension::Site), limit(Dimension::Tenant)]);
-            scheduler.set_rows(1, rows, &mut actions);
-        }
-        let (host, route) = ROUTES.with(|routes| {
-            let (host, route) = routes.iter().next().expect("there are some");
-            (host.clone(), Arc::clone(route))
-        });
-        for serial in 0..streams {
-            let id = MessageId(serial as u64 + 1);
-            let (tenant, campaign) = (format!("tenant {}", serial % 1000), format!("campaign {serial}"));
-            let stream = &Stream { tenant: tenant.into(), class: Class::Bulk, campaign: campaign.into() };
-            let groups = [Group {
-                host: &host,
-                attempts: 0,
-                late: false,
-                recipients: Recipients::One(0),
-                due: 1,
-                refused: false,
-            }];
-            let accepted_at = Timestamp(0);
-            let newcomer = Newcomer { id, stream, accepted_at, recipients: 1, size: 10_000, expires: u64::MAX };
-            scheduler.add(1, newcomer, groups, &mut actions);
-            for action in std::mem::take(&mut actions) {
-                if let Action::Resolve(host, _) = action {
-                    scheduler.routed(1, host, Ok(Arc::clone(&route)), u64::MAX, &mut actions);
-                }
-            }
-        }
-        let path = PathId { site: 0, source: crate::routing::SourceId(0) };
-        scheduler.connected(1, path, &mut actions);
-        Crowd { scheduler, path, idle: Arc::default(), actions }
-    }
-
-    /// Picks so many messages and puts each back behind the others. Returns how many that were.
-    pub fn pick(&mut self, messages: usize) -> usize {
-        let mut picked = 0;
-        for _ in 0..messages {
-            let Some(batch) = self.scheduler.next_batch(1, self.path, &self.idle, &mut self.actions) else { break };
-            self.scheduler.landed(&batch.items);
-            self.scheduler.give_back(batch.taken);
-            for item in batch.items {
-                picked += 1;
-                self.scheduler.put_back(1, self.path.site, item, &mut self.actions);
-            }
-            self.actions.clear();
-        }
-        picked
-    }
 }
 
 /// Everything around the scheduler: look-ups, sessions, and the time.

@@ -8,12 +8,15 @@
 //! A lane that may not go yet is set aside: it has no turns until it is [`restored`](Ready::restore), and holds up nobody.
 //! Mail that wishes for one source has a lane of its own, which sessions of other sources pass over.
 
+mod items;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
 use smallvec::SmallVec;
+
+use items::{Items, Popped};
 
 use super::scheduler::{HostId, Item, StreamId};
 use crate::mail::Class;
@@ -65,13 +68,6 @@ struct Lane {
     deficit: i32,
     class: Class,
     state: State,
-}
-
-/// Most lanes have one item, and there may be a million of them.
-#[derive(Debug)]
-enum Items {
-    One(Item),
-    Many(VecDeque<Item>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,48 +351,6 @@ impl Ready {
             }
             for (credit, weight) in self.credit.iter_mut().zip(WEIGHTS) {
                 *credit = (*credit + weight).min(weight);
-            }
-        }
-    }
-}
-
-enum Popped {
-    One(Item),
-    /// And no more are left.
-    Last(Item),
-}
-
-impl Items {
-    fn first(&self) -> &Item {
-        match self {
-            Items::One(item) => item,
-            Items::Many(items) => items.front().expect("a lane has items"),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Items::One(_) => 1,
-            Items::Many(items) => items.len(),
-        }
-    }
-
-    fn put(&mut self, item: Item, front: bool) {
-        if let Items::One(_) = self {
-            let Items::One(only) = std::mem::replace(self, Items::Many(VecDeque::with_capacity(4))) else { return };
-            self.put(only, false);
-        }
-        if let Items::Many(items) = self {
-            if front { items.push_front(item) } else { items.push_back(item) }
-        }
-    }
-
-    fn pop(&mut self) -> Popped {
-        match self {
-            Items::One(item) => Popped::Last(item.clone()),
-            Items::Many(items) => {
-                let first = items.pop_front().expect("a lane has items");
-                if items.is_empty() { Popped::Last(first) } else { Popped::One(first) }
             }
         }
     }

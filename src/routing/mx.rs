@@ -70,8 +70,10 @@ pub(super) fn choose(answer: Result<MxAnswer, DnsError>) -> Choice {
         .filter_map(|(preference, name)| Some(MxHost { exchange: name.parse().ok()?, preference: *preference }))
         .collect();
     hosts.sort_by(|a, b| (a.preference, &a.exchange).cmp(&(b.preference, &b.exchange)));
-    let mut seen = std::collections::HashSet::new();
-    hosts.retain(|host| seen.insert(host.exchange.clone()));
+    if hosts.len() > 1 {
+        let mut seen = std::collections::HashSet::new();
+        hosts.retain(|host| seen.insert(host.exchange.clone()));
+    }
     hosts.truncate(HOSTS_MAX);
     if hosts.is_empty() { Choice::None(Trouble::NoneNamesAHost { ttl }) } else { Choice::Hosts(hosts, ttl) }
 }

@@ -14,7 +14,7 @@ use hickory_resolver::Resolver;
 use hickory_resolver::config::{ProtocolConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode};
-use hickory_resolver::proto::rr::{DNSClass, Name, Record, RecordType};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::binary::BinEncodable;
 
 use super::udp::{Connections, Sockets};
@@ -101,7 +101,8 @@ impl Quick {
                 }
             }
         }
-        let lookup = self.hickory.lookup(question.0, record_type).await?;
+        // In a box of its own: it is large, few need it, and every look-up under way would have room for it.
+        let lookup = Box::pin(self.hickory.lookup(question.0, record_type)).await?;
         Ok(Records { ttl: ttl(lookup.answers()), records: lookup.answers().into() })
     }
 
@@ -194,18 +195,20 @@ impl Cache {
     }
 }
 
-/// Octets an entry takes, about: a record and a name have boxes of their own, and the data is as long as on the wire.
+/// Octets an entry takes, about: a record and a name have boxes of their own, and other data is as long as on the wire.
 fn cost(question: &Question, (_, records): &Entry) -> usize {
-    let data = |record: &Record| {
-        size_of::<Record>() + record.name.len() + BinEncodable::to_bytes(record).map_or(0, |d| d.len())
+    let data = |record: &Record| match &record.data {
+        RData::A(_) | RData::AAAA(_) => 0,
+        RData::MX(mx) => mx.exchange.len(),
+        _ => BinEncodable::to_bytes(record).map_or(0, |octets| octets.len()),
     };
-    let records = records.iter().flat_map(|records| records.iter()).map(data).sum::<usize>();
+    let of = |record: &Record| size_of::<Record>() + record.name.len() + data(record);
+    let records = records.iter().flat_map(|records| records.iter()).map(of).sum::<usize>();
     size_of::<(Question, Entry)>() + question.0.len() + records
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::rr::RData;
     use hickory_resolver::proto::rr::rdata::TXT;
 
     use super::*;

@@ -122,10 +122,19 @@ impl Site {
         let mut hosts: Vec<(u16, &str)> = hosts.collect();
         hosts.sort_unstable();
         hosts.dedup_by_key(|(_, name)| *name);
-        let groups = hosts.chunk_by(|one, other| one.0 == other.0);
-        let groups: Vec<String> =
-            groups.map(|group| group.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(",")).collect();
-        Site(format!("{}{}", groups.join("|"), policy(tls)).into())
+        let mut text = String::with_capacity(hosts.iter().map(|(_, name)| name.len() + 1).sum());
+        let mut before = None;
+        for (preference, name) in hosts {
+            match before {
+                None => {}
+                Some(same) if same == preference => text.push(','),
+                Some(_) => text.push('|'),
+            }
+            text.push_str(name);
+            before = Some(preference);
+        }
+        text.push_str(&policy(tls));
+        Site(text.into())
     }
 
     /// The site of an address literal.

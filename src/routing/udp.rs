@@ -110,6 +110,8 @@ pub(super) struct Sockets {
 
 struct Socket {
     socket: UdpSocket,
+    /// For what comes; as long as the longest answer.
+    buffer: Box<[u8]>,
     born: Instant,
     uses: u32,
     /// What came that was no answer to its question.
@@ -132,12 +134,11 @@ impl Sockets {
         let question = request.to_vec()?;
         let end = self.clock.instant() + self.timeout;
         let mut interval = request.options().retry_interval.max(DEFAULT_RETRY_FLOOR);
-        let mut buffer = vec![0; ANSWER_MAX];
         let mut socket = self.take().await?;
         let mut moves = 0;
         loop {
             let again = (self.clock.instant() + interval).min(end);
-            let answer = tokio::time::timeout_at(again, socket.exchange(&question, request, &mut buffer)).await;
+            let answer = tokio::time::timeout_at(again, socket.exchange(&question, request)).await;
             match answer {
                 Ok(Ok(None)) if moves < MOVES_MAX => {
                     socket = self.fresh().await?;
@@ -181,7 +182,8 @@ impl Sockets {
     async fn fresh(&self) -> io::Result<Socket> {
         let socket = UdpSocket::bind(self.bind).await?;
         socket.connect(self.server).await?;
-        Ok(Socket { socket, born: self.clock.instant(), uses: 1, strays: 0 })
+        let buffer = vec![0; ANSWER_MAX].into();
+        Ok(Socket { socket, buffer, born: self.clock.instant(), uses: 1, strays: 0 })
     }
 
     fn give_back(&self, socket: Socket) {
@@ -209,16 +211,11 @@ impl Socket {
     }
 
     /// Asks and waits for the answer, for as long as it takes; `None`: too much came that was none.
-    async fn exchange(
-        &mut self,
-        question: &[u8],
-        request: &DnsRequest,
-        buffer: &mut [u8],
-    ) -> Result<Option<DnsResponse>, NetError> {
+    async fn exchange(&mut self, question: &[u8], request: &DnsRequest) -> Result<Option<DnsResponse>, NetError> {
         self.socket.send(question).await?;
         loop {
-            let length = self.socket.recv(buffer).await?;
-            if let Some(answer) = answer_to(request, &buffer[..length])? {
+            let length = self.socket.recv(&mut self.buffer).await?;
+            if let Some(answer) = answer_to(request, &self.buffer[..length])? {
                 return Ok(Some(answer));
             }
             self.strays += 1;

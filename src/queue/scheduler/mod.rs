@@ -12,8 +12,11 @@ mod item;
 mod messages;
 mod pace;
 mod sites;
+mod staffing;
 mod steer;
 mod streams;
+mod timers;
+mod ways;
 mod wishes;
 
 use std::collections::{HashMap, VecDeque};
@@ -35,11 +38,12 @@ use crate::shaping::orders::Order;
 use crate::shaping::steering::Braked;
 pub(super) use cancel::TakenBack;
 use held::Held;
-use hosts::{HostRoute, Hosts};
+use hosts::Hosts;
 pub(super) use item::{Batch, Group, Item, Newcomer, Recipients};
 use messages::{MessageState, Messages, Open, Size};
 pub(super) use pace::{Answer, PathName};
 use streams::Streams;
+use timers::disarm_if_quiet;
 pub(super) use wishes::Wish;
 use wishes::Wishes;
 
@@ -230,172 +234,6 @@ impl Scheduler {
         }
     }
 
-    /// When [`tick`](Scheduler::tick) must be called next.
-    fn next_wake(&self) -> Option<u64> {
-        let orders = self.shaper.steering.orders.next_end();
-        let (sleepers, expiries) = (self.sleepers.next_wake(), self.expiries.next_wake());
-        let wakes = [sleepers, expiries, self.lines.next_wake(), self.held.next_wake(), orders];
-        wakes.into_iter().flatten().min()
-    }
-
-    /// When the timer task must come next, which it promises to.
-    pub(super) fn arm(&mut self) -> Option<u64> {
-        self.armed = self.next_wake();
-        self.armed
-    }
-
-    /// Whether the timer task would come too late: then it must be told to [`arm`](Scheduler::arm) again. Says so once.
-    pub(super) fn must_rearm(&mut self) -> bool {
-        let next = self.next_wake();
-        let late = next.is_some_and(|next| self.armed.is_none_or(|armed| next < armed));
-        if late {
-            self.armed = next;
-        }
-        late
-    }
-
-    /// Wakes whoever is due, a bounded number at a time.
-    pub(super) fn tick(&mut self, now: u64, actions: &mut Vec<Action>) {
-        const LIMIT: usize = 4096;
-        let mut due = Vec::new();
-        self.sleepers.advance(now, LIMIT, |item| due.push(item));
-        for item in due {
-            self.wake(now, item, actions);
-        }
-        self.end_orders(now, actions);
-        let mut lines = Vec::new();
-        self.lines.advance(now, LIMIT, |site| lines.push(site));
-        for site in lines {
-            self.look_again(now, site, actions);
-        }
-        self.wake_held(now, LIMIT, actions);
-        let mut expired = Vec::new();
-        self.expiries.advance(now, LIMIT, |id| expired.push(id));
-        for id in expired {
-            let recipients = self.give_up(id);
-            if !recipients.is_empty() {
-                actions.push(Action::Expire(id, recipients));
-            }
-        }
-    }
-
-    /// An item's time has come: on to its site, by way of a look-up if needed. Or its message's: then it is given up.
-    fn wake(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
-        let Some(message) = self.messages.get_mut(item.message) else { return self.drop_item(&item) };
-        if message.is_unwanted() {
-            return self.drop_item(&item);
-        }
-        let (expires, id) = (message.expires, item.message);
-        self.count_awake(&item);
-        if now >= expires {
-            actions.push(Action::Expire(item.message, item.recipients.to_vec()));
-            return self.drop_item(&item);
-        }
-        if let Some(message) = self.messages.get_mut(id).filter(|message| message.expiry.is_none()) {
-            message.expiry = Some(self.expiries.insert(message.expires, id));
-        }
-        self.forward(now, item, actions);
-    }
-
-    /// The time of the item's recipients has come.
-    fn count_awake(&mut self, item: &Item) {
-        let Some(message) = self.messages.get_mut(item.message) else { return };
-        message.awake += item.recipients.len() as u32;
-        self.counts.ready[self.streams.class(message.stream) as usize] += item.recipients.len() as i64;
-    }
-
-    fn forward(&mut self, now: u64, item: Item, actions: &mut Vec<Action>) {
-        let Some(message) = self.messages.get(item.message) else { return self.drop_item(&item) };
-        let pool = self.streams.pool(message.stream);
-        let host = self.hosts.get_mut(item.host);
-        match &mut host.route {
-            HostRoute::Resolving(parked) => parked.push(item),
-            HostRoute::Known { route, sites, until } if now < *until => {
-                let known = sites.iter().find(|(of, _)| *of == pool).map(|(_, site)| *site);
-                let (route, host) = (Arc::clone(route), item.host);
-                let site = known.unwrap_or_else(|| self.new_way(now, host, &route, pool));
-                self.enqueue(now, site, item, false, actions);
-            }
-            HostRoute::Dead(verdict, until) if now < *until => {
-                let verdict = verdict.clone();
-                self.turn_away(vec![item], verdict, actions);
-            }
-            HostRoute::Unknown | HostRoute::Known { .. } | HostRoute::Dead(..) => {
-                actions.push(Action::Resolve(item.host, host.host.clone()));
-                host.route = HostRoute::Resolving(vec![item]);
-            }
-        }
-    }
-
-    /// The site of a pool's mail to a host, from now on known there.
-    fn new_way(&mut self, now: u64, host: HostId, route: &Arc<Route>, pool: PoolId) -> SiteId {
-        let site = self.site_id(now, route, pool);
-        if let HostRoute::Known { sites, .. } = &mut self.hosts.get_mut(host).route {
-            sites.push((pool, site));
-        }
-        site
-    }
-
-    /// The look-up for `host` ended: a site with its route, or why there is none, each good until the time given.
-    pub(super) fn routed(
-        &mut self,
-        now: u64,
-        host: HostId,
-        found: Result<Arc<Route>, Verdict>,
-        until: u64,
-        actions: &mut Vec<Action>,
-    ) {
-        let route = match &found {
-            Ok(route) => {
-                HostRoute::Known { route: Arc::clone(route), sites: SmallVec::new(), until: until.max(now + 1) }
-            }
-            Err(verdict) => HostRoute::Dead(verdict.clone(), until.max(now + 1)),
-        };
-        let before = std::mem::replace(&mut self.hosts.get_mut(host).route, route);
-        let HostRoute::Resolving(parked) = before else { return };
-        match found {
-            Ok(_) => parked.into_iter().for_each(|item| self.forward(now, item, actions)),
-            Err(verdict) => self.turn_away(parked, verdict, actions),
-        }
-    }
-
-    /// Has items settled that will not be attempted now. Until then they count as in flight: only one of that settlement
-    /// and the message's expiry may end a recipient.
-    fn turn_away(&mut self, items: Vec<Item>, verdict: Verdict, actions: &mut Vec<Action>) {
-        for item in &items {
-            self.in_flight.entry(item.message).or_default().extend_from_slice(&item.recipients);
-        }
-        actions.push(Action::Settle(items, verdict));
-    }
-
-    /// These are no longer in flight; call before their outcomes are settled.
-    pub(super) fn landed(&mut self, items: &[Item]) {
-        let Some(first) = items.first() else { return };
-        let Some(flying) = self.in_flight.get_mut(&first.message) else { return };
-        flying.retain(|r| !items.iter().any(|item| item.recipients.contains(&*r)));
-        if flying.is_empty() {
-            self.in_flight.remove(&first.message);
-        }
-    }
-
-    /// The item waits until `due`, no later than its message expires. Recipients that came to their end meanwhile are left
-    /// out.
-    pub(super) fn sleep(&mut self, due: u64, mut item: Item, actions: &mut Vec<Action>) {
-        let Some(message) = self.messages.get_mut(item.message) else { return self.drop_item(&item) };
-        item.recipients.retain(|r| message.open.has(r));
-        if item.recipients.is_empty() {
-            return self.drop_item(&item);
-        }
-        if message.is_unwanted() {
-            return self.end_unwanted(&item, actions);
-        }
-        message.awake = message.awake.saturating_sub(item.recipients.len() as u32);
-        self.counts.ready[self.streams.class(message.stream) as usize] -= item.recipients.len() as i64;
-        disarm_if_quiet(&mut self.expiries, message);
-        let due = due.min(message.expires);
-        self.sleepers.insert(due, item);
-    }
-
     /// Another item names the same host as this one.
     pub(super) fn share_host(&mut self, item: &Item) {
         self.hosts.share(item.host);
@@ -453,28 +291,6 @@ impl Scheduler {
         true
     }
 
-    /// Wakes the sleepers that `select` picks, now. Returns how many recipients that were.
-    pub(super) fn hurry(
-        &mut self,
-        now: u64,
-        select: impl Fn(&Item, &AddressHost) -> bool,
-        actions: &mut Vec<Action>,
-    ) -> usize {
-        let hosts = &self.hosts;
-        let picked = self.sleepers.extract(|item| select(item, &hosts.get(item.host).host));
-        let recipients = picked.iter().map(|item| item.recipients.len()).sum();
-        picked.into_iter().for_each(|item| self.wake(now, item, actions));
-        recipients
-    }
-
-    /// Every host is looked up again before its next mail goes out, what stands in line included: the configuration
-    /// changed, or an operator wants it.
-    pub(super) fn forget_routes(&mut self, now: u64, actions: &mut Vec<Action>) {
-        self.hosts.forget_routes();
-        let ready: Vec<Item> = self.sites.iter_mut().flat_map(|(_, site)| site.ready.drain()).collect();
-        ready.into_iter().for_each(|item| self.forward(now, item, actions));
-    }
-
     /// Open recipients of a tenant.
     pub(super) fn waiting_of(&self, tenant: &str) -> u64 {
         self.streams.open_of(tenant)
@@ -519,12 +335,5 @@ impl Scheduler {
     /// What is known of a message without its envelope: its stream and when it was accepted.
     pub(super) fn about(&self, id: MessageId) -> Option<(Stream, Timestamp)> {
         self.messages.get(id).map(|m| (self.streams.get(m.stream).clone(), m.accepted_at))
-    }
-}
-
-/// A message of which nobody is awake needs no timer.
-fn disarm_if_quiet(expiries: &mut Wheel<MessageId>, message: &mut MessageState) {
-    if message.awake == 0 {
-        message.expiry.take().map(|key| expiries.cancel(key));
     }
 }

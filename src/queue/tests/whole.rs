@@ -11,7 +11,8 @@ use crate::feedback::token::Tokens;
 use crate::log::sim::SimFiles;
 use crate::log::{Drive, Files, LogOptions};
 use crate::mail::{Envelope, Recipient, Stream};
-use crate::spool::Outlets;
+use crate::queue::scheduler::Recipients;
+use crate::spool::{Message, Outlets};
 
 struct Whole {
     queue: Arc<Queue>,

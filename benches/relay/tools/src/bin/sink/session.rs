@@ -109,10 +109,10 @@ fn readable_within(socket: &TcpStream, wait: Duration) -> io::Result<bool> {
 
 pub struct Session<'a, S> {
     wire: Wire<'a, S>,
+    /// What came is between `used` and `filled`.
     input: Vec<u8>,
-    /// What of `input` has been used.
     used: usize,
-    scratch: Vec<u8>,
+    filled: usize,
     replies: Vec<u8>,
     receiver: &'a Receiver,
     stats: &'a Stats,
@@ -131,13 +131,12 @@ impl<'a, S: Read + Write> Session<'a, S> {
             arrived: Instant::now(),
             held: VecDeque::new(),
         };
-        let (scratch, input) = (vec![0; 1 << 16], Vec::with_capacity(1 << 16));
         let (replies, chunks) = (Vec::new(), Vec::new());
         Session {
             wire,
-            input,
+            input: vec![0; 1 << 16],
             used: 0,
-            scratch,
+            filled: 0,
             replies,
             receiver,
             stats,
@@ -244,7 +243,7 @@ impl<'a, S: Read + Write> Session<'a, S> {
     fn data(&mut self) -> io::Result<bool> {
         let mut seen = 0;
         loop {
-            let waiting = &self.input[self.used..];
+            let waiting = &self.input[self.used..self.filled];
             let content_end = if waiting.starts_with(b".\r\n") {
                 Some(0)
             } else {
@@ -270,7 +269,7 @@ impl<'a, S: Read + Write> Session<'a, S> {
         let mut words = words.split_ascii_whitespace().skip(1);
         let size: usize = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
         let last = words.next().is_some();
-        while self.input.len() - self.used < size {
+        while self.filled - self.used < size {
             if !self.fill()? {
                 return Ok(false);
             }
@@ -298,7 +297,7 @@ impl<'a, S: Read + Write> Session<'a, S> {
 
     fn line(&mut self, into: &mut Vec<u8>) -> io::Result<bool> {
         loop {
-            if let Some(end) = memchr(b'\n', &self.input[self.used..]) {
+            if let Some(end) = memchr(b'\n', &self.input[self.used..self.filled]) {
                 into.clear();
                 into.extend_from_slice(self.input[self.used..self.used + end].trim_ascii());
                 self.used += end + 1;
@@ -313,10 +312,14 @@ impl<'a, S: Read + Write> Session<'a, S> {
     /// Sends the replies there are and reads on; false when the client has left.
     fn fill(&mut self) -> io::Result<bool> {
         self.wire.send(&mut self.replies)?;
-        self.input.drain(..self.used);
+        self.input.copy_within(self.used..self.filled, 0);
+        self.filled -= self.used;
         self.used = 0;
-        let count = self.wire.read(&mut self.scratch)?;
-        self.input.extend_from_slice(&self.scratch[..count]);
+        if self.filled == self.input.len() {
+            self.input.resize(2 * self.filled, 0);
+        }
+        let count = self.wire.read(&mut self.input[self.filled..])?;
+        self.filled += count;
         Ok(count > 0)
     }
 }
