@@ -1,6 +1,8 @@
 //! The wiring diagram: builds every part, joins them, reloads, and stops them along the path of mail, upstream first.
 
 mod doors;
+mod parts;
+mod storage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,40 +14,22 @@ use rand::rngs::SmallRng;
 use tokio::task::JoinHandle;
 
 use self::doors::{Certificates, Doors};
+use self::storage::Storage;
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::delivery::Client;
-use crate::events::{Archive, EventLog};
+use crate::events::EventLog;
 use crate::feedback;
-use crate::feedback::complaint::cfbl::Verifier;
-use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
-use crate::feedback::verp::Verp;
 use crate::inbound;
-use crate::ledger::Ledger;
-use crate::log::{DiskFiles, Position};
 use crate::mail::Domain;
-use crate::queue::{Parts, Queue, RetryPolicy};
-use crate::routing::{self, Egress, Router};
-use crate::shaping::Rows;
-use crate::shaping::provider::Profiles;
-use crate::shaping::steering::SteeringPolicy;
-use crate::signing::{Signer, SigningPool};
-use crate::spool::{Opened, Outlets, Spool};
+use crate::queue::{Parts, Queue};
+use crate::signing::SigningPool;
+use crate::spool::Opened;
 use crate::submission::Gate;
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
-
-/// How often segments are looked for that may be used again.
-const FREE_EVERY: Duration = Duration::from_millis(200);
-
-/// Every so many times, also for what is worth copying so that they may.
-const RECLAIM_EVERY: u32 = 5;
-
-/// Segments emptied before the next look, so that a disk that refuses copies is not asked without pause.
-const ROUNDS_MAX: usize = 64;
 
 /// The running daemon.
 pub struct Daemon {
@@ -54,13 +38,9 @@ pub struct Daemon {
     suppressions: Arc<Suppressions>,
     admin: Admin,
     access: Arc<Access>,
-    saving_usage: JoinHandle<()>,
-    saving_paces: JoinHandle<()>,
-    housekeeping: JoinHandle<()>,
-    tending: JoinHandle<()>,
-    spool: Arc<Spool>,
-    ledger: Arc<Ledger>,
-    events: Arc<EventLog>,
+    /// What is done now and then, for as long as it runs.
+    tasks: Vec<JoinHandle<()>>,
+    storage: Storage,
     tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     hostname: Domain,
@@ -75,67 +55,34 @@ impl Daemon {
         let clock = Clock;
         let metrics = Arc::new(Metrics::new());
         let hostname = config.hostname().context("hostname")?;
-        let tokens = open_tokens(config)?;
-        let verifier = verifier(config)?;
-        let parts = parts(config, &hostname, None, &tokens, &metrics)?;
+        let tokens = parts::tokens(config)?;
+        let verifier = parts::verifier(config)?;
+        let parts = parts::build(config, &hostname, None, &tokens, &metrics)?;
 
-        // The event log first: where it ends decides which events the spool hands over again.
-        let events_dir = config.data_dir.join("events");
-        let (events, exported) = EventLog::open(&events_dir, &config.events, Arc::clone(&metrics))?;
-        let events = Arc::new(events);
-        let parts = Parts { archive: events.archive(), ..parts };
-        // The ledger before the spool too, which hands over again the keys that it does not know.
-        let ledger = open_ledger(config, clock, &metrics).await?;
-        let access = Access::open(Arc::clone(&ledger), Arc::clone(&metrics), clock)?;
-        let (spool, mut opened) = open_spool(config, clock, &metrics, exported, &events, &ledger).await?;
-        let floor = Arc::clone(&spool);
-        events.on_synced(Box::new(move |segment| floor.set_exported(segment)));
-
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let pool = SigningPool::new(cores, clock, Arc::clone(&metrics));
-        let suppressions = open_suppressions(config, clock, &metrics, &ledger).await?;
-        let telling = Arc::clone(&spool);
-        suppressions.connect(move |change| telling.note(feedback::suppression_line(change)));
-        let queue = Queue::new(
-            Arc::clone(&spool),
-            Arc::clone(&suppressions),
-            parts,
-            pool,
-            Arc::clone(&metrics),
-            clock,
-            SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
-        );
-        queue.follow_events(events.progress());
+        let (storage, opened) = Storage::open(config, clock, &metrics).await?;
+        let parts = Parts { archive: storage.events.archive(), ..parts };
+        let access = Access::open(Arc::clone(&storage.ledger), Arc::clone(&metrics), clock)?;
+        let suppressions = storage::open_suppressions(config, clock, &metrics, &storage.ledger).await?;
+        let queue = queue(&storage, &suppressions, parts, &metrics, clock);
         let waiting_in = Arc::clone(&queue);
         access.count_waiting_by(Box::new(move |tenant| waiting_in.waiting_of(tenant)));
-        let (restoring, into) = (Arc::clone(&spool), Arc::clone(&queue));
-        let paces = Arc::clone(&ledger);
-        let restore = move || {
-            if let Err(error) = into.recall_paces(&paces) {
-                tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
-            }
-            into.reserve(opened.messages);
-            restoring.restore(&mut opened, &mut |message| into.restore(message))
-        };
-        let restored = match queue.recall(&ledger) {
-            Ok(()) => tokio::task::spawn_blocking(restore).await?.map_err(anyhow::Error::from),
-            Err(error) => Err(anyhow::Error::from(error).context("orders")),
-        };
-        let surfaces = match restored {
+
+        let surfaces = match restore(&queue, &storage, opened).await {
             Ok(()) => {
+                let ledger = Arc::clone(&storage.ledger);
                 let gate = Arc::new(Gate::new(Arc::clone(&queue), Arc::clone(&access), Arc::clone(&ledger)));
                 let back = inbound::Parts {
                     queue: Arc::clone(&queue),
-                    spool: Arc::clone(&spool),
-                    ledger: Arc::clone(&ledger),
+                    spool: Arc::clone(&storage.spool),
                     suppressions: Arc::clone(&suppressions),
+                    ledger,
                     tokens: Arc::clone(&tokens),
                     verifier,
                     access: Arc::clone(&access),
                     metrics: Arc::clone(&metrics),
                     clock,
                 };
-                surfaces(config, &hostname, gate, back, &events, &metrics, clock).await
+                surfaces(config, &hostname, gate, back, &storage.events, &metrics, clock).await
             }
             Err(error) => Err(error),
         };
@@ -143,34 +90,20 @@ impl Daemon {
             Ok(surfaces) => surfaces,
             Err(error) => {
                 queue.close(Duration::ZERO).await;
-                close_files(spool, ledger, events).await;
+                storage.close().await;
                 return Err(error);
             }
         };
         queue.start();
         metrics.config_ok.set(1.0);
-        let housekeeping = tokio::spawn(housekeep(Arc::clone(&spool)));
-        let tending = tokio::spawn(Arc::clone(&suppressions).tend());
-        let saving_paces = tokio::spawn(Arc::clone(&queue).keep_saving_paces(Arc::clone(&ledger)));
         let saved = Arc::clone(&access);
-        let saving_usage = tokio::spawn(async move { saved.keep_saving_usage().await });
-        Ok(Daemon {
-            doors,
-            queue,
-            suppressions,
-            admin,
-            access,
-            saving_usage,
-            saving_paces,
-            housekeeping,
-            tending,
-            spool,
-            ledger,
-            events,
-            tokens,
-            metrics,
-            hostname,
-        })
+        let tasks = vec![
+            tokio::spawn(storage::housekeep(Arc::clone(&storage.spool))),
+            tokio::spawn(Arc::clone(&suppressions).tend()),
+            tokio::spawn(Arc::clone(&queue).keep_saving_paces(Arc::clone(&storage.ledger))),
+            tokio::spawn(async move { saved.keep_saving_usage().await }),
+        ];
+        Ok(Daemon { doors, queue, suppressions, admin, access, tasks, storage, tokens, metrics, hostname })
     }
 
     /// Where SMTP clients are served.
@@ -224,14 +157,14 @@ impl Daemon {
     /// # Errors
     /// Nothing was changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        let built = parts(config, &self.hostname, Some(&*self.queue.egress()), &self.tokens, &self.metrics)
+        let built = parts::build(config, &self.hostname, Some(&*self.queue.egress()), &self.tokens, &self.metrics)
             .and_then(|parts| Ok((parts, Certificates::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
         let (parts, certificates) = built?;
-        let parts = Parts { archive: self.events.archive(), ..parts };
+        let parts = Parts { archive: self.storage.events.archive(), ..parts };
         self.doors.reload(config, certificates);
         self.queue.reload(parts);
-        self.ledger.reload(&config.ledger);
+        self.storage.ledger.reload(&config.ledger);
         self.suppressions.reload(&config.suppression);
         self.metrics.config_ok.set(1.0);
         Ok(())
@@ -244,17 +177,14 @@ impl Daemon {
         // A client in the middle of a message has a share of the grace; those between messages hear 421 at once.
         self.doors.close(grace / 3).await;
         let drained = self.queue.close(grace).await;
-        self.housekeeping.abort();
-        self.tending.abort();
-        self.saving_usage.abort();
-        self.saving_paces.abort();
-        if let Err(error) = self.queue.save_paces(&self.ledger).await {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        if let Err(error) = self.queue.save_paces(&self.storage.ledger).await {
             tracing::warn!(%error, "the paces that were found were not saved");
         }
         if let Err(error) = self.access.save_usage().await {
             tracing::warn!(%error, "what tenants used of their quotas was not saved");
         }
-        close_files(self.spool, self.ledger, self.events).await;
+        self.storage.close().await;
         self.admin.close().await;
         drained
     }
@@ -264,6 +194,44 @@ impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Daemon").field("smtp", &self.smtp_addresses()).finish_non_exhaustive()
     }
+}
+
+/// The queue, joined to what is on disk; nothing of it moves yet.
+fn queue(
+    storage: &Storage,
+    suppressions: &Arc<Suppressions>,
+    parts: Parts,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+) -> Arc<Queue> {
+    let telling = Arc::clone(&storage.spool);
+    suppressions.connect(move |change| telling.note(feedback::suppression_line(change)));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Queue::new(
+        Arc::clone(&storage.spool),
+        Arc::clone(suppressions),
+        parts,
+        SigningPool::new(cores, clock, Arc::clone(metrics)),
+        Arc::clone(metrics),
+        clock,
+        SmallRng::seed_from_u64(clock.timestamp().0 ^ u64::from(std::process::id()) << 40),
+    );
+    queue.follow_events(storage.events.progress());
+    queue
+}
+
+/// Gives the queue back what it knew: orders first, then paces, then the mail that waits.
+async fn restore(queue: &Arc<Queue>, storage: &Storage, mut opened: Opened) -> anyhow::Result<()> {
+    queue.recall(&storage.ledger).context("orders")?;
+    let (into, storage) = (Arc::clone(queue), storage.clone());
+    let restore = move || {
+        if let Err(error) = into.recall_paces(&storage.ledger) {
+            tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
+        }
+        into.reserve(opened.messages);
+        storage.spool.restore(&mut opened, &mut |message| into.restore(message))
+    };
+    Ok(tokio::task::spawn_blocking(restore).await??)
 }
 
 /// What listens: the last to start, as from here on there is something to lose.
@@ -284,160 +252,6 @@ async fn surfaces(
         Err(error) => {
             doors.close(Duration::from_secs(1)).await;
             Err(error.into())
-        }
-    }
-}
-
-/// Syncs what waits and closes the spool, then the ledger and the event log, which hear of it.
-async fn close_files(spool: Arc<Spool>, ledger: Arc<Ledger>, events: Arc<EventLog>) {
-    let last = tokio::task::spawn_blocking(move || {
-        spool.close();
-        ledger.close();
-        events.close();
-    });
-    if let Err(error) = last.await {
-        tracing::error!(error = %error, "the spool did not close cleanly");
-    }
-}
-
-/// The secret behind what we write on the wire; made when the daemon starts for the first time.
-fn open_tokens(config: &Config) -> anyhow::Result<Arc<Tokens>> {
-    let file = config.feedback.key_file(&config.data_dir);
-    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("{}", config.data_dir.display()))?;
-    Tokens::load_or_make(&file).map(Arc::new).with_context(|| format!("secret of tokens in {}", file.display()))
-}
-
-async fn open_ledger(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<Ledger>> {
-    let dir = config.data_dir.join("ledger");
-    let (limits, metrics) = (config.ledger.clone(), Arc::clone(metrics));
-    let open = move || {
-        let opened = Ledger::open(&dir, &limits, Arc::new(DiskFiles), metrics, clock);
-        opened.with_context(|| format!("ledger in {}", dir.display())).map(Arc::new)
-    };
-    tokio::task::spawn_blocking(open).await?
-}
-
-async fn open_suppressions(
-    config: &Config,
-    clock: Clock,
-    metrics: &Arc<Metrics>,
-    ledger: &Arc<Ledger>,
-) -> anyhow::Result<Arc<Suppressions>> {
-    let (rules, metrics, ledger) = (config.suppression.clone(), Arc::clone(metrics), Arc::clone(ledger));
-    let open = move || Suppressions::open(ledger, &rules, metrics, clock).context("the suppression list");
-    Ok(Arc::new(tokio::task::spawn_blocking(open).await??))
-}
-
-async fn open_spool(
-    config: &Config,
-    clock: Clock,
-    metrics: &Arc<Metrics>,
-    exported: Option<Position>,
-    events: &Arc<EventLog>,
-    ledger: &Arc<Ledger>,
-) -> anyhow::Result<(Arc<Spool>, Opened)> {
-    let dir = config.data_dir.join("spool");
-    let (limits, metrics, events) = (config.spool.clone(), Arc::clone(metrics), Arc::clone(events));
-    let ledger = Arc::clone(ledger);
-    let open = move || {
-        let export = Arc::new(move |position, lines| events.write(position, lines));
-        let outlets = Outlets { exported, export, ledger };
-        let files = Arc::new(DiskFiles);
-        let (spool, opened) = Spool::open(&dir, &limits, files, metrics, outlets, clock)
-            .with_context(|| format!("spool in {}", dir.display()))?;
-        tracing::info!(messages = opened.messages, segments = opened.log.segments, "spool open");
-        Ok::<_, anyhow::Error>((spool, opened))
-    };
-    tokio::task::spawn_blocking(open).await?
-}
-
-/// Everything the queue conducts, from one configuration; `before`: the sources and pools that are in force.
-fn parts(
-    config: &Config,
-    hostname: &Domain,
-    before: Option<&Egress>,
-    tokens: &Arc<Tokens>,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Parts> {
-    let router = Router::new(&config.dns, &config.delivery, &config.route)?.with_hostname(hostname);
-    let client = Client::new(&config.delivery, hostname, Arc::clone(metrics));
-    let (signer, problems) = Signer::load(&config.dkim);
-    for problem in problems {
-        tracing::error!(problem = %problem, "mail from this domain is held back until the key can be used");
-    }
-    let profiles = profiles(config)?;
-    Ok(Parts {
-        router,
-        client,
-        signer: Arc::new(signer),
-        retry: RetryPolicy::new(&config.retry),
-        reports: config.reports.clone(),
-        verp: Verp::new(&config.feedback, Arc::clone(tokens)),
-        marks: Marks::new(&config.feedback, hostname, Arc::clone(tokens)),
-        expire_after: config.retry.expire_after,
-        delivery: config.delivery.clone(),
-        egress: Arc::new(Egress::new(config, before)?),
-        steering: SteeringPolicy::new(&config.brake, &config.warmup),
-        rows: rows(config, &profiles),
-        profiles: Arc::new(profiles),
-        spool: config.spool.clone(),
-        hostname: hostname.clone(),
-        archive: Archive::new(config.data_dir.join("events"), config.events.keep),
-    })
-}
-
-/// The operator's limits, and those of the providers.
-fn rows(config: &Config, profiles: &Profiles) -> Rows {
-    let mut rows = Rows::new(&config.limit);
-    for profile in profiles.iter() {
-        if let Some(limit) = profile.row() {
-            rows.push(&format!("profile {}", profile.name), &limit);
-        }
-    }
-    rows
-}
-
-/// Asks the same servers for keys as are asked for the way. Those stay as they are until a restart.
-fn verifier(config: &Config) -> anyhow::Result<Arc<Verifier>> {
-    let (servers, options) = routing::resolver(&config.dns)?;
-    let verifier = Verifier::new(servers, options, config.dns.timeout).map_err(anyhow::Error::msg);
-    Ok(Arc::new(verifier.context("name servers")?))
-}
-
-/// What is known of receivers. What looks odd in it is logged.
-fn profiles(config: &Config) -> anyhow::Result<Profiles> {
-    let (profiles, warnings) = Profiles::load(&config.shaping).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("provider profiles: {}", lines.join("; "))
-    })?;
-    warnings.iter().for_each(|warning| tracing::warn!(problem = %warning, "provider profile"));
-    Ok(profiles)
-}
-
-/// Gives dead disk space back; once a second, and for as long as there is more to do, by copying too.
-async fn housekeep(spool: Arc<Spool>) {
-    let mut tick = tokio::time::interval(FREE_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for round in (0..RECLAIM_EVERY).cycle() {
-        tick.tick().await;
-        for _ in 0..ROUNDS_MAX {
-            let spool = Arc::clone(&spool);
-            let reclaim = move || match round {
-                0 => spool.reclaim(),
-                _ => {
-                    spool.free();
-                    Ok(false)
-                }
-            };
-            match tokio::task::spawn_blocking(reclaim).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => break,
-                Ok(Err(error)) => {
-                    tracing::error!(error = %error, "disk space of the spool could not be reclaimed");
-                    break;
-                }
-                Err(_) => return,
-            }
         }
     }
 }

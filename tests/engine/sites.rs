@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posthaste::clock::Clock;
 use posthaste::demo::dns::Zone;
 use posthaste::demo::receiver::habits::{SessionsMax, Slow};
 use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
@@ -44,12 +45,15 @@ async fn a_dead_site_costs_one_probe_and_comes_back_by_itself() {
     })
     .await;
     let mut door = world.door().await;
+    let begun = Clock.instant();
     for n in 0..50 {
         door.send("a@us.test", &[&format!("b{n}@them.test")], "").await;
     }
     world.until("deferred", "them.test", 50).await;
     let probes = world.metric("posthaste_session_failures_total", &[]).await;
-    assert!((1.0..=2.0).contains(&probes), "{probes} probes");
+    // One, and one a pause on a machine that needs seconds for this.
+    let most = 2.0 + (Clock.instant() - begun).as_secs_f64();
+    assert!((1.0..=most).contains(&probes), "{probes} probes");
     let (_, sites) = world.http("GET", "/v1/sites", "").await;
     assert!(sites.contains("shut"), "{sites}");
     let back = Peer::good(tokio::net::TcpListener::bind(address).await.unwrap());

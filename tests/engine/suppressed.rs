@@ -73,7 +73,7 @@ async fn nothing_is_sent_to_whom_the_list_names() {
 async fn an_entry_that_comes_while_mail_waits_counts() {
     let [them, us] = good_peers().await;
     let (mut world, list) = world(&them).await;
-    let later = "X-Posthaste-Not-Before: 1s\r\n";
+    let later = "X-Posthaste-Not-Before: 3s\r\n";
     world.send_with(&["no@them.test"], later).await;
     world.send_with(&["yes@them.test", "no@them.test"], later).await;
     list.add(vec![entry("no@them.test", Scope::Global)]).await.unwrap();

@@ -231,6 +231,7 @@ async fn changes_of_the_suppression_list_are_told_to_whom_they_concern() {
     told(4, "pace", ",\"tenant\":\"shop\"");
     told(5, "report", "");
     write(&world, 6, "delivered", "shop", "spring");
+    world.events.progress().caught_up().await;
     let all = v1::WatchRequest::default;
     let suppression = vec![v1::event::Kind::Suppression.into()];
     for (asked, expected) in [
