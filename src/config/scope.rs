@@ -56,6 +56,22 @@ pub struct Subject<'a> {
     pub campaign: &'a str,
 }
 
+impl<'a> Subject<'a> {
+    /// Mail of a stream at a provider, whatever else.
+    pub fn of_stream(stream: &'a Stream, provider: &'a str) -> Subject<'a> {
+        Subject {
+            provider,
+            site: "",
+            domain: "",
+            source: "",
+            pool: "",
+            tenant: &stream.tenant,
+            class: stream.class,
+            campaign: &stream.campaign,
+        }
+    }
+}
+
 impl Scope {
     /// Whether it is about this.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
@@ -74,16 +90,7 @@ impl Scope {
 
     /// Whether it is about a stream, of which it is not known yet where its mail goes.
     pub fn matches_stream(&self, stream: &Stream) -> bool {
-        self.matches(&Subject {
-            provider: "",
-            site: "",
-            domain: "",
-            source: "",
-            pool: "",
-            tenant: &stream.tenant,
-            class: stream.class,
-            campaign: &stream.campaign,
-        })
+        self.matches(&Subject::of_stream(stream, ""))
     }
 
     /// It speaks of the way mail takes (provider, site, source, pool) and of nothing else: all streams share it.

@@ -234,7 +234,7 @@ impl Steering {
     /// An order has ended: what the brake held begins with a clean slate.
     pub fn ended(&mut self, order: &Order) {
         if order.deed != Deed::Exempt && order.by == BRAKE {
-            self.brake.forgive(|watched| order.scope.matches(&subject_of(&watched.stream, &watched.provider)));
+            self.brake.forgive(|watched| order.scope.matches(&Subject::of_stream(&watched.stream, &watched.provider)));
         }
     }
 
@@ -275,7 +275,7 @@ impl Steering {
 
     fn react(&self, now: u64, crossed: Crossed) -> Braked {
         let Watched { stream, provider } = &crossed.watched;
-        let exempt = self.orders.exempts(now, &subject_of(stream, provider));
+        let exempt = self.orders.exempts(now, &Subject::of_stream(stream, provider));
         let held = self.reaction.held[stream.class as usize] && !exempt;
         let deed = match crossed.level {
             Level::Pause if held => Some(Deed::Pause),
@@ -290,20 +290,6 @@ impl Steering {
             ..Scope::default()
         };
         Braked { deed, scope, lasts: self.reaction.lasts, exempt, crossed }
-    }
-}
-
-/// A stream at a provider, whatever else.
-fn subject_of<'a>(stream: &'a Stream, provider: &'a str) -> Subject<'a> {
-    Subject {
-        provider,
-        site: "",
-        domain: "",
-        source: "",
-        pool: "",
-        tenant: &stream.tenant,
-        class: stream.class,
-        campaign: &stream.campaign,
     }
 }
 
