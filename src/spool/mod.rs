@@ -114,6 +114,13 @@ pub struct Update {
 /// Names no message: it would be from 1970.
 const NOBODY: MessageId = MessageId(0);
 
+/// Octets that wait to be written, beyond which whoever makes more records waits.
+const BEHIND: usize = 64 << 20;
+
+/// Beyond this the log refuses messages. Each door holds what it has taken within its `memory_max` until the answer, and what
+/// waits here is that same memory: when a disk is slow, doors stop reading before anything is refused.
+const QUEUED_MAX: usize = 1 << 30;
+
 /// The spool. Shared by `Arc`.
 pub struct Spool {
     log: Log,
@@ -123,7 +130,6 @@ pub struct Spool {
     ledger: Arc<Ledger>,
     /// Segments from this one on hold events that may not be in the event log.
     exported: AtomicU32,
-    queued_max: usize,
     /// A message is not ending any more.
     told: Notify,
 }
@@ -174,9 +180,14 @@ impl Spool {
         // Another spool may have stood here before. The event log and the ledger know positions in it; those of this one
         // have to come behind them, or who follows events would take what is new for old.
         let after = exported.max(ledger.recorded()).map_or(SegmentId(0), |position| position.segment);
-        let options =
-            LogOptions { segment_size: config.segment_size.0, disk_free_min: config.disk_free_min.0, after, ..options };
-        let (queued_max, dir) = (options.queue_bytes_max, options.dir.display().to_string());
+        let options = LogOptions {
+            segment_size: config.segment_size.0,
+            disk_free_min: config.disk_free_min.0,
+            after,
+            queue_bytes_max: QUEUED_MAX,
+            ..options
+        };
+        let dir = options.dir.display().to_string();
         let mut replay = replay::Replay::new(exported, export.clone(), Arc::clone(&ledger));
         let opened = Log::open(options, files, metrics, &mut |record| replay.visit(record));
         let (log, report) = opened.map_err(Arc::new)?;
@@ -194,7 +205,7 @@ impl Spool {
         let (moving, ghosts, ending) = (IdSet::default(), IdMap::default(), IdSet::default());
         let state = Mutex::new(State { index, cache, moving, ghosts, ending });
         let (exported, told) = (exported.into(), Notify::new());
-        Ok((Arc::new(Spool { log, state, ids, export, ledger, exported, queued_max, told }), opened))
+        Ok((Arc::new(Spool { log, state, ids, export, ledger, exported, told }), opened))
     }
 
     /// An id for a message about to come.
@@ -209,7 +220,7 @@ impl Spool {
 
     /// The log has more to write than it should: whoever makes more records waits.
     pub fn is_behind(&self) -> bool {
-        self.log.queued_bytes() > self.queued_max
+        self.log.queued_bytes() > BEHIND
     }
 
     /// Whether new mail can be written, and why not.
