@@ -123,7 +123,7 @@ def test_metrics_parse_and_add_up(start, sink):
     target = sink(verdict=lambda address, sender: {"n": "550 5.1.1 no", "l": "451 4.2.0 later"}.get(address[0]))
     daemon = start(relay(target))
     daemon.send(["yes1@them.test", "yes2@them.test", "no@them.test", "later@them.test"])
-    daemon.send("no@them.test", sender="")
+    daemon.send("nobody@them.test", sender="")
     daemon.wait_event("later@them.test", "deferred")
     peers.wait_until(lambda: len(daemon.events(names=["delivered", "bounced"])) == 5, what="four ends and a report")
     families = {f.name: f for f in text_string_to_metric_families(daemon.get("/metrics")[1])}
