@@ -277,7 +277,7 @@ fn checks_routes() {
 }
 
 #[test]
-fn checks_sources_pools_and_egress() {
+fn takes_sources_pools_and_egress() {
     let good = r#"[[source]]
 name = "a"
 addresses = ["127.0.0.1"]
@@ -305,6 +305,10 @@ pool = "default"
             "f:3: warning: delivery.source_addresses: the pool \"default\" has sources of its own, so nothing is sent from these; remove them, or make them a [[source]]",
         ],
     );
+}
+
+#[test]
+fn checks_sources() {
     check(
         r#"[[source]]
 name = "a b"
@@ -342,6 +346,10 @@ addresses = ["127.0.0.1"]
             "f:20: warning: source[4].addresses[0]: 127.0.0.1 is also an address of \"mta1\": receivers cannot tell the two apart; give each source addresses of its own",
         ],
     );
+}
+
+#[test]
+fn checks_pools_and_egress() {
     check(
         r#"[[source]]
 name = "mta1"
