@@ -1,7 +1,8 @@
 //! Kills the real daemon, again and again, while mail goes in and out, and then asks what became of it (DESIGN §2).
 //!
 //! `kept`: nothing that got its 250 is lost, and every recipient has one end. `once`: clients that are killed as well, and
-//! send all of their batch again with the same idempotency keys, get every message delivered once.
+//! send all of their batch again with the same idempotency keys, get every message delivered once. `returned`: who sent what comes
+//! back hears of it once.
 //!
 //! `POSTHASTE_SEED=N` repeats a run's choices (not its timing); the seed is printed.
 
@@ -15,6 +16,8 @@ mod client;
 mod kept;
 #[path = "crash/once.rs"]
 mod once;
+#[path = "crash/returned.rs"]
+mod returned;
 #[path = "crash/stage.rs"]
 mod stage;
 

@@ -40,6 +40,8 @@ mod repeated;
 mod reports;
 #[path = "engine/restart.rs"]
 mod restart;
+#[path = "engine/returned.rs"]
+mod returned;
 #[path = "engine/routes.rs"]
 mod routes;
 #[path = "engine/sendmail.rs"]

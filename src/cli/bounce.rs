@@ -87,7 +87,7 @@ fn read_reply(line: &str, provider: &str) -> Incoming {
     let (reply, status) = codes(line);
     let first = line.bytes().next().unwrap_or_default();
     if matches!(first, b'2' | b'3') && line.as_bytes().get(3).is_none_or(|b| !b.is_ascii_alphanumeric()) {
-        return Incoming { kind: Kind::Other, recipients: Vec::new(), complaint: None };
+        return Incoming::of(Kind::Other);
     }
     let one = Bounced {
         recipient: String::new(),
@@ -97,8 +97,9 @@ fn read_reply(line: &str, provider: &str) -> Incoming {
         reply,
         verdict: classify_line(line, provider),
         diagnostic: line.to_owned(),
+        host: String::new(),
     };
-    Incoming { kind: Kind::Bounce, recipients: vec![one], complaint: None }
+    Incoming { recipients: vec![one], ..Incoming::of(Kind::Bounce) }
 }
 
 /// What programs read of it: these fields and no others.

@@ -34,7 +34,7 @@ pub struct StreamReportsConfig {
     /// Which streams, by tenant, class and campaign.
     #[serde(rename = "match")]
     pub scope: Scope,
-    /// How they hear of what failed, expired or is suppressed.
+    /// How they hear of what failed, expired, is suppressed or came back by mail.
     pub send: ReportsSend,
     /// They hear of delay, too.
     pub delays: bool,

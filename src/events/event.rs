@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::mail::{Blame, EnhancedCode, Envelope, MessageId, TlsFacts};
+use crate::mail::{Blame, EnhancedCode, Envelope, MessageId, Notify, Recipient, TlsFacts};
 
 /// What happened to a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,29 @@ pub struct Timings {
     pub data: u64,
     /// From the last octet of the content to the final reply.
     pub reply: u64,
+}
+
+/// What the client asked of reports on a recipient (RFC 3461 §4): what may come back after its end is told by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dsn {
+    /// Which it wants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
+    /// The address that the message was first sent to, xtext-encoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orcpt: Option<Box<str>>,
+    /// The client's name for the envelope, xtext-encoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envid: Option<Box<str>>,
+}
+
+impl Dsn {
+    /// `None`: it asked for nothing, as most do.
+    pub fn of(envelope: &Envelope, recipient: &Recipient) -> Option<Dsn> {
+        let asked = recipient.notify.is_some() || recipient.orcpt.is_some() || envelope.envid.is_some();
+        asked.then(|| Dsn { notify: recipient.notify, orcpt: recipient.orcpt.clone(), envid: envelope.envid.clone() })
+    }
 }
 
 /// One line of the event log. Fields that do not apply are left out.
@@ -119,6 +142,9 @@ pub struct Event<'a> {
     /// What the failure belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blame: Option<Blame>,
+    /// Of what was delivered: what the client asked of reports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dsn: Option<Dsn>,
     /// Octets sent.
     pub size: usize,
     /// Where the time went.
@@ -154,6 +180,7 @@ impl<'a> Event<'a> {
             reply: "",
             command: None,
             blame: None,
+            dsn: None,
             size: 0,
             timings_ms: Timings::default(),
         }

@@ -81,6 +81,9 @@ pub struct Feedback<'a> {
     /// The words it rests on.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reply: &'a str,
+    /// The message by which the sender is told of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<MessageId>,
     /// The `id` of what led to it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub evidence: &'a str,
@@ -117,6 +120,7 @@ impl<'a> Feedback<'a> {
             permanence: "",
             enhanced: None,
             reply: "",
+            report: None,
             evidence: "",
             details: None,
             count: None,

@@ -18,7 +18,7 @@ mod progress;
 mod watch;
 
 pub use archive::{Archive, ArchiveError, Origin, Told};
-pub use event::{Event, Kind, Timings};
+pub use event::{Dsn, Event, Kind, Timings};
 pub use feedback::{Feedback, FeedbackKind};
 pub use log::{EventLog, EventLogError};
 pub use notice::{About, Notice, NoticeKind};

@@ -55,6 +55,20 @@ pub enum Fate {
     Relayed,
     /// It still waits, and is tried on.
     Delayed,
+    /// A receiver took it, and later sent back that it failed.
+    Returned,
+    /// A receiver took it, and later sent word that this became of it, in a word of RFC 3464 §2.3.3: `delivered`.
+    Confirmed(&'static str),
+}
+
+impl Fate {
+    /// It did not get there, and will not.
+    pub(super) fn is_failure(self) -> bool {
+        match self {
+            Fate::Failed | Fate::Expired | Fate::Returned => true,
+            Fate::Relayed | Fate::Delayed | Fate::Confirmed(_) => false,
+        }
+    }
 }
 
 impl ReportedRecipient<'_> {
@@ -66,19 +80,20 @@ impl ReportedRecipient<'_> {
     /// Whether the sender is to hear of this: as he asked (RFC 3461 §4.1), else as is usual for the stream.
     fn is_wanted(&self, original: &Envelope, reporting: Reporting) -> bool {
         match self.fate {
-            Fate::Failed | Fate::Expired => self.hears_of_failure(reporting),
-            Fate::Relayed => self.recipient.notify.is_some_and(|notify| notify.success),
+            Fate::Failed | Fate::Expired | Fate::Returned => self.hears_of_failure(reporting),
+            Fate::Relayed | Fate::Confirmed(_) => self.recipient.notify.is_some_and(|notify| notify.success),
             Fate::Delayed => delay::is_wanted(original, self.recipient, reporting),
         }
     }
 }
 
 /// The report about recipients of one message that were not reached, were relayed to where reports end, or still wait
-/// (RFC 3464), ready to be queued under `report_id`; to the envelope sender, from nobody.
+/// (RFC 3464), ready to be queued under `report_id`; to the envelope sender, from nobody. Also about those of which something
+/// came back after they had been handed over.
 ///
 /// `None` if nobody wants it: the message was a report itself (a null reverse path, RFC 5321 §6.1), or for every recipient
 /// in `reported` NOTIFY excludes this (RFC 3461 §4.1), or says nothing and the stream is told by events only. `content` is
-/// the message as accepted; what of it goes back follows RET: the headers if it says nothing.
+/// the message as accepted; what of it goes back follows RET: the headers if it says nothing. Empty: nothing is left of it.
 pub fn delivery_report(
     original: &Envelope,
     id: MessageId,
@@ -93,13 +108,13 @@ pub fn delivery_report(
     let wanted = |one: &&ReportedRecipient<'_>| one.is_wanted(original, reporting);
     let reported: Vec<&ReportedRecipient<'_>> = reported.iter().filter(wanted).collect();
     let subject = match reported.first()?.fate {
-        Fate::Failed | Fate::Expired => "Your message could not be delivered",
-        Fate::Relayed => "Your message was handed on",
+        Fate::Failed | Fate::Expired | Fate::Returned => "Your message could not be delivered",
+        Fate::Confirmed("delivered") => "Your message was delivered",
+        Fate::Relayed | Fate::Confirmed(_) => "Your message was handed on",
         Fate::Delayed => "Your message is delayed",
     };
     // RFC 3461 §4.3: RET is about reports of failure.
-    let failed = |one: &&ReportedRecipient<'_>| matches!(one.fate, Fate::Failed | Fate::Expired);
-    let whole = original.ret == Some(Ret::Full) && reported.iter().any(failed);
+    let whole = original.ret == Some(Ret::Full) && reported.iter().any(|one| one.fate.is_failure());
     let returned = Returned::of(whole, content);
     let mut out = String::with_capacity(4096);
     field::push(&mut out, "Date", &now.rfc5322());
@@ -117,11 +132,11 @@ pub fn delivery_report(
     let status = status::delivery_status(original, id, &reported, hostname);
     let boundary = boundary(report_id, &[content, words.as_bytes(), status.as_bytes()]);
     let eight_bit = !out.is_ascii() || returned.is_eight_bit();
-    let parts = vec![
+    let mut parts = vec![
         MimePart::new("text/plain", words),
         MimePart::new("message/delivery-status", status.as_bytes()).transfer_encoding("7bit"),
-        returned.into_part(),
     ];
+    parts.extend(returned.into_part());
     let kind = ContentType::new("multipart/report")
         .attribute("report-type", "delivery-status")
         .attribute("boundary", boundary);
@@ -156,11 +171,16 @@ enum Returned<'a> {
     Message { content: &'a [u8], kind: &'static str, encoding: &'static str },
     /// Its header section, perhaps cut.
     Headers(&'a [u8]),
+    /// Nothing, which RFC 6522 §3 allows.
+    Nothing,
 }
 
 impl<'a> Returned<'a> {
     fn of(whole: bool, content: &'a [u8]) -> Returned<'a> {
         let section = &content[..header::section_len(content)];
+        if content.is_empty() {
+            return Returned::Nothing;
+        }
         // A message inside a report cannot be encoded (RFC 2046 §5.2.1), so one with longer lines goes back as headers.
         if whole && content.len() <= RETURN_MAX && short_lines(content) {
             let kind = if section.is_ascii() { "message/rfc822" } else { "message/global" };
@@ -179,6 +199,7 @@ impl<'a> Returned<'a> {
         match self {
             Returned::Message { .. } => "The message is attached.",
             Returned::Headers(_) => "The headers of the message are attached.",
+            Returned::Nothing => "",
         }
     }
 
@@ -186,8 +207,9 @@ impl<'a> Returned<'a> {
         matches!(self, Returned::Message { encoding: "8bit", .. })
     }
 
-    fn into_part(self) -> MimePart<'a> {
-        match self {
+    fn into_part(self) -> Option<MimePart<'a>> {
+        Some(match self {
+            Returned::Nothing => return None,
             Returned::Message { content, kind, encoding } => MimePart::new(kind, content).transfer_encoding(encoding),
             // 8-bit headers and long lines are encoded, which RFC 6522 §4 allows here. RFC 6533's message/global-headers
             // would name them better, but few programs that read reports know it.
@@ -197,7 +219,7 @@ impl<'a> Returned<'a> {
             Returned::Headers(section) => {
                 MimePart::new(ContentType::new("text/rfc822-headers").attribute("charset", "utf-8"), section)
             }
-        }
+        })
     }
 }
 

@@ -44,21 +44,24 @@ fn push_recipient(out: &mut String, original: &Envelope, id: MessageId, reported
     };
     field::push(out, "Final-Recipient", &last);
     let action = match reported.fate {
-        Fate::Failed | Fate::Expired => "failed",
+        Fate::Failed | Fate::Expired | Fate::Returned => "failed",
         Fate::Relayed => "relayed",
         Fate::Delayed => "delayed",
+        Fate::Confirmed(word) => word,
     };
     field::push(out, "Action", action);
     field::push(out, "Status", &status(original, reported).to_string());
-    let reply = &reported.failure.reply;
-    match reported.failure.origin {
-        Origin::Remote { .. } => {
-            if let Some(mx) = reported.mx {
-                field::push(out, "Remote-MTA", &format!("dns; {mx}"));
-            }
-            field::push(out, "Diagnostic-Code", &format!("smtp; {reply}"));
-        }
-        Origin::Local => field::push(out, "Diagnostic-Code", &format!("x-posthaste; {reply}")),
+    let said = said(reported);
+    if let (Origin::Remote { .. }, Some(mx)) = (reported.failure.origin, reported.mx) {
+        field::push(out, "Remote-MTA", &format!("dns; {mx}"));
+    }
+    if !said.is_empty() {
+        let is_reply = said.as_bytes().first_chunk::<3>().is_some_and(|code| code.iter().all(u8::is_ascii_digit));
+        let kind = match reported.failure.origin {
+            Origin::Remote { .. } if is_reply => "smtp",
+            Origin::Remote { .. } | Origin::Local => "x-posthaste",
+        };
+        field::push(out, "Diagnostic-Code", &format!("{kind}; {said}"));
     }
     let Timestamp(last_attempt) = reported.last_attempt;
     if last_attempt > 0 {
@@ -68,6 +71,15 @@ fn push_recipient(out: &mut String, original: &Envelope, id: MessageId, reported
     // RFC 3464 §2.3.9: for what is delayed only.
     if reported.fate == Fate::Delayed {
         field::push(out, "Will-Retry-Until", &original.expires_at.rfc5322());
+    }
+}
+
+/// What was said of it: a reply, or what the report that came back rests on, in its own words.
+pub(super) fn said(reported: &ReportedRecipient<'_>) -> String {
+    let reply = &reported.failure.reply;
+    match reported.fate {
+        Fate::Returned | Fate::Confirmed(_) => reply.text.to_string(),
+        Fate::Failed | Fate::Expired | Fate::Relayed | Fate::Delayed => reply.to_string(),
     }
 }
 
@@ -86,7 +98,9 @@ fn original_recipient(orcpt: &str) -> String {
 /// delivery time expired (RFC 3463 §3.5).
 fn status(original: &Envelope, reported: &ReportedRecipient<'_>) -> EnhancedCode {
     match reported.fate {
-        Fate::Failed | Fate::Relayed => reported.failure.reply.enhanced_or_general(),
+        Fate::Failed | Fate::Relayed | Fate::Returned | Fate::Confirmed(_) => {
+            reported.failure.reply.enhanced_or_general()
+        }
         Fate::Delayed if original.delay_report_at.is_none() => reported.failure.reply.enhanced_or_general(),
         Fate::Expired | Fate::Delayed => EnhancedCode(4, 4, 7),
     }

@@ -6,6 +6,7 @@ use crate::clock::Timestamp;
 use crate::mail::{EnhancedCode, Envelope, MessageId, Origin};
 
 use super::report::{Fate, ReportedRecipient, Reporter};
+use super::status;
 
 const COLUMNS: usize = 76;
 
@@ -22,7 +23,11 @@ pub(super) fn for_people(
     let whom = if failed.len() == 1 { "this recipient" } else { "these recipients" };
     let date = original.accepted_at.rfc5322();
     let news = match failed.first().map(|reported| reported.fate) {
-        Some(Fate::Relayed) => format!("Your message of {date} was handed on for {whom}:"),
+        Some(Fate::Confirmed("delivered")) => format!("Your message of {date} was delivered to {whom}:"),
+        Some(Fate::Relayed | Fate::Confirmed(_)) => format!("Your message of {date} was handed on for {whom}:"),
+        Some(Fate::Returned) => {
+            format!("Your message of {date} was handed over for {whom}, and came back later. It was not delivered:")
+        }
         Some(Fate::Delayed) => {
             let until = original.expires_at.rfc5322();
             let hears = |one: &&ReportedRecipient<'_>| one.hears_of_failure(reporter.reporting);
@@ -38,7 +43,7 @@ pub(super) fn for_people(
     for reported in failed {
         let _ = write!(out, "  <{}>\r\n\r\n", reported.recipient.address);
         paragraph(&mut out, "    ", &reason(original, reported));
-        for line in reported.failure.reply.to_string().lines() {
+        for line in status::said(reported).lines() {
             paragraph(&mut out, "        ", line);
         }
         paragraph(&mut out, "    ", advice(reported));
@@ -63,6 +68,10 @@ fn reason(original: &Envelope, reported: &ReportedRecipient<'_>) -> String {
         (Fate::Failed, Origin::Remote { .. }) => format!("{who} refused it for good. It said:"),
         (Fate::Relayed, _) => format!("{who} took it. It sends no reports itself, so this is the last word. It said:"),
         (Fate::Failed, Origin::Local) => "It cannot be sent there:".to_owned(),
+        (Fate::Returned | Fate::Confirmed(_), _) => match reported.mx {
+            Some(mx) => format!("That is what the receiver reports. The server {mx} said:"),
+            None => "That is what the receiver reports. It says:".to_owned(),
+        },
         (Fate::Delayed, Origin::Remote { .. }) => format!("{who} refused it for the moment. It said:"),
         (Fate::Delayed, Origin::Local) => "The last attempt failed:".to_owned(),
         (Fate::Expired, origin) => {
@@ -95,9 +104,9 @@ fn words_for(seconds: u64) -> String {
 /// What the sender can do, from the status code (RFC 3463 §3).
 fn advice(reported: &ReportedRecipient<'_>) -> &'static str {
     match reported.fate {
-        Fate::Relayed => return "There is nothing for you to do.",
+        Fate::Relayed | Fate::Confirmed(_) => return "There is nothing for you to do.",
         Fate::Delayed => return "There is nothing for you to do; do not send it again.",
-        Fate::Failed | Fate::Expired => {}
+        Fate::Failed | Fate::Expired | Fate::Returned => {}
     }
     let EnhancedCode(_, subject, detail) = reported.failure.reply.enhanced_or_general();
     match (subject, detail) {

@@ -5,7 +5,7 @@ use super::seen::Item;
 use super::verdict::{self, Said};
 use crate::events::{Feedback, FeedbackKind};
 use crate::feedback;
-use crate::feedback::bounce::{Action, Bounced};
+use crate::feedback::bounce::{Action, Bounced, Incoming};
 use crate::feedback::classify::Permanence;
 use crate::feedback::token::{RecipientHash, Sent};
 use crate::mail::{EnvelopeAddress, Stream};
@@ -17,12 +17,14 @@ use crate::suppression::{Evidence, Reason};
 const LOOKED_FOR_MAX: usize = 100;
 
 /// What a report says of a recipient of ours.
-struct Finding<'a> {
-    said: Said<'a>,
+pub(super) struct Finding<'a> {
+    pub(super) said: Said<'a>,
     /// Whose mail it was; `None`: nobody knows any more.
-    mailed: Option<Mailed>,
+    pub(super) mailed: Option<Mailed>,
     /// The recipient; `None`: the report is about nobody we sent this message to.
-    address: Option<EnvelopeAddress>,
+    pub(super) address: Option<EnvelopeAddress>,
+    /// With what weight the same came before; 0: it did not.
+    pub(super) before: u8,
 }
 
 /// Weights of what was said of a recipient: that it failed, that it is dead.
@@ -30,7 +32,7 @@ const FAILED: u8 = 1;
 const DEAD: u8 = 2;
 
 impl Finding<'_> {
-    fn failed(&self) -> bool {
+    pub(super) fn failed(&self) -> bool {
         self.said.bounced.action == Action::Failed
     }
 
@@ -44,16 +46,17 @@ impl Finding<'_> {
 
 impl Desk {
     /// A bounce, or another report of delivery.
-    pub(super) async fn returned(&self, arrived: &Arrived, sent: Sent, report: &[Bounced]) -> Result<(), Rejection> {
-        let findings = self.findings(sent, report).await.map_err(not_found)?;
+    pub(super) async fn returned(&self, arrived: &Arrived, sent: Sent, incoming: &Incoming) -> Result<(), Rejection> {
+        let mut findings = self.findings(sent, &incoming.recipients).await.map_err(not_found)?;
         let _turn = self.seen.turn(sent.message.0).await;
+        for finding in &mut findings {
+            finding.before = finding.item(sent).map_or(Ok(0), |(item, _)| self.came_before(item))?;
+        }
+        let told = self.for_sender(sent, &findings, &incoming.original)?;
         let (mut lines, mut news) = (Vec::new(), Vec::new());
         for finding in &findings {
             let item = finding.item(sent);
-            let is_new = match item {
-                Some((item, weight)) => self.came_before(item)? < weight,
-                None => true,
-            };
+            let is_new = item.is_none_or(|(_, weight)| finding.before < weight);
             if is_new {
                 news.push((finding, item));
             }
@@ -67,6 +70,7 @@ impl Desk {
                 permanence: permanence(verdict.permanence),
                 enhanced: *status,
                 reply: diagnostic,
+                report: told.of(finding),
                 ..line(arrived, sent, FeedbackKind::Returned, what, finding.mailed.as_ref())
             }
             .write_line(&mut lines);
@@ -75,6 +79,7 @@ impl Desk {
         for (finding, _) in &news {
             self.learn(arrived, sent, finding).await?;
         }
+        told.send(&self.parts.queue).await?;
         let items: Vec<_> = news.iter().filter_map(|(_, item)| *item).collect();
         self.note(&items, arrived.at).await?;
         // What only counts in memory comes last: up to here all of it may be said again.
@@ -125,7 +130,7 @@ impl Desk {
                 None => addresses(report).find(|address| Some(RecipientHash::of(address)) == sent.recipient),
             };
             let said = verdict::of_one(report, address.as_ref());
-            return Ok(said.map(|said| Finding { said, mailed, address }).into_iter().collect());
+            return Ok(said.map(|said| Finding { said, mailed, address, before: 0 }).into_iter().collect());
         }
         let mut findings: Vec<Finding<'_>> = Vec::new();
         // Who was mailed at one domain has nothing to say of another.
@@ -140,17 +145,15 @@ impl Desk {
             if let Some(mailed) = self.parts.queue.mailed(sent.message, same).await?
                 && let Some(said) = verdict::of_one(report, Some(&mailed.recipient))
             {
-                findings.push(Finding {
-                    said: doubted(said),
-                    address: Some(mailed.recipient.clone()),
-                    mailed: Some(mailed),
-                });
+                let address = Some(mailed.recipient.clone());
+                findings.push(Finding { said: doubted(said), mailed: Some(mailed), address, before: 0 });
             }
         }
         if findings.is_empty()
             && let Some(said) = verdict::of_one(report, None)
         {
-            findings.push(Finding { said: doubted(said), mailed: self.mailed(sent).await?, address: None });
+            let mailed = self.mailed(sent).await?;
+            findings.push(Finding { said: doubted(said), mailed, address: None, before: 0 });
         }
         Ok(findings)
     }

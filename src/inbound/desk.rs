@@ -179,7 +179,7 @@ impl Desk {
                 self.complained(arrived, Some(*sent), incoming.complaint.as_deref()).await?
             }
             (Mailbox::Bounce(sent), Kind::Bounce) => {
-                self.returned(arrived, *sent, &incoming.recipients).await?;
+                self.returned(arrived, *sent, incoming).await?;
                 "bounce"
             }
             (Mailbox::Bounce(sent), Kind::AutoReply) => {

@@ -13,14 +13,16 @@
 //!    is believed only on what became of that recipient (`verdict.rs`): whatever address it names, none is kept away
 //!    but the one that the token is about. Of a token that several share it is told, and nobody is kept away.
 //! 5. An event tells of it (`bounce.rs`). Once that is on disk a hard bounce goes to the suppression list, and what that did is
-//!    another event, which points to the first. Only then the sender hears `250`.
+//!    another event, which points to the first. Who sent the message that came back gets a report, if its stream gets them by
+//!    mail (`sender.rs`). Only then the sender of the bounce hears `250`.
 //!
 //! Complaints go the same way (`complaint.rs`): a token anywhere in them says whose they are. Reports on our domains are told and
 //! counted (`reports.rs`).
 //!
 //! What is said of a recipient of a message counts once, however often and after whatever restart it is said (`seen.rs`). If anything
 //! cannot be written, the sender hears 451 and tries again; it may then be told twice, which suppresses nobody more.
-//! Nothing that comes in is ever answered with mail, so there are no loops; mail for postmaster is handed on with a null return path.
+//! Nothing that comes in is ever answered with mail to whoever sent it; reports, and mail for postmaster, go out with a null
+//! return path. So there are no loops.
 //!
 //! | to add | goes |
 //! |---|---|
@@ -37,6 +39,7 @@ mod postmaster;
 pub mod probe;
 mod reports;
 mod seen;
+mod sender;
 mod verdict;
 
 use std::net::SocketAddr;

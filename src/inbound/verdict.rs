@@ -65,6 +65,7 @@ mod tests {
                 reply: None,
                 verdict: classify_line(line, ""),
                 diagnostic: line.into(),
+                host: String::new(),
             }
         };
         lines.iter().map(entry).collect()

@@ -72,7 +72,7 @@ use tokio_util::task::TaskTracker;
 pub use cancel::Cancelled;
 pub use explain::{Explanation, LimitView, PathView, Reputation, RouteView};
 pub use retry::RetryPolicy;
-pub use returned::Mailed;
+pub use returned::{Mailed, Returned};
 pub use status::{MessageStatus, QueryError, RecipientStatus};
 pub use steer::{NewOrder, OrderError};
 pub use view::{Listed, MessageView, RecipientView, SiteView};

@@ -1,12 +1,15 @@
-//! Something came back of a message that we sent: whose it was, and what it says of the stream.
+//! Something came back of a message that we sent: whose it was, what it says of the stream, and what its sender hears.
 
 use std::sync::Arc;
 
 use super::Queue;
 use super::status::{QueryError, TOLD_WITHIN};
-use crate::events::Origin;
-use crate::mail::{EnvelopeAddress, MessageId, Stream};
-use crate::spool::SpoolError;
+use crate::clock::Timestamp;
+use crate::events::{Dsn, Kind, Origin};
+use crate::feedback::{self, Fate, ReportedRecipient, Reporter};
+use crate::mail::{Blame, EnhancedCode, Envelope, EnvelopeAddress, Failure, MessageId, Recipient, Reply, Stream};
+use crate::mail::{Keyed, Origin as Said};
+use crate::spool::{Message, SpoolError};
 
 /// A recipient of a message that we sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,27 @@ pub struct Mailed {
     pub source: String,
     /// The family of sites it went to; empty: not known.
     pub provider: String,
+    /// When the message was accepted.
+    pub accepted_at: Timestamp,
+    /// What the client asked of reports.
+    pub dsn: Dsn,
+    /// How it ended; `None`: it still waits.
+    pub end: Option<Kind>,
+}
+
+/// What came back of a recipient, for its sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Returned<'a> {
+    /// Whose mail it was.
+    pub mailed: &'a Mailed,
+    /// What became of it.
+    pub fate: Fate,
+    /// The code of the report; `None`: it has none.
+    pub status: Option<EnhancedCode>,
+    /// What it rests on, in its own words.
+    pub said: &'a str,
+    /// The server that said so, if the report names it.
+    pub host: Option<&'a str>,
 }
 
 impl Queue {
@@ -64,7 +88,42 @@ impl Queue {
             list: envelope.list.clone(),
             source: String::new(),
             provider: String::new(),
+            accepted_at: envelope.accepted_at,
+            dsn: Dsn::of(envelope, recipient).unwrap_or_default(),
+            end: None,
         }))
+    }
+
+    /// The report to the sender of a message on what came back of one of its recipients, ready to be accepted under that id.
+    /// `header` is what is left of the message. `None`: he wants none, as for what fails in a session
+    /// ([`feedback::delivery_report`]).
+    pub fn report_of_returned(
+        &self,
+        message: MessageId,
+        returned: Returned<'_>,
+        header: &[u8],
+        (id, key): (MessageId, Keyed),
+    ) -> Option<Message> {
+        let Mailed { recipient, sender, stream, accepted_at, dsn, .. } = returned.mailed;
+        let recipient = Recipient { address: recipient.clone(), notify: dsn.notify, orcpt: dsn.orcpt.clone() };
+        let original = Envelope {
+            reverse_path: sender.parse().ok()?,
+            recipients: vec![recipient],
+            envid: dsn.envid.clone(),
+            ..Envelope::unreadable(stream.clone(), *accepted_at)
+        };
+        let reported = [ReportedRecipient {
+            recipient: &original.recipients[0],
+            failure: &failure(&returned),
+            mx: returned.host,
+            last_attempt: Timestamp(0),
+            fate: returned.fate,
+        }];
+        let parts = self.parts.load();
+        let reporter = Reporter { hostname: &parts.hostname, reporting: parts.reports.of(stream) };
+        let now = self.clock.timestamp();
+        let (envelope, content) = feedback::delivery_report(&original, message, header, &reported, reporter, id, now)?;
+        Some(Message::new(id, Envelope { key: Some(Box::new(key)), ..envelope }, content.into()))
     }
 
     /// So many recipients of a stream whose mail a provider had taken came back: it knows no such user. The reputation brake
@@ -86,6 +145,18 @@ impl Queue {
     }
 }
 
+/// What a report said, as a receiver would have.
+fn failure(returned: &Returned<'_>) -> Failure {
+    let (classes, general) = match returned.fate {
+        Fate::Confirmed(_) => (2..=2, 250),
+        _ => (4..=5, 550),
+    };
+    let enhanced = returned.status.filter(|status| classes.contains(&status.0));
+    let code = enhanced.map_or(general, |status| if status.0 == 4 { 450 } else { general });
+    let reply = Reply { code, enhanced, text: returned.said.to_owned().into() };
+    Failure { blame: Blame::Recipient, origin: Said::Remote { command: "." }, reply }
+}
+
 fn of_event(origin: Origin) -> Option<Mailed> {
     Some(Mailed {
         recipient: origin.recipient.parse().ok()?,
@@ -94,5 +165,8 @@ fn of_event(origin: Origin) -> Option<Mailed> {
         list: origin.list.map(Into::into),
         source: origin.source,
         provider: origin.provider,
+        accepted_at: origin.accepted_at,
+        dsn: origin.dsn,
+        end: Some(origin.end),
     })
 }

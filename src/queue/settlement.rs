@@ -8,7 +8,7 @@ use super::scheduler::Item;
 use super::{Parts, Queue};
 use crate::clock::Timestamp;
 use crate::delivery::{SessionFacts, Transaction};
-use crate::events::{Event, Kind, Timings};
+use crate::events::{Dsn, Event, Kind, Timings};
 use crate::feedback::{self, Fate, ReportedRecipient, Reporter};
 use crate::mail::{Blame, EnhancedCode, Failure, MessageId, Origin, Outcome, Reply};
 use crate::routing::Route;
@@ -252,6 +252,9 @@ impl<'a> Settlement<'a> {
         event.reply = &told.reply.text;
         event.command = told.command;
         event.blame = told.blame;
+        if kind == Kind::Delivered {
+            event.dsn = Dsn::of(envelope, &envelope.recipients[recipient as usize]);
+        }
         if let Some(attempted) = attempted {
             event.timings_ms = attempted.timings;
             event.timings_ms.queue =

@@ -14,12 +14,17 @@ use posthaste::demo::receiver::{Behaviour, Keep, Receiver};
 
 use crate::books::{Arrival, Kill};
 
+/// Mail of senders here leaves with return paths at [`RETURNS`].
+pub const RETURNING: &str = "returning.test";
+pub const RETURNS: &str = "bounces.returning.test";
+
 /// Receivers, and where the daemon lives.
 pub struct Stage {
     directory: tempfile::TempDir,
     pub smtp: SocketAddr,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    pub back: SocketAddr,
     good: Receiver,
     greylisting: Receiver,
     refusing: Receiver,
@@ -35,6 +40,7 @@ impl Stage {
             smtp: free_address(),
             grpc: free_address(),
             http: free_address(),
+            back: free_address(),
             good: receiver(Behaviour::default()).await.unwrap(),
             greylisting: receiver(greylisting).await.unwrap(),
             refusing: receiver(Behaviour::default().habit(Refuses(1.0))).await.unwrap(),
@@ -47,6 +53,9 @@ impl Stage {
         config.submission.smtp.listen = vec![stage.smtp];
         config.submission.grpc.listen = vec![stage.grpc];
         config.submission.http.listen = vec![stage.http];
+        config.inbound.listen = vec![stage.back];
+        config.inbound.errors_max = 1000;
+        config.feedback.bounce_domains = [(RETURNING.parse().unwrap(), RETURNS.parse().unwrap())].into();
         config.admin.listen = free_address();
         config.retry.delay_min = Duration::from_secs(1);
         config.retry.delay_max = Duration::from_secs(1);
@@ -151,6 +160,13 @@ impl Stage {
             }
             events.extend(read);
         }
+    }
+
+    /// The same, line by line.
+    pub fn lines(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.file("data/events/events.jsonl")).unwrap();
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn event_reader(&self) -> EventReader {

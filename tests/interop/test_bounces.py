@@ -1,8 +1,11 @@
 """Real bounces: Postfix and Exim take our mail, find out later that they cannot deliver it, and send their own reports."""
 
+import email
+import email.policy
 import os
 import pathlib
 import signal
+import smtplib
 import subprocess
 import sys
 import textwrap
@@ -97,6 +100,60 @@ def test_that_postfix_is_late_is_no_failure(postfix, start):
     back = returned(daemon, "later@postfix.test")
     assert back["what"] == "delayed", back
     assert not daemon.events(names=["suppression"])
+
+
+def check_report(mail, daemon, recipient, reason):
+    """The sender's own report: ours, from nobody, about that recipient."""
+    assert (mail.sender, mail.recipients) == ("", ["orders@shop.test"])
+    message = email.message_from_bytes(mail.content, policy=email.policy.default)
+    assert message.get_content_type() == "multipart/report" and message["Auto-Submitted"] == "auto-replied"
+    words, status, *returned = message.iter_parts()
+    assert recipient in words.get_content()
+    per_message, about = status.get_payload()
+    assert per_message["Reporting-MTA"] == "dns; mta.shop.test"
+    assert about["Final-Recipient"].replace(" ", "") == f"rfc822;{recipient}"
+    assert about["Action"] == "failed" and about["Status"].startswith("5."), about.as_string()
+    assert reason in about["Diagnostic-Code"], about.as_string()
+    assert message["References"] == "<7@shop.test>" and "Message-ID: <7@shop.test>" in returned[0].as_string()
+    back = daemon.events(recipient, ["returned"])[0]
+    end = daemon.wait_event("orders@shop.test")
+    assert (end["event"], end["message_id"]) == ("delivered", back["report"])
+
+
+def told_at_home(start, server, home):
+    """A daemon whose senders' own domain is at `home`; nothing comes back to it by itself."""
+    return start({
+        "route": [{"match": "shop.test", "relay": [f"127.0.0.1:{home.port}"]},
+                  {"match": "*", "relay": [f"{server.address}:{server.port}"]}],
+        "feedback": {"bounce_domain": BACK},
+        "inbound": {"listen": [f"127.0.0.1:{peers.free_port()}"]},
+    })
+
+
+def sender_hears_once(daemon, home, between, recipient, reason):
+    """What the server returns goes to `between`, and from there to the daemon, twice, as from a host that lost the answer."""
+    daemon.send(recipient, b"Subject: test\r\nMessage-ID: <7@shop.test>\r\n\r\nhello\r\n")
+    bounce = between.wait(1, timeout=60)[0]
+    port = daemon.config["inbound"]["listen"][0].rpartition(":")[2]
+    for what in (["failed"], ["failed", "repeated"]):
+        with smtplib.SMTP("127.0.0.1", int(port), timeout=30) as session:
+            assert not session.sendmail(bounce.sender, bounce.recipients, bounce.content)
+        peers.wait_until(lambda: [event["what"] for event in daemon.events(recipient, ["returned"])] == what, what=f"{what}")
+        check_report(home.wait(1)[0], daemon, recipient, reason)
+    assert daemon.stop() == 0
+    assert len(home.mails) == 1 and len(daemon.events("orders@shop.test")) == 1
+
+
+def test_the_sender_hears_of_what_postfix_returns(postfix, start, sink):
+    home, between = sink(), sink()
+    server = postfix_that_returns(postfix, between.port)
+    sender_hears_once(told_at_home(start, server, home), home, between, "gone@postfix.test", "unknown")
+
+
+def test_the_sender_hears_of_what_exim_returns(exim, start, sink):
+    home, between = sink(), sink()
+    server = exim(EXIM, peers.free_port(EXIM), ROUTERS, TRANSPORTS.format(relay=between.port))
+    sender_hears_once(told_at_home(start, server, home), home, between, "alias@exim.test", "nrouteable")
 
 
 ROUTERS = """

@@ -5,7 +5,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::StrDeserializer;
 
 use crate::clock::Timestamp;
-use crate::events::Kind;
+use crate::events::{Dsn, Kind};
 use crate::mail::{Class, MessageId};
 
 /// What a line says of a recipient.
@@ -83,6 +83,8 @@ pub struct Origin {
     pub provider: String,
     /// The site; empty as above.
     pub site: String,
+    /// What the client asked of reports; nothing, if the line says nothing.
+    pub dsn: Dsn,
     /// When the message was accepted.
     pub accepted_at: Timestamp,
     /// When this was the end.
@@ -107,6 +109,7 @@ impl Origin {
             source: line.source,
             provider: line.provider,
             site: line.site,
+            dsn: line.dsn,
             accepted_at: Timestamp::parse_rfc3339(&line.accepted_at)?,
             ended_at: Timestamp::parse_rfc3339(&line.time)?,
             end: line.event,
@@ -138,5 +141,7 @@ struct Line {
     provider: String,
     #[serde(default)]
     site: String,
+    #[serde(default)]
+    dsn: Dsn,
     accepted_at: String,
 }

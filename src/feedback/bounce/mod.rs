@@ -89,6 +89,9 @@ pub struct Bounced {
     pub verdict: Verdict,
     /// The text that the verdict rests on, at most 2,000 bytes.
     pub diagnostic: String,
+    /// The server that said so, in lower case, if the report names it.
+    #[serde(skip)]
+    pub host: String,
 }
 
 /// A message read.
@@ -100,10 +103,21 @@ pub struct Incoming {
     pub recipients: Vec<Bounced>,
     /// Of a complaint: what it says.
     pub complaint: Option<Box<Complaint>>,
+    /// Of a bounce: the header of the message it is about, as far as it came back, at most 16 KiB.
+    #[serde(skip)]
+    pub original: String,
+}
+
+impl Incoming {
+    /// Something of that kind that names nobody.
+    pub fn of(kind: Kind) -> Incoming {
+        Incoming { kind, recipients: Vec::new(), complaint: None, original: String::new() }
+    }
 }
 
 const RECIPIENTS_MAX: usize = 1_000;
 const DIAGNOSTIC_MAX: usize = 2_000;
+const ORIGINAL_MAX: usize = 16 << 10;
 
 /// Below this a machine's text says too little, and the words for people are asked too.
 const SAYS_LITTLE: u8 = 66;
@@ -120,17 +134,19 @@ const PROSE_SAYS_LESS: u8 = 15;
 /// Reads a message. Never fails: what is no bounce is [`Kind::Other`].
 pub fn read(message: &[u8]) -> Incoming {
     if let Some(complaint) = complaint::read(message) {
-        return Incoming { kind: Kind::Complaint, recipients: Vec::new(), complaint: Some(complaint.into()) };
+        return Incoming { complaint: Some(complaint.into()), ..Incoming::of(Kind::Complaint) };
     }
-    let parts = Parts::open(message);
+    let mut parts = Parts::open(message);
     let words = Words::of(&parts);
     let named = match kind::weigh(&parts, &words) {
         kind::Weighed::Bounce => named(&parts, &words),
-        kind::Weighed::Other(kind) => return Incoming { kind, recipients: Vec::new(), complaint: None },
+        kind::Weighed::Other(kind) => return Incoming::of(kind),
     };
     let reader = Reader { words: &words, all: OnceCell::new(), alone: named.len() == 1 };
     let recipients = named.into_iter().enumerate().map(|(at, one)| reader.judged(one, at)).collect();
-    Incoming { kind: Kind::Bounce, recipients, complaint: None }
+    let mut original = std::mem::take(&mut parts.original);
+    original.truncate(original.floor_char_boundary(ORIGINAL_MAX));
+    Incoming { recipients, original, ..Incoming::of(Kind::Bounce) }
 }
 
 /// Who failed, as whatever part of the message says it best.
@@ -215,7 +231,8 @@ impl Reader<'_> {
             }
         }
         diagnostic.truncate(diagnostic.floor_char_boundary(DIAGNOSTIC_MAX));
-        Bounced { recipient: one.recipient, original: one.original, action, status, reply, verdict, diagnostic }
+        let Named { recipient, original, host, .. } = one;
+        Bounced { recipient, original, action, status, reply, verdict, diagnostic, host }
     }
 
     /// What the words for people say of the only recipient, if it is that the mailbox is there. A mailer that put its own

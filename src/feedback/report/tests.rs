@@ -208,6 +208,8 @@ fn a_stream_told_by_events_gets_the_mail_it_asked_for() {
     for (reporting, fate, notify, expected) in [
         (events, Fate::Failed, None, false),
         (events, Fate::Expired, None, false),
+        (events, Fate::Returned, None, false),
+        (events, Fate::Returned, Some([false, true, false]), true),
         (events, Fate::Failed, Some([false, true, false]), true),
         (events, Fate::Failed, Some([false, false, true]), false),
         (events, Fate::Delayed, None, false),
@@ -245,6 +247,48 @@ fn success_is_told_to_who_asked_for_it() {
     assert!(report(&original, &no_such_user(), Fate::Failed, b"").is_none());
     let silent = envelope("a@us.example", vec![recipient("b@them.example")]);
     assert!(report(&silent, &yes, Fate::Relayed, b"").is_none());
+}
+
+#[test]
+fn what_came_back_is_told_in_its_own_words() {
+    let original = envelope("ann@us.example", vec![recipient("bob@them.example")]);
+    let returned = |code, enhanced, text: &'static str| {
+        let reply = Reply { code, enhanced, text: text.into() };
+        Failure { blame: Blame::Recipient, origin: Origin::Remote { command: "." }, reply }
+    };
+    for (fate, failure, expected) in [
+        (
+            Fate::Returned,
+            returned(550, Some(EnhancedCode(5, 1, 1)), "550 5.1.1 <bob>: unknown\r\nX-Evil: 1"),
+            &["came back later", "Action: failed\r\nStatus: 5.1.1\r\n", "smtp; 550 5.1.1 <bob>: unknown X-Evil: 1\r\n"]
+                [..],
+        ),
+        (
+            Fate::Returned,
+            returned(550, None, "the box is full"),
+            &["Status: 5.0.0\r\n", "x-posthaste; the box is full\r\n"],
+        ),
+        (
+            Fate::Confirmed("delivered"),
+            returned(250, None, ""),
+            &[
+                "Subject: Your message was delivered\r\n",
+                "Action: delivered\r\nStatus: 2.0.0\r\n",
+                "nothing for you to do",
+            ],
+        ),
+        (Fate::Confirmed("expanded"), returned(250, None, "250 ok"), &["was handed on", "Action: expanded\r\n"]),
+    ] {
+        let mut original = original.clone();
+        let success = matches!(fate, Fate::Confirmed(_));
+        original.recipients[0].notify = success.then(|| Notify { success, ..Notify::default() });
+        let (_, text) = report(&original, &failure, fate, b"").expect("a report");
+        assert!(expected.iter().all(|part| text.contains(part)), "{expected:?}: {text}");
+        // Nothing is left of the message, so there is no third part.
+        assert_eq!((parts(&text).len(), text.contains("attached")), (3, false), "{text}");
+        assert!(failure.reply.text.is_empty() != text.contains("Diagnostic-Code"), "{text}");
+    }
+    assert!(report(&original, &returned(250, None, ""), Fate::Confirmed("delivered"), b"").is_none());
 }
 
 #[test]
