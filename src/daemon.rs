@@ -3,6 +3,7 @@
 mod doors;
 mod parts;
 mod storage;
+mod teller;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +21,6 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::EventLog;
-use crate::feedback;
 use crate::feedback::token::Tokens;
 use crate::inbound;
 use crate::mail::Domain;
@@ -204,8 +204,8 @@ fn queue(
     metrics: &Arc<Metrics>,
     clock: Clock,
 ) -> Arc<Queue> {
-    let telling = Arc::clone(&storage.spool);
-    suppressions.connect(move |change| telling.note(feedback::suppression_line(change)));
+    let (spool, archive) = (Arc::clone(&storage.spool), storage.events.archive());
+    suppressions.connect(teller::Telling { spool, archive, progress: storage.events.progress() });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let queue = Queue::new(
         Arc::clone(&storage.spool),

@@ -44,24 +44,26 @@ impl Parts {
         let list = list.as_deref();
         let cause = Reason::Unsubscribe;
         let evidence = Evidence { cause, address, stream, list, evidence: id.to_string(), source: way, at };
-        // Who has left before and asks again has left.
-        let Some(entry) = self.suppressions.learn(evidence).await? else { return Ok(()) };
-        let recipient = address.to_string();
         let told = Feedback {
             id: Some(id),
             message_id: Some(*message),
-            recipient: &recipient,
+            recipient: &address.to_string(),
             tenant: &stream.tenant,
             class: stream.class.as_str(),
             campaign: &stream.campaign,
             list: list.unwrap_or_default(),
             ..Feedback::new(at, FeedbackKind::Unsubscribed, way)
         };
-        let mut line = Vec::new();
-        told.write_line(&mut line);
-        line.extend(suppressed_line(&entry, *message));
-        self.keep(line).await?;
-        self.metrics.unsubscribes.with_label_values(&[way]).inc();
+        let lines = |entry: &_| {
+            let mut lines = Vec::new();
+            told.write_line(&mut lines);
+            lines.extend(suppressed_line(entry, *message, &stream.tenant));
+            lines
+        };
+        // Who has left before and asks again has left.
+        if self.suppressions.learn(evidence, lines).await?.is_some() {
+            self.metrics.unsubscribes.with_label_values(&[way]).inc();
+        }
         Ok(())
     }
 }
