@@ -14,7 +14,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::task::JoinHandle;
 
-use self::doors::{Certificates, Doors};
+use self::doors::{Doors, Shown};
 use self::storage::Storage;
 use crate::access::Access;
 use crate::admin::Admin;
@@ -158,11 +158,11 @@ impl Daemon {
     /// Nothing was changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let built = parts::build(config, &self.hostname, Some(&*self.queue.egress()), &self.tokens, &self.metrics)
-            .and_then(|parts| Ok((parts, Certificates::load(config)?)))
+            .and_then(|parts| Ok((parts, Shown::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
-        let (parts, certificates) = built?;
+        let (parts, shown) = built?;
         let parts = Parts { archive: self.storage.events.archive(), ..parts };
-        self.doors.reload(config, certificates);
+        self.doors.reload(config, shown);
         self.queue.reload(parts);
         self.storage.ledger.reload(&config.ledger);
         self.suppressions.reload(&config.suppression);
