@@ -268,7 +268,7 @@ async fn every_door_asks_the_list() {
     let address = world.daemon().grpc_addresses()[0];
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let request = v1::SubmitRequest {
-        sender: "a@us.test".into(),
+        sender: Some("a@us.test".into()),
         recipients: vec!["no@them.test".into(), "yes@them.test".into()],
         content: Some(v1::submit_request::Content::Raw(b"From: a@us.test\r\n\r\nhello\r\n".to_vec().into())),
         ..v1::SubmitRequest::default()
