@@ -223,6 +223,23 @@ fn checks_keys_and_certificates() {
 }
 
 #[test]
+fn what_would_stop_or_lose_things_later_is_told_now() {
+    check(
+        "[feedback]\nbounce_domain = \"b.example\"\n[unsubscribe]\nlisten = [\"127.0.0.1:2525\"]\n[events]\n\
+         rotate_size = \"10KiB\"\n[ledger]\nkeep_keys = \"0s\"\n[inbound]\nlisten = [\"127.0.0.1:25\"]\n[delivery]\n\
+         tls = true\n",
+        &[
+            "f:5: unsubscribe.listen[0]: 127.0.0.1:2525 is taken by submission.smtp.listen[0] (127.0.0.1:2525); use \
+             another port or address",
+            "f:7: events.rotate_size: 10KiB is full in no time, and only events.keep such files are kept; raise it to at \
+             least 1MiB; 256MiB suits nearly everybody",
+            "f:9: ledger.keep_keys: 0s leaves no time at all; set a longer time",
+            "f:13: delivery.tls: expected a word; write it in quotes",
+        ],
+    );
+}
+
+#[test]
 fn a_missing_file_is_one_problem() {
     let problems = Config::load(Path::new("/nowhere/posthaste.toml")).expect_err("not there");
     let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
