@@ -25,6 +25,8 @@ pub struct FeedbackConfig {
     /// Others for mail of some senders, by the domain of the envelope sender; for those below it too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bounce_domains: BTreeMap<Domain, Domain>,
+    /// Whom such a return path names.
+    pub verp: VerpNames,
     /// What comes back later than this after the message was accepted is not believed.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
@@ -37,11 +39,23 @@ pub struct FeedbackConfig {
     pub token_key_file: Option<PathBuf>,
 }
 
+/// Whom a return path of ours names, and so whom its holder can speak for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerpNames {
+    /// One recipient: each goes in a transaction of its own.
+    #[default]
+    Recipient,
+    /// All recipients of a transaction. What comes back to a path that several share suppresses nobody.
+    Transaction,
+}
+
 impl Default for FeedbackConfig {
     fn default() -> FeedbackConfig {
         FeedbackConfig {
             bounce_domain: None,
             bounce_domains: BTreeMap::new(),
+            verp: VerpNames::default(),
             token_lifetime: Duration::from_secs(30 * 86_400),
             cfbl: false,
             feedback_id: false,
