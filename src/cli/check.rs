@@ -7,7 +7,7 @@ use super::{BAD_USAGE, ConfigArgument};
 use crate::config::{Config, Places, Problem, Severity};
 use crate::shaping::provider::{Profiles, RELAY};
 use crate::signing::Signer;
-use crate::submission::load_tls;
+use crate::submission::{TlsError, load_tls};
 
 pub(super) fn run(arguments: &ConfigArgument) -> ExitCode {
     let file = &arguments.config;
@@ -70,9 +70,11 @@ fn certificates(config: &Config, file: &Path, places: &Places) -> Vec<Problem> {
     for (table, cert, key, authorities) in tables {
         let (Some(cert), Some(key)) = (cert, key) else { continue };
         let Err(error) = load_tls(cert, key, authorities.as_deref()) else { continue };
-        let blamed = match error.file() {
-            path if path == cert => "tls_cert_file",
-            path if path == key => "tls_key_file",
+        let blamed = match &error {
+            // Certificate and key may stand in one file.
+            TlsError::NoKey { .. } => "tls_key_file",
+            error if error.file() == cert => "tls_cert_file",
+            error if error.file() == key => "tls_key_file",
             _ => "tls_client_ca_file",
         };
         let why = format!("{:#}", anyhow::Error::from(error));
