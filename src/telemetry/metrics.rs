@@ -112,8 +112,8 @@ metrics! {
     suppressed: IntCounterVec = counters("suppressed_total", "times that mail was kept from an address", &["reason"]);
     /// Seconds per message spent signing.
     signing: Histogram = histogram("signing_seconds", "time to sign a message", (0.000_02, 2.0, 14));
-    /// Messages held back because their key could not be used.
-    signing_failures: IntCounter = counter("signing_failures_total", "messages held back for want of a usable key");
+    /// Attempts held back because their key could not be used.
+    signing_failures: IntCounter = counter("signing_failures_total", "attempts held back for want of a usable key");
     /// Events written.
     events: IntCounter = counter("events_total", "events written");
     /// Events not yet on disk.
