@@ -1,6 +1,7 @@
 //! The wiring diagram: builds every part, joins them, reloads, and stops them along the path of mail, upstream first.
 
 mod doors;
+mod fixed;
 mod parts;
 mod storage;
 mod teller;
@@ -44,6 +45,8 @@ pub struct Daemon {
     tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     hostname: Domain,
+    /// What it was started with.
+    started: Config,
 }
 
 impl Daemon {
@@ -103,7 +106,8 @@ impl Daemon {
             tokio::spawn(Arc::clone(&queue).keep_saving_paces(Arc::clone(&storage.ledger))),
             tokio::spawn(async move { saved.keep_saving_usage().await }),
         ];
-        Ok(Daemon { doors, queue, suppressions, admin, access, tasks, storage, tokens, metrics, hostname })
+        let started = config.clone();
+        Ok(Daemon { doors, queue, suppressions, admin, access, tasks, storage, tokens, metrics, hostname, started })
     }
 
     /// Where SMTP clients are served.
@@ -151,8 +155,8 @@ impl Daemon {
         &self.metrics
     }
 
-    /// Puts a new configuration in force without dropping a connection. What needs a restart (`hostname`, `data_dir`,
-    /// listen addresses, `spool.segment_size`) keeps its old value.
+    /// Puts a new configuration in force without dropping a connection. What needs a restart (`fixed.rs`, listen addresses)
+    /// keeps its old value, with a warning.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -162,6 +166,9 @@ impl Daemon {
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
         let (parts, shown) = built?;
         let parts = Parts { archive: self.storage.events.archive(), ..parts };
+        for key in fixed::needs_restart(&self.started, config) {
+            tracing::warn!("{key} has changed; this needs a restart");
+        }
         self.doors.reload(config, shown);
         self.queue.reload(parts);
         self.storage.ledger.reload(&config.ledger);

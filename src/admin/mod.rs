@@ -52,6 +52,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::problem::Problem;
 use crate::access::Access;
 use crate::queue::Queue;
 use crate::telemetry::Metrics;
@@ -125,6 +126,7 @@ fn routes(parts: Parts) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(|| async { Problem::missing("no such path; /metrics, /healthz and /readyz are for monitoring") })
         .route("/readyz", get(ready))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/retry", post(queue::retry))

@@ -122,7 +122,7 @@ pub(super) async fn resume(
         lifted.extend(parts.queue.take_back_order(id, by).await?.as_ref().map(OrderView::from));
     }
     match (lifted.is_empty(), all) {
-        (true, false) => Err(Problem::missing("no order is about that; see GET /v1/orders for what is in force")),
+        (true, false) => Err(Problem::missing("no order is about that; `posthaste queue orders` lists those in force")),
         _ => Ok(Json(lifted).into_response()),
     }
 }

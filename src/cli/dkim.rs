@@ -46,6 +46,9 @@ pub(super) fn run(command: DkimCommand) -> anyhow::Result<ExitCode> {
                 Ok(config) => config,
                 Err(code) => return Ok(code),
             };
+            if config.dkim.is_empty() {
+                eprintln!("posthaste dkim dns: the configuration has no [[dkim]] key");
+            }
             for key in config.dkim.iter().filter(|key| domain.as_ref().is_none_or(|domain| *domain == key.domain)) {
                 print!("{}", keygen::dns_command(&key.domain, &key.selector, &key.key_file)?);
             }

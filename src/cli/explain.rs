@@ -20,8 +20,8 @@ pub(super) struct ExplainArguments {
     #[arg(long, default_value = "")]
     campaign: String,
     /// As mail of this class.
-    #[arg(long, default_value = "transactional")]
-    class: String,
+    #[arg(long, default_value = "transactional", value_parser = super::orders::class)]
+    class: Class,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -34,13 +34,10 @@ pub(super) fn run(arguments: &ExplainArguments) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
-    let Some(class) = Class::parse(&arguments.class) else {
-        anyhow::bail!("--class must be transactional, bulk or system");
-    };
     let asked = [
         ("address", arguments.address.to_string()),
         ("tenant", arguments.tenant.clone()),
-        ("class", class.as_str().to_owned()),
+        ("class", arguments.class.as_str().to_owned()),
         ("campaign", arguments.campaign.clone()),
     ];
     let asked: Vec<String> = asked.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();

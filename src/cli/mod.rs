@@ -23,7 +23,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
 
-/// An outbound mail engine: takes mail over SMTP, keeps it durably, signs it and delivers it.
+/// An outbound mail engine: takes mail over SMTP, HTTP and gRPC, keeps it durably, signs it and delivers it.
 #[derive(Debug, Parser)]
 #[command(name = "posthaste", version, disable_help_subcommand = true)]
 struct Arguments {

@@ -60,7 +60,7 @@ pub(super) struct OrderArguments {
     by: Option<String>,
 }
 
-fn class(name: &str) -> Result<Class, String> {
+pub(super) fn class(name: &str) -> Result<Class, String> {
     Class::parse(name).ok_or_else(|| "must be transactional, bulk or system".into())
 }
 

@@ -56,9 +56,9 @@ pub(super) fn run(arguments: &TraceArguments) -> anyhow::Result<ExitCode> {
     let lines = lines.with_context(|| format!("event files in {}", folder.display()))?;
     let trace = Trace::new(id, &lines, waiting.inspect_err(|error| eprintln!("posthaste: {error:#}")).ok());
     if trace.events.is_empty() && trace.queue.is_none() {
-        let daemon = if trace.daemon_answered { "it does not wait, and" } else { "" };
+        let daemon = if trace.daemon_answered { "it does not wait, and " } else { "" };
         eprintln!(
-            "posthaste: nothing is known of message {id}: {daemon} no event file in {} names it",
+            "posthaste: nothing is known of message {id}: {daemon}no event file in {} names it",
             folder.display()
         );
         return Ok(ExitCode::from(FAILED));

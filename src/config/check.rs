@@ -141,7 +141,12 @@ impl Check<'_> {
             self.error("spool.segment_size", why, "64MiB suits nearly everybody");
         }
         self.not_zero("spool.recipients_max", config.spool.recipients_max as u64);
-        self.not_zero("events.rotate_size", config.events.rotate_size.0);
+        if config.events.rotate_size < ByteSize(1 << 20) {
+            let why =
+                format!("{} is full in no time, and only events.keep such files are kept", config.events.rotate_size);
+            self.error("events.rotate_size", why, "raise it to at least 1MiB; 256MiB suits nearly everybody");
+        }
+        self.lasts("ledger.keep_keys", config.ledger.keep_keys);
         self.not_zero("dns.cache_entries", config.dns.cache_entries as u64);
         self.lasts("dns.timeout", config.dns.timeout);
         for (index, server) in config.dns.nameservers.iter().enumerate() {

@@ -150,6 +150,10 @@ pub(super) fn check(check: &mut Check<'_>, config: &Config) {
     }
     if let Some(file) = feedback.token_key_file.as_deref().filter(|file| file.exists()) {
         check.readable("feedback.token_key_file", file, true);
+        if std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.len() < 16) {
+            let why = format!("{} has fewer than 16 octets, which are no secret", file.display());
+            check.error("feedback.token_key_file", why, "remove the file, and a good one is made");
+        }
     }
     if feedback.domains().is_empty() != inbound.listen.is_empty() {
         match inbound.listen.is_empty() {

@@ -4,6 +4,7 @@
 //! tree that knows where everything stands; what serde refuses is noted and taken out of the tree, and it tries again.
 //! What is left then, with defaults for what was taken out, goes through the checks of `check.rs`.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
@@ -31,14 +32,16 @@ impl Config {
     pub fn load(file: &Path) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
         match read(file) {
             Ok(text) => Config::parse(&text, file),
-            Err(why) => Err(vec![Problem {
-                file: file.to_owned(),
-                line: None,
-                severity: Severity::Error,
-                key: String::new(),
-                why: format!("cannot read the file: {why}"),
-                remedy: "create it, or name another one with --config".into(),
-            }]),
+            Err(error) => {
+                let remedy = match error.kind() {
+                    ErrorKind::NotFound => "create it, or name another one with --config",
+                    ErrorKind::PermissionDenied => "let the user who runs this read it",
+                    ErrorKind::InvalidData => "write it in UTF-8",
+                    _ => "name another one with --config",
+                };
+                let why = format!("cannot read the file: {error}");
+                Err(vec![Problem::error(file, &Places(Vec::new()), "", why, remedy)])
+            }
         }
     }
 
@@ -215,6 +218,7 @@ fn explain(message: &str) -> (String, String) {
         return (format!("{why}expected a section"), "write its keys below the section's name in brackets".into());
     }
     let why = message
+        .replace("wanted string or table", "expected a word")
         .replace("expected u16", "expected a number from 0 to 65535")
         .replace("expected usize", "expected a number from 0 up")
         .replace("expected u32", "expected a number from 0 up")
@@ -230,6 +234,7 @@ fn missing(message: &str) -> Option<&str> {
 
 fn remedy_for(message: &str) -> &'static str {
     let hints = [
+        ("wanted string or table", "write it in quotes"),
         ("a duration", "write it as \"90s\", \"5m\", \"4h\" or \"4d\""),
         ("time unit", "write it as \"90s\", \"5m\", \"4h\" or \"4d\""),
         ("number at", "write it as \"90s\", \"5m\", \"4h\" or \"4d\""),
@@ -265,6 +270,13 @@ struct Place {
 }
 
 impl Places {
+    /// Of a file that has been read before, for who finds a problem later; blocking. None, if it cannot be read any more.
+    pub fn read(file: &Path) -> Places {
+        let text = read(file).unwrap_or_default();
+        let (tree, _) = DeTable::parse_recoverable(&text);
+        Places::of(tree.get_ref(), &text)
+    }
+
     fn of(table: &DeTable<'_>, text: &str) -> Places {
         let mut places = Places(Vec::new());
         places.add_table(table, "", text);

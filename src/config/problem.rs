@@ -1,7 +1,9 @@
 //! What is wrong with a configuration file, in a form a person can act on.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::load::Places;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +29,20 @@ pub struct Problem {
     pub why: String,
     /// What to do.
     pub remedy: String,
+}
+
+impl Problem {
+    /// An error about a key of a file, at its line.
+    pub fn error(
+        file: &Path,
+        places: &Places,
+        key: impl Into<String>,
+        why: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
+        let (key, why, remedy) = (key.into(), why.into(), remedy.into());
+        Problem { file: file.into(), line: places.line(&key), severity: Severity::Error, key, why, remedy }
+    }
 }
 
 /// `FILE:LINE: key: why; remedy`; a warning says `warning: ` before the key.

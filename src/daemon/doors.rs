@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use rustls::ServerConfig;
 
 use crate::clock::Clock;
@@ -100,15 +101,18 @@ impl Shown {
     pub(super) fn load(config: &Config) -> anyhow::Result<Shown> {
         let smtp = &config.submission.smtp;
         let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
+            (Some(cert), Some(key)) => {
+                Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref()).context("submission.smtp")?)
+            }
             _ => None,
         };
         let inbound = match (&config.inbound.tls_cert_file, &config.inbound.tls_key_file) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key, None)?),
+            (Some(cert), Some(key)) => Some(load_tls(cert, key, None).context("inbound")?),
             _ => None,
         };
-        let (grpc, http) = (web::tls(&config.submission.grpc)?, web::tls(&config.submission.http)?);
-        let page = web::tls(&config.unsubscribe.api())?;
+        let grpc = web::tls(&config.submission.grpc).context("submission.grpc")?;
+        let http = web::tls(&config.submission.http).context("submission.http")?;
+        let page = web::tls(&config.unsubscribe.api()).context("unsubscribe")?;
         let template = config.unsubscribe.page().map_err(|problems| {
             anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;

@@ -86,6 +86,6 @@ fn profiles(config: &Config) -> anyhow::Result<Profiles> {
 /// The secret behind what we write on the wire; made when the daemon starts for the first time.
 pub(super) fn tokens(config: &Config) -> anyhow::Result<Arc<Tokens>> {
     let file = config.feedback.key_file(&config.data_dir);
-    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("{}", config.data_dir.display()))?;
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("data_dir: {}", config.data_dir.display()))?;
     Tokens::load_or_make(&file).map(Arc::new).with_context(|| format!("secret of tokens in {}", file.display()))
 }

@@ -40,7 +40,8 @@ impl Storage {
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<(Storage, Opened)> {
         // The event log first: where it ends decides which events the spool hands over again.
-        let (events, exported) = EventLog::open(&config.data_dir.join("events"), &config.events, Arc::clone(metrics))?;
+        let (events, exported) = EventLog::open(&config.data_dir.join("events"), &config.events, Arc::clone(metrics))
+            .context("the event log in data_dir")?;
         let events = Arc::new(events);
         // The ledger before the spool too, which hands over again the keys that it does not know.
         let ledger = open_ledger(config, clock, metrics).await?;

@@ -140,21 +140,7 @@ impl Queue {
         let host = address.host();
         let found = parts.router.route(host).await;
         let pool = parts.egress.pool_of(stream);
-        let mut explained = Explanation {
-            address: address.to_string(),
-            tenant: stream.tenant.to_string(),
-            class: stream.class.as_str().into(),
-            campaign: stream.campaign.to_string(),
-            route: None,
-            no_route: None,
-            pool: parts.egress.pool_name(pool).to_owned(),
-            ready: 0,
-            paths: Vec::new(),
-            orders: Vec::new(),
-            reputation: None,
-            not_before: None,
-            verdict: String::new(),
-        };
+        let mut explained = Explanation::asked(address, stream, parts.egress.pool_name(pool));
         let route = match &found {
             Ok(route) => route,
             Err(none) => {
@@ -202,6 +188,25 @@ impl Queue {
 }
 
 impl Explanation {
+    /// What was asked, and nothing known yet.
+    fn asked(address: &EnvelopeAddress, stream: &Stream, pool: &str) -> Explanation {
+        Explanation {
+            address: address.to_string(),
+            tenant: stream.tenant.to_string(),
+            class: stream.class.as_str().into(),
+            campaign: stream.campaign.to_string(),
+            route: None,
+            no_route: None,
+            pool: pool.to_owned(),
+            ready: 0,
+            paths: Vec::new(),
+            orders: Vec::new(),
+            reputation: None,
+            not_before: None,
+            verdict: String::new(),
+        }
+    }
+
     fn judge(&mut self, times: Times, gate: Gate) {
         self.verdict = match gate {
             Gate::Go | Gate::Behind(_) => {
@@ -258,15 +263,7 @@ fn path_view(
     if let (Gate::Later(until), Some(progress)) = (steering.gate_path(times.now, &subject), &warmup)
         && !progress.warm
     {
-        held_by.push(format!(
-            "warm-up, day {} of {}: {} of {} recipients sent today{}, more at {}",
-            progress.day,
-            progress.days,
-            progress.sent,
-            progress.per_day,
-            if progress.braked { " and braked" } else { "" },
-            times.tell(until)
-        ));
+        held_by.push(warmup_in_words(progress, &times.tell(until)));
     }
     gate = gate.and(ordered);
     let mut limits = Vec::new();
@@ -298,6 +295,13 @@ fn path_view(
         limits,
     };
     (view, gate)
+}
+
+/// How far a source is that may send no more before `until`.
+fn warmup_in_words(progress: &Progress, until: &str) -> String {
+    let Progress { day, days, sent, per_day, braked, .. } = progress;
+    let braked = if *braked { " and braked" } else { "" };
+    format!("warm-up, day {day} of {days}: {sent} of {per_day} recipients sent today{braked}, more at {until}")
 }
 
 /// The pace that was found, if it lets nothing go now, and when it does.

@@ -297,7 +297,6 @@ impl Queue {
             let added = Added { fields: fields.into(), also };
             let sign = || self.pool.sign_with(Arc::clone(&parts.signer), added, message.content.clone(), now);
             message.signature.get_or_try_init(sign).await.map_err(|error| {
-                self.metrics.signing_failures.inc();
                 tracing::error!(message_id = %message.id, error = %error,
                     "message held back: its DKIM key cannot be used; mend the key and reload");
                 Failure::ours(Blame::Message, EnhancedCode(4, 7, 0), format!("not signed, so not sent: {error}"))

@@ -134,6 +134,8 @@ pub fn generate_command(
     let line = zone_line(domain, selector, &key.record);
     let Some(file) = file else { return Ok(format!("{}\n; publish:\n{line}", key.private_pem)) };
     write_private(file, &key.private_pem)?;
+    // The daemon is started elsewhere.
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     Ok(format!(
         "; wrote {file}; let the daemon's user read it (chown posthaste {file})\n; publish:\n{line}\
          ; then configure:\n; [[dkim]]\n; domain = \"{domain}\"\n; selector = \"{selector}\"\n; key_file = \"{file}\"\n",

@@ -74,7 +74,7 @@ pub enum SpoolError {
         source: CodecError,
     },
     /// No such message: finished, or never accepted.
-    #[error("message {0} is not in the spool")]
+    #[error("message {0} does not wait here: it has come to its end, or was never accepted")]
     Unknown(MessageId),
 }
 

@@ -165,6 +165,6 @@ impl Submission {
 }
 
 /// The table of the configuration that a door is set up in, with the dot behind it.
-fn table_of(door: &str) -> String {
+pub(in crate::submission) fn table_of(door: &str) -> String {
     if matches!(door, "inbound" | "unsubscribe") { format!("{door}.") } else { format!("submission.{door}.") }
 }

@@ -49,6 +49,19 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// The file to look at.
+    pub fn file(&self) -> &Path {
+        match self {
+            TlsError::Read { path, .. }
+            | TlsError::NoCertificate { path }
+            | TlsError::NoKey { path }
+            | TlsError::NoAuthority { path } => path,
+            TlsError::Unusable { cert, .. } => cert,
+        }
+    }
+}
+
 /// Reads a PEM certificate chain (ours first) and its PEM key (PKCS#8, PKCS#1 or SEC1). With `client_ca`, clients may show
 /// a certificate of these authorities.
 ///

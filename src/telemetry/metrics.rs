@@ -7,7 +7,7 @@ use prometheus::{
 
 /// A row a metric: its field, its type, and the function below that makes it of its name, its help and its labels.
 macro_rules! metrics {
-    ($($(#[$doc:meta])+ $field:ident: $type:ty = $make:ident($($argument:expr),+);)+) => {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty = $make:ident($name:expr $(, $argument:expr)+);)+) => {
         /// The daemon's metrics. Built once in `daemon.rs` and handed to the parts by `Arc`.
         #[derive(Debug)]
         pub struct Metrics {
@@ -22,9 +22,13 @@ macro_rules! metrics {
                 let registry = Registry::new();
                 let process = prometheus::process_collector::ProcessCollector::for_self();
                 registry.register(Box::new(process)).expect("registered once");
-                Metrics { $($field: $make(&registry, $($argument),+),)+ registry }
+                Metrics { $($field: $make(&registry, $name $(, $argument)+),)+ registry }
             }
         }
+
+        /// What they are called, without the prefix.
+        #[cfg(test)]
+        const NAMES: &[&str] = &[$($name),+];
     };
 }
 
@@ -41,7 +45,7 @@ metrics! {
     /// certificate).
     authentications: IntCounterVec =
         counters("authentications_total", "clients that said who they are", &["result", "mechanism"]);
-    /// Recipients that reached their end, by outcome: delivered, bounced, expired, cancelled.
+    /// Recipients that reached their end, by outcome: delivered, bounced, expired, suppressed, cancelled.
     recipients: IntCounterVec = counters("recipients_total", "recipients that reached their end", &["outcome"]);
     /// Recipients accepted.
     recipients_accepted: IntCounter = counter("recipients_accepted_total", "recipients acknowledged");
@@ -65,7 +69,7 @@ metrics! {
     paced_paths: IntGaugeVec = gauges("paced_paths", "egress paths with a pace of their own", &["provider"]);
     /// The sum of their paces, in messages a second, by provider.
     pace: GaugeVec = levels("pace_messages_per_second", "the sum of the paces of those paths", &["provider"]);
-    /// Open connections, by state: submission, connecting, busy, idle.
+    /// Open connections: ours to receivers, by provider (connecting, open), and those that come to us (submission, inbound).
     connections: IntGaugeVec = gauges("connections", "open connections", &["provider", "state"]);
     /// 1 for what a source is at present, by source and state: out (nothing can be sent from it), impaired (an address is
     /// missing).
@@ -108,8 +112,8 @@ metrics! {
     suppressed: IntCounterVec = counters("suppressed_total", "times that mail was kept from an address", &["reason"]);
     /// Seconds per message spent signing.
     signing: Histogram = histogram("signing_seconds", "time to sign a message", (0.000_02, 2.0, 14));
-    /// Messages held back because their key could not be used.
-    signing_failures: IntCounter = counter("signing_failures_total", "messages held back for want of a usable key");
+    /// Attempts held back because their key could not be used.
+    signing_failures: IntCounter = counter("signing_failures_total", "attempts held back for want of a usable key");
     /// Events written.
     events: IntCounter = counter("events_total", "events written");
     /// Events not yet on disk.
@@ -126,7 +130,7 @@ metrics! {
     /// Messages that came in at addresses of ours, by kind: bounce, auto-reply, mail, unknown, postmaster, complaint, report.
     inbound_messages: IntCounterVec =
         counters("inbound_messages_total", "messages taken at addresses of ours", &["kind"]);
-    /// Recipients that left, by way.
+    /// Recipients that left, by way: one-click, page, mailto.
     unsubscribes: IntCounterVec = counters("unsubscribes_total", "recipients that left a list or stream", &["way"]);
     /// Recipients that came back by mail after their mail had been taken, by provider and reason.
     bounces: IntCounterVec = counters("bounces_total", "recipients that came back by mail", &["provider", "reason"]);
@@ -209,4 +213,22 @@ fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buck
 fn histogram_opts(name: &str, help: &str, (first, factor, count): Buckets) -> HistogramOpts {
     let buckets = exponential_buckets(first, factor, count).expect("positive");
     HistogramOpts::from(opts(name, help)).buckets(buckets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::NAMES;
+
+    #[test]
+    fn the_manual_has_a_row_for_each() {
+        let told: BTreeSet<&str> = include_str!("../../docs/metrics.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `posthaste_")?.split(['{', '`']).next())
+            .filter(|name| !name.contains(' '))
+            .collect();
+        let known: BTreeSet<&str> = NAMES.iter().copied().collect();
+        assert_eq!(told, known, "left: in docs/metrics.md; right: what there is");
+    }
 }

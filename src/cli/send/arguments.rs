@@ -110,7 +110,12 @@ impl Arguments {
         let mut value = || attached.or_else(|| words.next()).ok_or_else(|| usage(format!("--{name} wants a value")));
         match name {
             "config" => self.config = Some(value()?.into()),
-            "server" => self.server = Some(value()?.to_owned()),
+            "server" => {
+                let server = value()?;
+                let port = server.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+                port.ok_or_else(|| usage("--server must be HOST:PORT"))?;
+                self.server = Some(server.to_owned());
+            }
             "tls" => {
                 let begin = Begin::parse(value()?);
                 self.tls = begin.ok_or_else(|| usage("--tls must be starttls, implicit or off"))?;
@@ -285,6 +290,7 @@ mod tests {
             (&["-R", "all"], "-R must be full or hdrs"),
             (&["--colour"], "unknown option --colour"),
             (&["--config"], "--config wants a value"),
+            (&["--server", "mta1.example"], "--server must be HOST:PORT"),
             (&["--tls", "maybe"], "--tls must be starttls, implicit or off"),
             (&["--ca-file=/c"], "--tls-name and --ca-file mean nothing without --tls"),
             (&["--tls=implicit", "-bs"], "-bs speaks to the server in the clear only; leave --tls out"),

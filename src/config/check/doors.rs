@@ -32,6 +32,8 @@ impl Check<'_> {
         }
         let inbound = config.inbound.listen.iter().enumerate();
         listeners.extend(inbound.map(|(index, address)| (format!("inbound.listen[{index}]"), *address)));
+        let page = config.unsubscribe.listen.iter().enumerate();
+        listeners.extend(page.map(|(index, address)| (format!("unsubscribe.listen[{index}]"), *address)));
         listeners.push(("admin.listen".into(), config.admin.listen));
         for (index, (key, address)) in listeners.iter().enumerate() {
             if address.port() == 0 {

@@ -4,14 +4,13 @@ use std::path::Path;
 
 use super::Check;
 use crate::config::problem::nearest;
-use crate::config::{Config, Problem, read_table};
+use crate::config::{Config, Places, Problem};
 
 impl Config {
     /// Names of providers in `[[warmup]]` and `[[limit]]` that are not among `known`, the profiles there are: what they are
     /// about never comes. Reads the file again for the lines, blocking; unreadable, it has none.
     pub fn unknown_providers(&self, file: &Path, known: &[&str]) -> Vec<Problem> {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let (_, places, _) = read_table::<Config>(&text, file);
+        let places = Places::read(file);
         let mut check = Check { places: &places, file, problems: Vec::new() };
         let plans = self.warmup.iter().map(|plan| &plan.provider).enumerate();
         let limits = self.limit.iter().map(|limit| &limit.scope.provider).enumerate();

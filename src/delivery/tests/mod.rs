@@ -1,4 +1,6 @@
 //! The client against odd servers: transcripts over a pipe, real TLS and dead hosts on loopback.
 
 mod dialogue;
+mod mad;
+mod server;
 mod session;

@@ -20,12 +20,13 @@
 //! threads together, 484 MB, 137 MB at most while runs are merged, and 51 ms (`ten_million_keys` in the tests).
 
 mod filter;
+mod names;
+mod replay;
 mod run;
 mod writer;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -40,9 +41,11 @@ use crate::clock::{Clock, Instant, Timestamp};
 use crate::ledger::LogGauges;
 use crate::log::{Location, Log, Position, SegmentId};
 use crate::mail::{Fingerprint, Keyed, Receipt};
+use names::Names;
+pub(super) use replay::describe;
 use run::{Run, RunError};
 use writer::Job;
-pub(super) use writer::{Pace, describe};
+pub(super) use writer::Pace;
 
 /// Resolves to the receipt of the submission that is under way, or to `None` when that fails.
 pub type Waiter = Pin<Box<dyn Future<Output = Option<Receipt>> + Send>>;
@@ -88,26 +91,6 @@ impl Drop for Ticket {
 /// No new keys are taken with so many times [`Pace::recent_max`] in memory. That many come together only when the log takes
 /// nothing: a quarter of a million keys, about 40 MB.
 const RECENT_FULL: usize = 4;
-
-/// Names are hashes already.
-#[derive(Debug, Default)]
-struct Plain(u64);
-
-impl Hasher for Plain {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, octets: &[u8]) {
-        octets.iter().for_each(|octet| self.0 = self.0.rotate_left(8) ^ u64::from(*octet));
-    }
-
-    fn write_u128(&mut self, name: u128) {
-        self.0 = name as u64;
-    }
-}
-
-type Names<T> = HashMap<u128, T, BuildHasherDefault<Plain>>;
 
 /// What is known of each key.
 #[derive(Default)]

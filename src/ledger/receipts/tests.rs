@@ -1,5 +1,8 @@
 //! Receipts on a simulated disk, against what was promised of them.
 
+mod damage;
+mod many;
+
 use std::collections::BTreeMap;
 
 use rand::rngs::SmallRng;
@@ -277,31 +280,6 @@ fn nothing_is_dropped_before_the_clock_is_proven() {
     }
 }
 
-#[test]
-fn damage_is_told_of_and_lets_the_spool_tell_all_again() {
-    let files = SimFiles::new(1);
-    let now = Clock.timestamp();
-    let open = Open::new(&files, 500);
-    for n in 0..20u32 {
-        open.receipts.record("shop", &keyed(&format!("k{n}"), 1), receipt(n.into(), now), now, position(n));
-        open.settle();
-    }
-    let Position { segment, offset } = open.receipts.lock().batches[0].location.position;
-    drop(open);
-    let again = Open::new(&files, 500);
-    let damaged = |open: &Open| open.metrics.ledger_damaged.with_label_values(&["receipts"]).get();
-    assert_eq!((again.receipts.recorded(), damaged(&again)), (Some(position(19)), 0));
-    drop(again);
-    let path = format!("/receipts/seg-{:010}.log", segment.0);
-    crate::log::Files::open(&files, std::path::Path::new(&path), true)
-        .and_then(|file| file.write_at(&[std::io::IoSlice::new(b"damage")], u64::from(offset) + 40))
-        .unwrap();
-    let open = Open::new(&files, 500);
-    assert_eq!(open.receipts.recorded(), None);
-    assert!(damaged(&open) > 0);
-    assert_eq!(begun(&open.receipts, "k19", 1), "19 true");
-}
-
 /// The spool's part: what stands in its log is handed over again from where the ledger knows.
 #[derive(Default)]
 struct Spool {
@@ -351,88 +329,4 @@ fn a_crash_at_any_write_forgets_nothing() {
             files.restart();
         }
     }
-}
-
-/// What the README says of ten million keys. `cargo test --release --lib ten_million -- --ignored --nocapture`
-#[test]
-#[ignore = "prints numbers"]
-fn ten_million_keys() {
-    const KEYS: u32 = 10_000_000;
-    let dir = tempfile::tempdir().unwrap();
-    let metrics = Arc::new(Metrics::new());
-    let disk = Arc::new(crate::log::DiskFiles);
-    let receipts = Receipts::open(dir.path(), 7 * DAY, Pace::default(), disk, Arc::clone(&metrics), Clock).unwrap();
-    let writing = Arc::clone(&receipts);
-    let thread = std::thread::spawn(move || writing.run());
-    let open = Open { receipts, metrics, thread: Some(thread) };
-    let now = Clock.timestamp();
-    let (mut caller, mut most) = (Duration::ZERO, 0);
-    let all = cpu(rustix::time::ClockId::ProcessCPUTime);
-    for start in (0..KEYS).step_by(50_000) {
-        let keys: Vec<Keyed> = (start..start + 50_000).map(|n| keyed(&format!("order-{n}"), 1)).collect();
-        let before = cpu(rustix::time::ClockId::ThreadCPUTime);
-        for (n, keyed) in (start..).zip(&keys) {
-            let Begun::New(ticket) = open.receipts.begin("shop", keyed) else { panic!("{n} is new") };
-            ticket.hand_over();
-            open.receipts.record("shop", keyed, receipt(n.into(), now), now, position(n));
-        }
-        caller += cpu(rustix::time::ClockId::ThreadCPUTime) - before;
-        most = most.max(resident());
-        while open.receipts.lock().frozen.is_some() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    open.settle();
-    let all = cpu(rustix::time::ClockId::ProcessCPUTime) - all;
-    let stats = open.receipts.log.as_ref().unwrap().stats();
-    println!("new keys: caller {:?} a key, all threads {:?} a key", caller / KEYS, all / KEYS);
-    println!("{stats:?}, {} runs, {most} KB resident at most", open.receipts.lock().runs.len());
-    let known: Vec<Keyed> = (0..KEYS).step_by(97).map(|n| keyed(&format!("order-{n}"), 1)).collect();
-    let before = cpu(rustix::time::ClockId::ThreadCPUTime);
-    assert!(known.iter().all(|keyed| matches!(open.receipts.begin("shop", keyed), Begun::Known(_))));
-    println!("known keys: {:?}", (cpu(rustix::time::ClockId::ThreadCPUTime) - before) / known.len() as u32);
-    drop(open);
-    let (before, metrics) = (Clock.instant(), Arc::new(Metrics::new()));
-    let disk = Arc::new(crate::log::DiskFiles);
-    let receipts = Receipts::open(dir.path(), 7 * DAY, Pace::default(), disk, metrics, Clock).unwrap();
-    println!("opened again in {:?}, {} KB resident", Clock.instant() - before, resident());
-    assert_eq!(receipts.lock().keys(), KEYS as usize);
-}
-
-fn cpu(clock: rustix::time::ClockId) -> Duration {
-    let time = rustix::time::clock_gettime(clock);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Memory of this process in KB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-#[test]
-fn a_damaged_page_is_told_of_and_only_that() {
-    let files = SimFiles::new(1);
-    let now = Clock.timestamp();
-    let open = Open::new(&files, 500);
-    for n in 0..500u32 {
-        open.receipts.record("shop", &keyed(&format!("k{n}"), 1), receipt(n.into(), now), now, position(n));
-    }
-    open.settle();
-    let run = Arc::clone(&open.receipts.lock().runs[0]);
-    drop(open);
-    let Position { segment, offset } = run.location.position;
-    let path = format!("/receipts/seg-{:010}.log", segment.0);
-    let at = u64::from(offset) + 36 + u64::from(run.location.head_len) + 4096 + 100;
-    crate::log::Files::open(&files, std::path::Path::new(&path), true)
-        .and_then(|file| file.write_at(&[std::io::IoSlice::new(b"damage")], at))
-        .unwrap();
-    let open = Open::new(&files, 500);
-    let told: Vec<bool> = (0..500).map(|n| open.receipts.get("shop", &format!("k{n}")).is_err()).collect();
-    let damaged = told.iter().filter(|told| **told).count();
-    assert!((80..=100).contains(&damaged), "{damaged}: one page holds 93");
-    let lost = told.iter().position(|told| *told).unwrap();
-    assert!(begun(&open.receipts, &format!("k{lost}"), 1).contains("damaged"));
-    assert_eq!(begun(&open.receipts, "new", 1), "new");
 }

@@ -42,7 +42,7 @@ pub use pipeline::{Committing, Pipeline};
 pub use tls::tls;
 
 use self::accept::{Listener, Shared};
-use super::{SubmissionError, TlsError};
+use super::{SubmissionError, TlsError, table_of};
 use crate::config::{self, ApiConfig};
 use crate::telemetry::Metrics;
 
@@ -169,7 +169,7 @@ impl Api {
     /// cannot change while we run; other ones are ignored with a warning.
     pub fn reload<A: config::Api>(&self, config: &ApiConfig<A>, tls: Option<Arc<ServerConfig>>) {
         if config.listen != self.listen.0 || config.listen_unix != self.listen.1 {
-            tracing::warn!("submission.{}.listen or listen_unix has changed; this needs a restart", A::NAME);
+            tracing::warn!("{}listen or listen_unix has changed; this needs a restart", table_of(A::NAME));
         }
         self.controls.windows.set_max(config.memory_max.bytes() / WINDOWS_PART);
         self.controls.settings.store(Arc::new(Settings::new(config, tls)));
