@@ -3,6 +3,7 @@
 mod doors;
 mod parts;
 mod storage;
+mod teller;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,14 +14,13 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::task::JoinHandle;
 
-use self::doors::{Certificates, Doors};
+use self::doors::{Doors, Shown};
 use self::storage::Storage;
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::EventLog;
-use crate::feedback;
 use crate::feedback::token::Tokens;
 use crate::inbound;
 use crate::mail::Domain;
@@ -158,11 +158,11 @@ impl Daemon {
     /// Nothing was changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let built = parts::build(config, &self.hostname, Some(&*self.queue.egress()), &self.tokens, &self.metrics)
-            .and_then(|parts| Ok((parts, Certificates::load(config)?)))
+            .and_then(|parts| Ok((parts, Shown::load(config)?)))
             .inspect_err(|_| self.metrics.config_ok.set(0.0));
-        let (parts, certificates) = built?;
+        let (parts, shown) = built?;
         let parts = Parts { archive: self.storage.events.archive(), ..parts };
-        self.doors.reload(config, certificates);
+        self.doors.reload(config, shown);
         self.queue.reload(parts);
         self.storage.ledger.reload(&config.ledger);
         self.suppressions.reload(&config.suppression);
@@ -204,8 +204,8 @@ fn queue(
     metrics: &Arc<Metrics>,
     clock: Clock,
 ) -> Arc<Queue> {
-    let telling = Arc::clone(&storage.spool);
-    suppressions.connect(move |change| telling.note(feedback::suppression_line(change)));
+    let (spool, archive) = (Arc::clone(&storage.spool), storage.events.archive());
+    suppressions.connect(teller::Telling { spool, archive, progress: storage.events.progress() });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let queue = Queue::new(
         Arc::clone(&storage.spool),

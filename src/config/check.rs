@@ -63,6 +63,11 @@ impl Check<'_> {
         self.add(Severity::Warning, key, why.into(), remedy.into());
     }
 
+    /// What is wrong in another file.
+    pub(super) fn report(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
     fn add(&mut self, severity: Severity, key: &str, why: String, remedy: String) {
         let line = self.places.line(key);
         self.problems.push(Problem { file: self.file.into(), line, severity, key: key.into(), why, remedy });

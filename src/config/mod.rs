@@ -17,6 +17,7 @@ mod inbound;
 mod kept;
 mod limit;
 mod load;
+mod page;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
@@ -45,6 +46,7 @@ pub use inbound::{FeedbackConfig, InboundConfig, VerpNames};
 pub use kept::{EventsConfig, LedgerConfig, SpoolConfig};
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
+pub use page::{PageProblem, PageTemplate, Place};
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
 pub use reports::{Reporting, ReportsConfig, ReportsSend, StreamReportsConfig};

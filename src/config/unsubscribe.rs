@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
-use super::{Api, ApiConfig, ByteSize, Config};
+use super::{Api, ApiConfig, ByteSize, Config, PageTemplate, Problem};
 
 /// Longest [`UnsubscribeConfig::url`]: it stands in a header line with a token behind it.
 const URL_MAX: usize = 200;
@@ -23,6 +23,9 @@ pub struct UnsubscribeConfig {
     pub without_list: bool,
     /// A `mailto:` is offered too, if there is a `feedback.bounce_domain` to take it.
     pub mailto: bool,
+    /// HTML of the operator's own, with `{{places}}` in it; else the page built in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_file: Option<PathBuf>,
     /// Addresses the page listens on; empty: none.
     pub listen: Vec<SocketAddr>,
     /// Connections at once.
@@ -43,6 +46,7 @@ impl Default for UnsubscribeConfig {
             url: None,
             without_list: false,
             mailto: true,
+            page_file: None,
             listen: Vec::new(),
             connections_max: 1000,
             connections_per_client_max: 1000,
@@ -62,6 +66,14 @@ impl Api for Page {
 }
 
 impl UnsubscribeConfig {
+    /// The operator's page as it stands on disk, if there is one. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read, or is wrong.
+    pub fn page(&self) -> Result<Option<PageTemplate>, Vec<Problem>> {
+        self.page_file.as_deref().map(PageTemplate::load).transpose()
+    }
+
     /// The same for the listener of requests.
     pub fn api(&self) -> ApiConfig<Page> {
         ApiConfig {
@@ -99,6 +111,7 @@ pub(super) fn check(check: &mut Check<'_>, config: &Config) {
             check.warning(&key("listen"), why, "set it, or let another host with the same key answer");
         }
     }
+    unsubscribe.page().err().into_iter().flatten().for_each(|problem| check.report(problem));
     check.not_zero(&key("connections_max"), unsubscribe.connections_max as u64);
     check.not_zero(&key("connections_per_client_max"), unsubscribe.connections_per_client_max as u64);
     check.certificate(&key, unsubscribe.tls_cert_file.as_deref(), unsubscribe.tls_key_file.as_deref());

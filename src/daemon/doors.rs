@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, PageTemplate};
 use crate::events::EventLog;
 use crate::feedback::token::Tokens;
 use crate::inbound::{self, Inbound};
@@ -28,12 +28,14 @@ pub(super) struct Doors {
 }
 
 /// What the doors show their clients; read before anything is changed.
-pub(super) struct Certificates {
+pub(super) struct Shown {
     smtp: Option<Arc<ServerConfig>>,
     grpc: Option<Arc<ServerConfig>>,
     http: Option<Arc<ServerConfig>>,
     inbound: Option<Arc<ServerConfig>>,
     page: Option<Arc<ServerConfig>>,
+    /// The page itself, if it is the operator's own.
+    template: Option<PageTemplate>,
 }
 
 impl Doors {
@@ -47,7 +49,7 @@ impl Doors {
         metrics: &Arc<Metrics>,
         clock: Clock,
     ) -> anyhow::Result<Doors> {
-        let Certificates { smtp: tls, inbound: back_tls, .. } = Certificates::load(config)?;
+        let Shown { smtp: tls, inbound: back_tls, template, .. } = Shown::load(config)?;
         let (smtp, hostname) = (config.submission.smtp.clone(), hostname.clone());
         let (door, access, counts) = (Arc::clone(gate), Arc::clone(gate.access()), Arc::clone(metrics));
         let smtp = Submission::start(smtp, hostname.clone(), tls, door, access, counts, clock)?;
@@ -69,7 +71,7 @@ impl Doors {
         };
         let (gate, tokens) = (Arc::clone(gate), Arc::clone(&back.tokens));
         gate.set_ways_back(ways_back(config, &tokens));
-        match Inbound::start(config, hostname, back_tls, back).await {
+        match Inbound::start(config, hostname, back_tls, template, back).await {
             Ok(inbound) => Ok(Doors { smtp, grpc, http, inbound, gate, tokens }),
             Err(error) => {
                 let second = Duration::from_secs(1);
@@ -79,12 +81,12 @@ impl Doors {
         }
     }
 
-    pub(super) fn reload(&self, config: &Config, certificates: Certificates) {
-        self.smtp.reload(config.submission.smtp.clone(), certificates.smtp);
-        self.grpc.reload(&config.submission.grpc, certificates.grpc);
-        self.http.reload(&config.submission.http, certificates.http);
+    pub(super) fn reload(&self, config: &Config, shown: Shown) {
+        self.smtp.reload(config.submission.smtp.clone(), shown.smtp);
+        self.grpc.reload(&config.submission.grpc, shown.grpc);
+        self.http.reload(&config.submission.http, shown.http);
         self.gate.set_ways_back(ways_back(config, &self.tokens));
-        self.inbound.reload(config, certificates.inbound, certificates.page);
+        self.inbound.reload(config, shown.inbound, shown.template, shown.page);
     }
 
     /// No new mail; what is being received may come to its end within `grace`.
@@ -94,8 +96,8 @@ impl Doors {
     }
 }
 
-impl Certificates {
-    pub(super) fn load(config: &Config) -> anyhow::Result<Certificates> {
+impl Shown {
+    pub(super) fn load(config: &Config) -> anyhow::Result<Shown> {
         let smtp = &config.submission.smtp;
         let smtp = match (&smtp.tls_cert_file, &smtp.tls_key_file) {
             (Some(cert), Some(key)) => Some(load_tls(cert, key, smtp.tls_client_ca_file.as_deref())?),
@@ -107,7 +109,10 @@ impl Certificates {
         };
         let (grpc, http) = (web::tls(&config.submission.grpc)?, web::tls(&config.submission.http)?);
         let page = web::tls(&config.unsubscribe.api())?;
-        Ok(Certificates { smtp, grpc, http, inbound, page })
+        let template = config.unsubscribe.page().map_err(|problems| {
+            anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
+        Ok(Shown { smtp, grpc, http, inbound, page, template })
     }
 }
 

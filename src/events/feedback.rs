@@ -87,6 +87,9 @@ pub struct Feedback<'a> {
     /// The `id` of what led to it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub evidence: &'a str,
+    /// Of a suppression: whose mail is kept away: `global`, `tenant` or `list`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub scope: &'a str,
     /// More, by name: the sums of a report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<&'a serde_json::Value>,
@@ -122,6 +125,7 @@ impl<'a> Feedback<'a> {
             reply: "",
             report: None,
             evidence: "",
+            scope: "",
             details: None,
             count: None,
             until: None,

@@ -67,6 +67,15 @@ impl EventLog {
         config: &EventsConfig,
         metrics: Arc<Metrics>,
     ) -> Result<(EventLog, Option<Position>), EventLogError> {
+        EventLog::open_with(dir, config, metrics, COMPANY)
+    }
+
+    fn open_with(
+        dir: &Path,
+        config: &EventsConfig,
+        metrics: Arc<Metrics>,
+        company: Duration,
+    ) -> Result<(EventLog, Option<Position>), EventLogError> {
         let path = dir.join("events.jsonl");
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -93,7 +102,8 @@ impl EventLog {
             synced: Arc::clone(&synced),
             metrics: Arc::clone(&metrics),
             last: None,
-            written_at: Clock.instant(),
+            company,
+            written_at: None,
             synced_at: Clock.instant(),
             closed: Arc::clone(&closed),
         };
@@ -157,8 +167,10 @@ struct Writer {
     synced: Arc<OnceLock<Synced>>,
     metrics: Arc<Metrics>,
     last: Option<Position>,
-    /// When last all that waited had been written.
-    written_at: Instant,
+    /// See [`COMPANY`].
+    company: Duration,
+    /// When last all that waited had been written, and that was something.
+    written_at: Option<Instant>,
     /// When the last sync ended.
     synced_at: Instant,
     /// Nothing more will come.
@@ -171,18 +183,19 @@ impl Writer {
         loop {
             let open = match self.inbox.recv_timeout(SYNC_EVERY) {
                 Ok(first) => {
-                    std::thread::sleep(COMPANY.saturating_sub(Clock.instant() - self.written_at));
+                    let since = self.written_at.map_or(self.company, |written_at| Clock.instant() - written_at);
+                    std::thread::sleep(self.company.saturating_sub(since));
                     self.take(first, &mut buffer)
                 }
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => false,
             };
-            let all = buffer.len() < BUFFER;
+            let all = !buffer.is_empty() && buffer.len() < BUFFER;
             if !self.write(&mut buffer) {
                 return self.progress.ends();
             }
             if all {
-                self.written_at = Clock.instant();
+                self.written_at = Some(Clock.instant());
             }
             if !open || Clock.instant() - self.synced_at >= SYNC_EVERY {
                 self.sync();
@@ -265,3 +278,6 @@ impl std::fmt::Debug for EventLog {
         f.debug_struct("EventLog").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

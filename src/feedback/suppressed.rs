@@ -19,11 +19,11 @@ pub fn suppression_line(change: &Change<'_>) -> Vec<u8> {
     written(Feedback { by: change.by, ..line })
 }
 
-/// The line of an entry that was made because of a message.
-pub fn suppressed_line(entry: &Entry, message: MessageId) -> Vec<u8> {
+/// The line of an entry that was made because of a message of this tenant: it is told of it, whosever mail the entry keeps away.
+pub fn suppressed_line(entry: &Entry, message: MessageId, tenant: &str) -> Vec<u8> {
     let subject = entry.subject.to_string();
     let line = about(entry, entry.since, "added", &subject);
-    written(Feedback { message_id: Some(message), by: &entry.source, ..line })
+    written(Feedback { message_id: Some(message), by: &entry.source, tenant, ..line })
 }
 
 fn about<'a>(entry: &'a Entry, at: Timestamp, what: &'a str, subject: &'a str) -> Feedback<'a> {
@@ -32,8 +32,14 @@ fn about<'a>(entry: &'a Entry, at: Timestamp, what: &'a str, subject: &'a str) -
         Scope::Tenant(tenant) => (&**tenant, ""),
         Scope::List { tenant, list } => (&**tenant, &**list),
     };
+    let scope = match &entry.scope {
+        Scope::Global => "global",
+        Scope::Tenant(_) => "tenant",
+        Scope::List { .. } => "list",
+    };
     Feedback {
         recipient: subject,
+        scope,
         tenant,
         list,
         reason: entry.reason.as_str(),

@@ -183,10 +183,8 @@ impl Desk {
             source: "bounce",
             at: arrived.at,
         };
-        match self.parts.suppressions.learn(evidence).await.map_err(not_stored)? {
-            Some(entry) => self.keep(feedback::suppressed_line(&entry, sent.message)).await,
-            None => Ok(()),
-        }
+        let line = |entry: &_| feedback::suppressed_line(entry, sent.message, &stream.tenant);
+        self.parts.suppressions.learn(evidence, line).await.map(drop).map_err(not_stored)
     }
 }
 

@@ -209,10 +209,8 @@ impl Desk {
             source: "complaint",
             at: arrived.at,
         };
-        match self.parts.suppressions.learn(evidence).await.map_err(not_stored)? {
-            Some(entry) => self.keep(suppressed_line(&entry, message)).await,
-            None => Ok(()),
-        }
+        let line = |entry: &_| suppressed_line(entry, message, &stream.tenant);
+        self.parts.suppressions.learn(evidence, line).await.map(drop).map_err(not_stored)
     }
 
     /// Metrics hear of every complaint but repeated ones; brake and warm-up of what was heeded.

@@ -34,6 +34,7 @@ mod bounce;
 mod complaint;
 mod desk;
 mod one_click;
+mod page;
 mod postmaster;
 #[doc(hidden)]
 pub mod probe;
@@ -54,7 +55,7 @@ pub use address::{Mailbox, Mailboxes, NoMailbox};
 
 use crate::access::Access;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, PageTemplate};
 use crate::feedback::complaint::cfbl::Verifier;
 use crate::feedback::token::Tokens;
 use crate::ledger::Ledger;
@@ -66,6 +67,7 @@ use crate::submission::{Submission, SubmissionError};
 use crate::suppression::Suppressions;
 use crate::telemetry::Metrics;
 use desk::{Desk, Entrance};
+use one_click::Leaving;
 
 /// What takes part in it.
 #[derive(Debug, Clone)]
@@ -95,6 +97,7 @@ pub struct Parts {
 pub struct Inbound {
     listeners: Submission,
     page: Api,
+    leaving: Arc<Leaving>,
     desk: Arc<Desk>,
     tasks: TaskTracker,
 }
@@ -112,7 +115,7 @@ impl Parts {
 }
 
 impl Inbound {
-    /// Opens all listeners of `config`. Must be called in a tokio runtime.
+    /// Opens all listeners of `config`; `page` is the operator's for those who unsubscribe. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// An address cannot be listened on; no listener is left open then.
@@ -120,16 +123,18 @@ impl Inbound {
         config: &Config,
         hostname: Domain,
         tls: Option<Arc<ServerConfig>>,
+        page: Option<PageTemplate>,
         parts: Parts,
     ) -> Result<Inbound, SubmissionError> {
         let (access, metrics, clock) = (Arc::clone(&parts.access), Arc::clone(&parts.metrics), parts.clock);
         let tasks = TaskTracker::new();
-        let leaving = one_click::router(Arc::new(parts.clone()));
+        let leaving = Arc::new(Leaving::new(parts.clone(), page));
         let desk = Arc::new(Desk::new(parts, config, hostname.clone()));
         let entrance = Arc::new(Entrance::new(Arc::clone(&desk), tasks.clone()));
-        let page = Api::start("unsubscribe", &config.unsubscribe.api(), leaving, Arc::clone(&metrics))?;
+        let router = one_click::router(Arc::clone(&leaving));
+        let page = Api::start("unsubscribe", &config.unsubscribe.api(), router, Arc::clone(&metrics))?;
         match Submission::start(config.inbound.smtp(), hostname, tls, entrance, access, metrics, clock) {
-            Ok(listeners) => Ok(Inbound { listeners, page, desk, tasks }),
+            Ok(listeners) => Ok(Inbound { listeners, page, leaving, desk, tasks }),
             Err(error) => {
                 page.close(Duration::from_secs(1)).await;
                 Err(error)
@@ -148,8 +153,15 @@ impl Inbound {
     }
 
     /// Puts another configuration in force for new sessions and new mail. Listen addresses and the key cannot change.
-    pub fn reload(&self, config: &Config, tls: Option<Arc<ServerConfig>>, page_tls: Option<Arc<ServerConfig>>) {
+    pub fn reload(
+        &self,
+        config: &Config,
+        tls: Option<Arc<ServerConfig>>,
+        page: Option<PageTemplate>,
+        page_tls: Option<Arc<ServerConfig>>,
+    ) {
         self.desk.reload(config);
+        self.leaving.reload(page);
         self.page.reload(&config.unsubscribe.api(), page_tls);
         self.listeners.reload(config.inbound.smtp(), tls);
     }

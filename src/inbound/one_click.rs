@@ -3,7 +3,7 @@
 //! | request | who sends it | does |
 //! |---|---|---|
 //! | `POST /TOKEN` with `List-Unsubscribe=One-Click` | a mailbox provider, when its user says so | unsubscribes |
-//! | `GET /TOKEN` | a person who follows the link, or a scanner that looks at all links | shows a page with a button, changes nothing |
+//! | `GET /TOKEN` | a person who follows the link, or a scanner that looks at all links | shows a page (`page/`) with a button, changes nothing |
 //! | `POST /TOKEN` with `confirm=yes` | that button | unsubscribes |
 //!
 //! The path in front of the token is the proxy's affair: only the last part counts. The token says who leaves what; without one of
@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -19,6 +20,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::Parts;
 use super::desk::{Arrived, Desk};
+use super::page::{Pages, Say, guards};
+use crate::config::PageTemplate;
 use crate::events::{Feedback, FeedbackKind};
 use crate::feedback::suppressed_line;
 use crate::feedback::token::Subscription;
@@ -44,24 +47,26 @@ impl Parts {
         let list = list.as_deref();
         let cause = Reason::Unsubscribe;
         let evidence = Evidence { cause, address, stream, list, evidence: id.to_string(), source: way, at };
-        // Who has left before and asks again has left.
-        let Some(entry) = self.suppressions.learn(evidence).await? else { return Ok(()) };
-        let recipient = address.to_string();
         let told = Feedback {
             id: Some(id),
             message_id: Some(*message),
-            recipient: &recipient,
+            recipient: &address.to_string(),
             tenant: &stream.tenant,
             class: stream.class.as_str(),
             campaign: &stream.campaign,
             list: list.unwrap_or_default(),
             ..Feedback::new(at, FeedbackKind::Unsubscribed, way)
         };
-        let mut line = Vec::new();
-        told.write_line(&mut line);
-        line.extend(suppressed_line(&entry, *message));
-        self.keep(line).await?;
-        self.metrics.unsubscribes.with_label_values(&[way]).inc();
+        let lines = |entry: &_| {
+            let mut lines = Vec::new();
+            told.write_line(&mut lines);
+            lines.extend(suppressed_line(entry, *message, &stream.tenant));
+            lines
+        };
+        // Who has left before and asks again has left.
+        if self.suppressions.learn(evidence, lines).await?.is_some() {
+            self.metrics.unsubscribes.with_label_values(&[way]).inc();
+        }
         Ok(())
     }
 }
@@ -85,32 +90,41 @@ impl Desk {
     }
 }
 
+/// What requests are answered with.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    parts: Parts,
+    pages: ArcSwap<Pages>,
+}
+
+impl Leaving {
+    /// With the operator's page, if there is one.
+    pub(super) fn new(parts: Parts, page: Option<PageTemplate>) -> Leaving {
+        Leaving { parts, pages: ArcSwap::from_pointee(Pages::new(page)) }
+    }
+
+    /// Puts another page in force.
+    pub(super) fn reload(&self, page: Option<PageTemplate>) {
+        self.pages.store(Arc::new(Pages::new(page)));
+    }
+}
+
 /// The pages.
-pub(super) fn router(leaving: Arc<Parts>) -> Router {
+pub(super) fn router(leaving: Arc<Leaving>) -> Router {
     Router::new().fallback(answer).with_state(leaving)
 }
 
-async fn answer(State(leaving): State<Arc<Parts>>, request: Request) -> Response {
+async fn answer(State(leaving): State<Arc<Leaving>>, request: Request) -> Response {
+    let page = |say: Say<'_>| leaving.pages.load().answer(request.headers(), say);
     let token = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let Ok(subscription) = leaving.tokens.read_subscription(token) else {
-        return page(
-            StatusCode::NOT_FOUND,
-            "Not found",
-            "This link is not valid. Please use the whole link from the message.",
-            "",
-        );
-    };
+    let Ok(subscription) = leaving.parts.tokens.read_subscription(token) else { return page(Say::Invalid) };
     match *request.method() {
-        Method::GET | Method::HEAD => {
-            let form = "<form method=\"post\"><button name=\"confirm\" value=\"yes\">Unsubscribe</button></form>";
-            page(
-                StatusCode::OK,
-                "Unsubscribe",
-                &format!("Do you want to unsubscribe {}?", subject(&subscription)),
-                form,
-            )
+        Method::GET | Method::HEAD => page(Say::Ask(&subscription)),
+        Method::POST => {
+            let (head, body) = request.into_parts();
+            let page = |say: Say<'_>| leaving.pages.load().answer(&head.headers, say);
+            post(&leaving.parts, &subscription, body, page).await
         }
-        Method::POST => post(&leaving, &subscription, request.into_body()).await,
         _ => {
             let allow = [(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"))];
             (StatusCode::METHOD_NOT_ALLOWED, allow).into_response()
@@ -118,24 +132,26 @@ async fn answer(State(leaving): State<Arc<Parts>>, request: Request) -> Response
     }
 }
 
-async fn post(leaving: &Parts, subscription: &Subscription, body: Body) -> Response {
+async fn post(
+    leaving: &Parts,
+    subscription: &Subscription,
+    body: Body,
+    page: impl Fn(Say<'_>) -> Response,
+) -> Response {
+    // No person sees these two: our form does not bring them about.
+    let refusal = |status: StatusCode, why: &'static str| (status, guards(), why).into_response();
     let Ok(body) = axum::body::to_bytes(body, BODY_MAX).await else {
-        return page(StatusCode::PAYLOAD_TOO_LARGE, "Too large", "The request is too large.", "");
+        return refusal(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large\n");
     };
     let Some(way) = way(&body) else {
-        let why = "The request says neither List-Unsubscribe=One-Click (RFC 8058) nor confirm=yes.";
-        return page(StatusCode::BAD_REQUEST, "Not understood", why, "");
+        let why = "the request says neither List-Unsubscribe=One-Click (RFC 8058) nor confirm=yes\n";
+        return refusal(StatusCode::BAD_REQUEST, why);
     };
     match leaving.leave(subscription, way).await {
-        Ok(()) => {
-            let done = format!("{} will get no more of this mail.", subject(subscription));
-            page(StatusCode::OK, "Unsubscribed", &done, "")
-        }
+        Ok(()) => page(Say::Left(subscription)),
         Err(error) => {
             tracing::error!(%error, "an unsubscribe could not be written; whoever asked is told to try again");
-            let later = [(header::RETRY_AFTER, HeaderValue::from_static("60"))];
-            let page = page(StatusCode::SERVICE_UNAVAILABLE, "Later", "Please try again in a minute.", "");
-            (later, page).into_response()
+            ([(header::RETRY_AFTER, HeaderValue::from_static("60"))], page(Say::Later)).into_response()
         }
     }
 }
@@ -150,37 +166,6 @@ fn way(body: &[u8]) -> Option<&'static str> {
         return Some("one-click");
     }
     (encoded("confirm=yes") || multipart("confirm", "yes")).then_some("page")
-}
-
-/// Who leaves what, for people.
-fn subject(subscription: &Subscription) -> String {
-    let address = escape(&subscription.address.to_string());
-    match &subscription.list {
-        Some(list) => format!("<b>{address}</b> from <b>{}</b>", escape(list)),
-        None => format!("<b>{address}</b>"),
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
-}
-
-/// A page that loads nothing and tells no search engine and no other site where it was.
-fn page(status: StatusCode, title: &str, text: &str, more: &str) -> Response {
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title}</title><style>body{{font:1.1em sans-serif;max-width:30em;margin:15vh auto;padding:0 1em}}\
-         button{{font:inherit;padding:.5em 1em}}</style><h1>{title}</h1><p>{text}</p>{more}</html>\n"
-    );
-    let fields = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"),
-        (header::HeaderName::from_static("x-robots-tag"), "noindex"),
-    ];
-    (status, fields, html).into_response()
 }
 
 #[cfg(test)]
@@ -205,10 +190,5 @@ mod tests {
             assert_eq!(way(body.as_bytes()), way_of_it, "{body:?}");
         }
         assert_eq!(way(b"\xff\xfe"), None);
-    }
-
-    #[test]
-    fn names_cannot_write_into_the_page() {
-        assert_eq!(escape("<b>\"&'"), "&lt;b&gt;&quot;&amp;&#39;");
     }
 }

@@ -246,6 +246,11 @@ impl Fact {
 
 const NO_VALUE: u32 = u32::MAX;
 
+/// Octets of a fact in its record.
+pub(super) fn fact_len(key: usize, value: usize) -> u64 {
+    (9 + key + value) as u64
+}
+
 pub(super) fn write_facts<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Vec<u8> {
     let mut out = vec![VERSION];
     for Fact { table, key, value } in facts {

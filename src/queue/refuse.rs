@@ -114,12 +114,9 @@ impl Queue {
                     source: "smtp",
                     at,
                 };
-                match queue.suppressions.learn(evidence).await {
-                    Ok(None) => {}
-                    Ok(Some(entry)) => queue.spool.note(suppressed_line(&entry, message.id)),
-                    Err(error) => {
-                        tracing::error!(message_id = %message.id, %error, "a failed address was not noted; it may be mailed again");
-                    }
+                let line = |entry: &_| suppressed_line(entry, message.id, &envelope.stream.tenant);
+                if let Err(error) = queue.suppressions.learn(evidence, line).await {
+                    tracing::error!(message_id = %message.id, %error, "a failed address was not noted; it may be mailed again");
                 }
             }
         });

@@ -13,6 +13,16 @@ use super::{MESSAGE, Message, NOBODY, SIGNATURE, STATE, Spool, SpoolError, Updat
 use crate::log::{Append, Durability, Location, LogError, SegmentId};
 use crate::mail::{Envelope, Keyed, MessageId, Receipt};
 
+/// Called when a record is on disk; dropped if that never comes.
+type Synced = Box<dyn FnOnce() + Send>;
+
+/// Says so to who waits.
+fn saying(waiting: oneshot::Sender<()>) -> Synced {
+    Box::new(move || {
+        let _ = waiting.send(());
+    })
+}
+
 impl Spool {
     /// Writes the messages of a submission, all or none. `done` is called for each on the log's thread, in order, when
     /// all are synced or refused; it must not block. With the first the ledger learns what became of its key.
@@ -67,7 +77,14 @@ impl Spool {
             state.ending.insert(update.id);
         }
         let head = state::write(&update.changes, grave, false, &update.events);
-        group.push(self.state_record(update.id, head, update.finished, update.events, ended, update.synced));
+        group.push(self.state_record(
+            update.id,
+            head,
+            update.finished,
+            update.events,
+            ended,
+            update.synced.map(saying),
+        ));
         self.log.append(group);
     }
 
@@ -81,12 +98,18 @@ impl Spool {
     /// The same for what somebody else's responsibility ends with: it is synced like a message, and then `synced` is told;
     /// dropped if that never comes.
     pub fn note_synced(self: &Arc<Self>, events: impl Into<Bytes>, synced: oneshot::Sender<()>) {
-        let note = self.note_record(events.into(), Some(synced));
+        self.note_then(events, saying(synced));
+    }
+
+    /// The same for who has no task that waits: `synced` is called on the log's thread, once the lines are on disk and handed on; it
+    /// must not block.
+    pub fn note_then(self: &Arc<Self>, events: impl Into<Bytes>, synced: impl FnOnce() + Send + 'static) {
+        let note = self.note_record(events.into(), Some(Box::new(synced)));
         self.log.append([Append { durability: Durability::Synced, ..note }]);
     }
 
     /// A state of no message: nothing keeps its record but that the event log does not have it yet.
-    fn note_record(self: &Arc<Self>, events: Bytes, synced: Option<oneshot::Sender<()>>) -> Append {
+    fn note_record(self: &Arc<Self>, events: Bytes, synced: Option<Synced>) -> Append {
         let head = state::write(&[], None, false, &events);
         self.state_record(NOBODY, head, false, events, None, synced)
     }
@@ -103,7 +126,7 @@ impl Spool {
         // It says nothing of attempts: the state that does stays beside it.
         entry.set_many();
         let head = state::write(&[], None, true, b"");
-        self.log.append([self.state_record(id, head, false, Bytes::new(), None, Some(synced))]);
+        self.log.append([self.state_record(id, head, false, Bytes::new(), None, Some(saying(synced)))]);
     }
 
     /// Until the end of a finished message is on disk and its events are handed over. At once if it is not one that finished
@@ -160,7 +183,7 @@ impl Spool {
         finished: bool,
         events: Bytes,
         ended: Option<Entry>,
-        synced: Option<oneshot::Sender<()>>,
+        synced: Option<Synced>,
     ) -> Append {
         let spool = Arc::clone(self);
         let done = move |result: Result<Location, LogError>| {
@@ -174,7 +197,7 @@ impl Spool {
             if !events.is_empty() {
                 (spool.export)(location.position, events);
             }
-            synced.map(|synced| synced.send(()));
+            synced.into_iter().for_each(|synced| synced());
             if finished {
                 spool.lock().ending.remove(&id);
                 spool.told.notify_waiters();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::codec::{Kind, Row, hash_of, read_row, write_context, write_row};
 use super::run::{Cursor, Run, RunError, RunWriter};
 use super::store::Store;
+use super::telling::Lines;
 use super::{Entry, Scope, Subject};
 use crate::clock::Timestamp;
 use crate::ledger::LedgerError;
@@ -18,6 +19,9 @@ pub(super) const RUNS_MAX: usize = 8;
 pub(super) const RUNS_AT_REST: usize = 3;
 /// A run with entries that ended so long ago, in milliseconds, is written anew without them.
 const ENDED_FOR: u64 = 86_400_000;
+
+/// The lines that tell of so many entries, on their way into the ledger.
+pub(super) type Begin<'a> = &'a mut dyn FnMut(u64) -> Vec<Lines>;
 
 /// Entries on their way to [`add_run`](super::Suppressions::add_run), in memory about as small as on disk.
 #[derive(Debug, Default)]
@@ -98,25 +102,32 @@ impl Batch {
         Ok(Row { context: &self.contexts[context as usize], epoch, ..row })
     }
 
-    /// Makes a run of them, all or nothing; of two about the same the later counts. How many there are. Blocks.
-    pub(super) fn store(mut self, store: &Store) -> Result<u64, LedgerError> {
+    /// Makes a run of them, all or nothing; of two about the same the later counts. How many there are, and the lines that `begin`
+    /// makes of that, which are to be told. Blocks.
+    pub(super) fn store(mut self, store: &Store, begin: Begin<'_>) -> Result<(u64, Vec<Lines>), LedgerError> {
         if self.rows.is_empty() {
-            return Ok(0);
+            return Ok((0, Vec::new()));
         }
         self.rows.sort_unstable();
         let epoch = store.begin_epoch()?;
         let older = store.inner();
-        let written = self.write(store, epoch, &older.runs).map_err(lost);
-        let run = written.inspect_err(|_| {
+        let written = self.write(store, epoch, &older.runs, begin).map_err(lost);
+        let (run, lines) = written.inspect_err(|_| {
             // What is there of it counts for nothing; it only takes room until the next start.
             tracing::warn!(run = epoch, "a part of the suppression list could not be written");
         })?;
         let count = run.as_ref().map_or(0, |run| run.about.entries());
         store.put_run(run, &[]);
-        Ok(count)
+        Ok((count, lines))
     }
 
-    fn write(&self, store: &Store, epoch: u32, older: &[Arc<Run>]) -> Result<Option<Run>, RunError> {
+    fn write(
+        &self,
+        store: &Store,
+        epoch: u32,
+        older: &[Arc<Run>],
+        begin: Begin<'_>,
+    ) -> Result<(Option<Run>, Vec<Lines>), RunError> {
         let mut writer = RunWriter::new(&store.ledger, epoch, self.rows.len(), older);
         for group in self.rows.chunk_by(|a, b| a.0 == b.0) {
             // They stand in the order they came, so the last one about the same counts.
@@ -131,7 +142,8 @@ impl Batch {
                 }
             }
         }
-        Ok(writer.finish(&[])?)
+        let lines = begin(writer.entries());
+        Ok((writer.finish(&[], &lines)?, lines))
     }
 }
 
@@ -158,18 +170,25 @@ pub(super) fn to_merge(runs: &[Arc<Run>], runs_max: usize, now: Timestamp) -> Ve
     runs.iter().find(|run| run.about.until_min.saturating_add(ENDED_FOR) <= now.0).cloned().into_iter().collect()
 }
 
-/// Writes runs anew as one, without what has ended; how much that is. Blocks.
-pub(super) fn merge(store: &Store, runs: &[Arc<Run>], now: Timestamp) -> Result<u64, LedgerError> {
+/// Writes runs anew as one, without what has ended; the lines that tell of that, which are to be told. Blocks.
+pub(super) fn merge(
+    store: &Store,
+    runs: &[Arc<Run>],
+    now: Timestamp,
+    begin: Begin<'_>,
+) -> Result<Vec<Lines>, LedgerError> {
     let id = store.begin_epoch()?;
     let inner = store.inner();
     let others: Vec<_> =
         inner.runs.iter().filter(|run| runs.iter().all(|merged| merged.id != run.id)).cloned().collect();
     let replaced: Vec<u32> = runs.iter().map(|run| run.id).collect();
-    let (run, ended) = write_merged(store, runs, id, &others, now).map_err(lost)?;
+    let (run, lines) = write_merged(store, runs, id, &others, now, begin).map_err(lost)?;
     store.put_run(run, &replaced);
     let blocks = runs.iter().flat_map(|run| run.fences.iter().map(|(_, block)| (run.id, *block)));
-    store.remove_blocks(blocks)?;
-    Ok(ended)
+    if let Err(error) = store.remove_blocks(blocks) {
+        tracing::warn!(%error, "blocks of the suppression list that are of no use any more stay until the next start");
+    }
+    Ok(lines)
 }
 
 fn write_merged(
@@ -178,7 +197,8 @@ fn write_merged(
     id: u32,
     others: &[Arc<Run>],
     now: Timestamp,
-) -> Result<(Option<Run>, u64), RunError> {
+    begin: Begin<'_>,
+) -> Result<(Option<Run>, Vec<Lines>), RunError> {
     let sum = |what: fn(&Run) -> u64| runs.iter().map(|run| what(run)).sum::<u64>();
     let most = runs.iter().map(|run| run.about.entries()).max().unwrap_or_default();
     // What stands in several is there once. Where other runs stay, the repeats may be theirs.
@@ -222,7 +242,8 @@ fn write_merged(
         }
     }
     drop(cursors);
-    Ok((writer.finish(&runs.iter().map(|run| run.id).collect::<Vec<_>>())?, ended))
+    let lines = if ended > 0 { begin(ended) } else { Vec::new() };
+    Ok((writer.finish(&runs.iter().map(|run| run.id).collect::<Vec<_>>(), &lines)?, lines))
 }
 
 /// A row that outlives its block.

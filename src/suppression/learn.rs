@@ -68,18 +68,23 @@ impl SuppressionConfig {
 
 impl Suppressions {
     /// Heeds what came back. Returns the entry that this made, if it made one: the rules may want more evidence first, or
-    /// there is one that says as much. It is not told to whoever is connected: the caller knows the whole chain, and tells of it.
+    /// there is one that says as much. `lines` are the event lines that tell of it, since the caller knows the whole chain; they are
+    /// durable when this resolves.
     ///
     /// # Errors
-    /// The ledger cannot be written; nothing was changed, and it can be said again.
+    /// The ledger cannot be written, nothing was changed, and it can be said again; or it was, and cannot be told of yet.
     ///
     /// # Cancel safety
-    /// It may be heeded all the same; to say it again does no harm.
-    pub async fn learn(&self, evidence: Evidence<'_>) -> Result<Option<Entry>, LedgerError> {
+    /// It may be heeded all the same, and is told of then; to say it again does no harm.
+    pub async fn learn(
+        &self,
+        evidence: Evidence<'_>,
+        lines: impl FnOnce(&Entry) -> Vec<u8>,
+    ) -> Result<Option<Entry>, LedgerError> {
         let rules = self.rules.load_full();
         let entry = evidence.entry(&rules);
         let name = entry.subject.name();
-        let _locks = self.lock(std::iter::once(hash_of(&name))).await;
+        let locks = self.lock(std::iter::once(hash_of(&name))).await;
         let there = self.store.find(&name, Some(std::slice::from_ref(&entry.scope)))?;
         if there.iter().any(|there| there.holds(evidence.at) && lasts(there, &entry)) {
             return Ok(None);
@@ -87,12 +92,13 @@ impl Suppressions {
         if evidence.cause == Reason::HardBounce && !self.enough(&name, &evidence, &rules).await? {
             return Ok(None);
         }
-        self.put(std::slice::from_ref(&entry)).await?;
+        let written = self.put(std::slice::from_ref(&entry), lines(&entry)).await?;
         if evidence.cause == Reason::HardBounce && self.bounces.may_hold(&name) {
             // If this is lost the address needs one failure less after the entry has ended: no harm.
             self.bounces.put(&name, None).await?;
         }
-        Ok(Some(entry))
+        drop(locks);
+        written.told().await.map(|()| Some(entry))
     }
 
     /// Counts a failure; whether there are enough now.

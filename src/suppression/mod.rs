@@ -10,8 +10,8 @@
 //! 1. An address becomes a name: SHA-256 of its canonical form (lower case). So a list of hashes works like one of addresses.
 //! 2. A filter in memory says "no" to nearly all who are not on the list (`filter.rs`).
 //! 3. For the others the ledger is asked: for an entry by itself, and for a block of each run that may hold it (`store.rs`, `run.rs`).
-//! 4. Every change is told to whoever is connected ([`Suppressions::connect`]); what ends, and what can be merged, is seen to
-//!    by [`Suppressions::tend`].
+//! 4. Every change is told, by whoever is connected ([`Suppressions::connect`], `telling.rs`); what ends, and what can be merged,
+//!    is seen to by [`Suppressions::tend`].
 
 mod batch;
 mod bounces;
@@ -26,6 +26,7 @@ mod read;
 mod run;
 mod store;
 mod stream;
+mod telling;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -37,22 +38,24 @@ pub use import::{Format, Imported, Importer, RowError, export, export_header};
 pub use learn::Evidence;
 pub use read::Listed;
 pub use stream::{Importing, Wanted};
+pub use telling::{Change, Teller, Told, What};
 pub use text::{Defaults, EntryText, Wrong};
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::SuppressionConfig;
-use crate::ledger::{Ledger, LedgerError, Table};
+use crate::ledger::{Ledger, LedgerError};
 use crate::mail::{AddressHost, EnvelopeAddress, Stream};
 use crate::telemetry::Metrics;
 use batch::{row_of, subject_octets};
 use bounces::Bounces;
 use codec::{Name, hash_of, name_of, write_context};
 use store::Store;
+use telling::{Telling, Written};
 
 /// Who changes entries of one address waits for another; of different ones seldom.
 const SHARDS: usize = 64;
@@ -69,52 +72,11 @@ pub struct Suppressions {
     shards: [tokio::sync::Mutex<()>; SHARDS],
     /// Held by who merges runs.
     merging: Mutex<()>,
-    hook: OnceLock<Hook>,
+    telling: Arc<Telling>,
     /// Of imports that anybody may begin.
     seats: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     clock: Clock,
-}
-
-type Hook = Box<dyn Fn(&Change<'_>) + Send + Sync>;
-
-/// What became of entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change<'a> {
-    /// When.
-    pub at: Timestamp,
-    /// What.
-    pub what: What,
-    /// Of which entry; `None`: of many.
-    pub entry: Option<&'a Entry>,
-    /// How many.
-    pub count: u64,
-    /// Of many: the tenant that all of them are of; empty: everybody's, or of several.
-    pub tenant: &'a str,
-    /// Who did so.
-    pub by: &'a str,
-}
-
-/// What a [`Change`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
-    /// They hold from now on.
-    Added,
-    /// Somebody took them out.
-    Removed,
-    /// Their time is over.
-    Expired,
-}
-
-impl What {
-    /// Its word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            What::Added => "added",
-            What::Removed => "removed",
-            What::Expired => "expired",
-        }
-    }
 }
 
 impl Default for Suppressions {
@@ -143,11 +105,11 @@ impl Suppressions {
     ) -> Result<Suppressions, LedgerError> {
         Ok(Suppressions {
             bounces: Bounces::open(Arc::clone(&ledger))?,
+            telling: Arc::new(Telling::open(Arc::clone(&ledger))?),
             store: Store::open(ledger, Arc::clone(&metrics))?,
             rules: ArcSwap::from_pointee(config.clone()),
             shards: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             merging: Mutex::new(()),
-            hook: OnceLock::new(),
             seats: Arc::new(Semaphore::new(SEATS)),
             metrics,
             clock,
@@ -164,20 +126,16 @@ impl Suppressions {
         self.rules.load_full()
     }
 
-    /// From now on `hook` is told of every change, once it is durable; an import is one. It must not block. The first
-    /// call counts. What [`learn`](Suppressions::learn) makes is told by who calls that.
-    pub fn connect(&self, hook: impl Fn(&Change<'_>) + Send + Sync + 'static) {
-        _ = self.hook.set(Box::new(hook));
+    /// From now on every change is told by `teller`: its lines are durable together with it. The first call counts; call it
+    /// before anything is changed.
+    pub fn connect(&self, teller: impl Teller + 'static) {
+        self.telling.connect(Box::new(teller));
     }
 
-    fn tell(&self, what: What, entry: &Entry, by: &str) {
-        self.tell_of(&Change { at: self.clock.timestamp(), what, entry: Some(entry), count: 1, tenant: "", by });
-    }
-
-    fn tell_of(&self, change: &Change<'_>) {
-        if let Some(hook) = self.hook.get() {
-            hook(change);
-        }
+    /// The line of a change of one entry.
+    fn line(&self, what: What, entry: &Entry, by: &str) -> Vec<u8> {
+        let at = self.clock.timestamp();
+        self.telling.lines([Change { at, what, entry: Some(entry), count: 1, tenant: "", by }])
     }
 
     /// The entry that keeps mail of that stream and list from this address at this time; `None`: it may be sent. Takes a
@@ -258,15 +216,16 @@ impl Suppressions {
     /// thousands there is [`add_run`](Suppressions::add_run).
     ///
     /// # Errors
-    /// The ledger cannot be written; nothing was added.
+    /// The ledger cannot be written, and nothing was added; or it was, and cannot be told of yet.
     ///
     /// # Cancel safety
-    /// They may be added all the same.
+    /// They may be added all the same, and are told of then.
     pub async fn add(&self, new: Vec<Entry>) -> Result<(), LedgerError> {
-        let _locks = self.lock(new.iter().map(|entry| hash_of(&entry.subject.name()))).await;
-        self.put(&new).await?;
-        new.iter().for_each(|entry| self.tell(What::Added, entry, &entry.source));
-        Ok(())
+        let locks = self.lock(new.iter().map(|entry| hash_of(&entry.subject.name()))).await;
+        let lines = new.iter().flat_map(|entry| self.line(What::Added, entry, &entry.source)).collect();
+        let written = self.put(&new, lines).await?;
+        drop(locks);
+        written.told().await
     }
 
     /// Stores many at once, all or none, over older ones; how many there are, of those about the same counted once. One change tells of
@@ -276,11 +235,11 @@ impl Suppressions {
     /// The ledger cannot be written; nothing was added.
     pub fn add_run(&self, many: Batch, by: &str) -> Result<u64, LedgerError> {
         let tenant: Box<str> = many.tenant().unwrap_or_default().into();
-        let count = many.store(&self.store)?;
-        if count > 0 {
-            let (at, tenant) = (self.clock.timestamp(), &*tenant);
-            self.tell_of(&Change { at, what: What::Added, entry: None, count, tenant, by });
-        }
+        let at = self.clock.timestamp();
+        let line = |count| Change { at, what: What::Added, entry: None, count, tenant: &tenant, by };
+        let (count, lines) =
+            many.store(&self.store, &mut |count| self.telling.begin(self.telling.lines([line(count)])))?;
+        lines.into_iter().for_each(|lines| self.telling.tell(lines, None));
         self.merge(batch::RUNS_MAX)?;
         Ok(count)
     }
@@ -297,8 +256,8 @@ impl Suppressions {
         locks
     }
 
-    /// Writes entries by themselves; whoever calls this holds their shards.
-    async fn put(&self, new: &[Entry]) -> Result<(), LedgerError> {
+    /// Writes entries by themselves, and the lines that tell of them; whoever calls this holds their shards.
+    async fn put(&self, new: &[Entry], lines: Vec<u8>) -> Result<Written, LedgerError> {
         let kept: Vec<_> = new
             .iter()
             .map(|entry| {
@@ -322,41 +281,42 @@ impl Suppressions {
         let facts = self.store.facts_of(&after)?;
         let added = facts.iter().filter(|(key, _)| key.first() == Some(&place::SINGLE));
         let added: Vec<_> = added.filter_map(|(_, value)| value.clone()).collect();
-        self.store.ledger.put(Table::Suppressions, facts).await?;
+        // First: if nobody waits for this any more, they are written and found all the same.
         self.store.let_find(after.iter().map(|row| row.hash));
+        let written = self.telling.write(facts, lines).await?;
         before.into_iter().for_each(|value| self.store.count_single(value, -1));
         added.into_iter().for_each(|value| self.store.count_single(value, 1));
         self.store.publish();
-        Ok(())
+        Ok(written)
     }
 
     /// Takes an entry out; whether there was one. `by`: who does so.
     ///
     /// # Errors
-    /// The ledger cannot be written; nothing was changed.
+    /// The ledger cannot be written, and nothing was changed; or it was, and cannot be told of yet.
     ///
     /// # Cancel safety
-    /// It may be removed all the same.
+    /// It may be removed all the same, and is told of then.
     pub async fn remove_by(&self, scope: &Scope, subject: &Subject, by: &str) -> Result<bool, LedgerError> {
         let name = subject.name();
-        let _locks = self.lock(std::iter::once(hash_of(&name))).await;
+        let locks = self.lock(std::iter::once(hash_of(&name))).await;
         let found = self.store.find(&name, Some(std::slice::from_ref(scope)))?;
         let Some(entry) = found.into_iter().next() else { return Ok(false) };
-        self.take_out(&name, &entry).await?;
-        self.tell(What::Removed, &entry, by);
-        Ok(true)
+        let written = self.take_out(&name, &entry, self.line(What::Removed, &entry, by)).await?;
+        drop(locks);
+        written.told().await.map(|()| true)
     }
 
     /// As [`remove_by`](Suppressions::remove_by) the operator.
     ///
     /// # Errors
-    /// The ledger cannot be written; nothing was changed.
+    /// See [`remove_by`](Suppressions::remove_by).
     pub async fn remove(&self, scope: &Scope, subject: &Subject) -> Result<bool, LedgerError> {
         self.remove_by(scope, subject, "operator").await
     }
 
-    /// Removes an entry that is there; whoever calls this holds its shard.
-    async fn take_out(&self, name: &Name, entry: &Entry) -> Result<(), LedgerError> {
+    /// Removes an entry that is there, and writes the lines that tell of it; whoever calls this holds its shard.
+    async fn take_out(&self, name: &Name, entry: &Entry, lines: Vec<u8>) -> Result<Written, LedgerError> {
         let context = write_context(&entry.scope, entry.reason, &entry.source);
         let subject = subject_octets(&entry.subject);
         let row = row_of(entry, &context, &subject, hash_of(name), self.store.epoch());
@@ -369,13 +329,13 @@ impl Suppressions {
             facts.push((place::end(until, &key), None));
         }
         facts.push((key, value));
-        self.store.ledger.put(Table::Suppressions, facts).await?;
         if gone {
             self.store.let_find(std::iter::once(row.hash));
         }
+        let written = self.telling.write(facts, lines).await?;
         before.into_iter().for_each(|value| self.store.count_single(value, -1));
         self.store.publish();
-        Ok(())
+        Ok(written)
     }
 }
 

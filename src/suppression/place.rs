@@ -7,6 +7,7 @@
 //! | 3, run | what is said of it: it counts |
 //! | 4, until, the entry's key | nothing: the entry ends then |
 //! | 5 | the last epoch that was begun |
+//! | 6, a number | event lines that may not have been told yet |
 
 use super::codec::{Name, name_of};
 use crate::clock::Timestamp;
@@ -16,6 +17,7 @@ pub(super) const BLOCK: u8 = 2;
 pub(super) const RUN: u8 = 3;
 pub(super) const END: u8 = 4;
 pub(super) const EPOCH: u8 = 5;
+pub(super) const TELLING: u8 = 6;
 
 /// Octets of a name that stand in a key.
 const NAME_LEN: usize = 16;
@@ -72,4 +74,13 @@ pub(super) fn end(until: Timestamp, single: &[u8]) -> Vec<u8> {
 pub(super) fn end_in(key: &[u8]) -> Option<(Timestamp, &[u8])> {
     let (until, single) = key.split_first()?.1.split_first_chunk()?;
     Some((Timestamp(u64::from_be_bytes(*until)), single))
+}
+
+pub(super) fn telling(number: u64) -> Vec<u8> {
+    [&[TELLING][..], &number.to_be_bytes()].concat()
+}
+
+/// The number, from the key of lines.
+pub(super) fn telling_in(key: &[u8]) -> Option<u64> {
+    key.split_first()?.1.try_into().ok().map(u64::from_be_bytes)
 }

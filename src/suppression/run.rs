@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::codec::{Block, BlockBuilder, Kind, Row};
 use super::filter::Filter;
 use super::place;
+use super::telling::Lines;
 use crate::clock::Timestamp;
 use crate::ledger::{Bookmark, Ledger, LedgerError, Table};
 
@@ -232,8 +233,14 @@ impl<'a> RunWriter<'a> {
         self.flight.put(self.ledger, vec![(key, Some(self.block.finish()))])
     }
 
-    /// Makes it count, in place of `replaced`, when all of it is durable. `None`: it has no rows, and nothing is there.
-    pub(super) fn finish(mut self, replaced: &[u32]) -> Result<Option<Run>, LedgerError> {
+    /// How many rows there are.
+    pub(super) fn entries(&self) -> u64 {
+        self.about.entries()
+    }
+
+    /// Makes it count, in place of `replaced`, when all of it is durable, together with the lines that tell of it. `None`: it has no
+    /// rows, and nothing is there.
+    pub(super) fn finish(mut self, replaced: &[u32], lines: &[Lines]) -> Result<Option<Run>, LedgerError> {
         if !self.block.is_empty() {
             self.close_block()?;
         }
@@ -243,6 +250,7 @@ impl<'a> RunWriter<'a> {
         if whole {
             facts.push((place::run(self.id), Some(self.about.write())));
         }
+        facts.extend(lines.iter().map(Lines::fact));
         if !facts.is_empty() {
             self.flight.put(self.ledger, facts)?;
             self.flight.wait(0)?;

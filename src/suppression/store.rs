@@ -32,7 +32,7 @@ const FILTER_MIN: usize = 1 << 16;
 const TRIES: usize = 10;
 
 /// A key and its value; `None`: it is removed.
-type FactOf = (Vec<u8>, Option<Bytes>);
+pub(super) type FactOf = (Vec<u8>, Option<Bytes>);
 
 /// Sees facts one by one; a value that is long is left out.
 type EachFact<'a> = dyn FnMut(&[u8], Option<Bytes>) -> Result<(), LedgerError> + 'a;

@@ -21,6 +21,21 @@ const BY: &str = "daemon";
 impl Suppressions {
     /// Sees to the list until it is dropped. Cancel it when the daemon stops, before the ledger is closed.
     pub async fn tend(self: Arc<Self>) {
+        // Beside each other: lines wait for as long as the disk is full.
+        tokio::join!(self.keep_telling(), self.keep_tidy());
+    }
+
+    /// Tells what a crash may have kept from being told; later, what could not be written.
+    async fn keep_telling(&self) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.telling.tell_again().await;
+        }
+    }
+
+    async fn keep_tidy(self: &Arc<Self>) {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let epoch = self.store.epoch();
@@ -32,7 +47,7 @@ impl Suppressions {
             if !round.is_multiple_of(LONG) {
                 continue;
             }
-            let this = Arc::clone(&self);
+            let this = Arc::clone(self);
             let long = tokio::task::spawn_blocking(move || {
                 if round == 0 {
                     this.store.remove_orphans(epoch)?;
@@ -76,8 +91,8 @@ impl Suppressions {
             let (name, entry) = read().map_err(|error| LedgerError(error.to_string()))?;
             if let Some(entry) = entry.filter(|entry| !entry.holds(now)) {
                 debug_assert_eq!(hash_of(&name), hash);
-                self.take_out(&name, &entry).await?;
-                self.tell(What::Expired, &entry, BY);
+                // Nobody waits for the telling: it goes on by itself.
+                self.take_out(&name, &entry, self.line(What::Expired, &entry, BY)).await?;
             }
         }
         ledger.put(Table::Suppressions, vec![(end.to_vec(), None)]).await
@@ -92,10 +107,10 @@ impl Suppressions {
             if runs.is_empty() {
                 return Ok(());
             }
-            let count = batch::merge(&self.store, &runs, now)?;
-            if count > 0 {
-                self.tell_of(&Change { at: now, what: What::Expired, entry: None, count, tenant: "", by: BY });
-            }
+            let line = |count| Change { at: now, what: What::Expired, entry: None, count, tenant: "", by: BY };
+            batch::merge(&self.store, &runs, now, &mut |count| self.telling.begin(self.telling.lines([line(count)])))?
+                .into_iter()
+                .for_each(|lines| self.telling.tell(lines, None));
         }
     }
 }

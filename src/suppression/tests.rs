@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::telling::tests::Book;
 use super::*;
 use crate::config::{LedgerConfig, SuppressionScope};
 use crate::log::{DiskFiles, sim};
@@ -248,7 +248,8 @@ async fn failures_are_counted_until_the_address_takes_mail() {
     list.reload(&rules);
     let (ann, shop): (EnvelopeAddress, _) = ("ann@us.example".parse().unwrap(), stream("shop", "spring"));
     let fail = async |list: &Suppressions, n, hours: u32| {
-        let made = list.learn(evidence(Reason::HardBounce, &ann, &shop, n, NOW.after(HOUR * hours))).await.unwrap();
+        let evidence = evidence(Reason::HardBounce, &ann, &shop, n, NOW.after(HOUR * hours));
+        let made = list.learn(evidence, |_| Vec::new()).await.unwrap();
         made.map(|entry| entry.scope.to_string())
     };
     assert_eq!(fail(&list, 1, 0).await, None);
@@ -281,25 +282,22 @@ async fn failures_are_counted_until_the_address_takes_mail() {
 async fn causes_have_their_scopes_and_times() {
     let list = Suppressions::default();
     let (ann, shop): (EnvelopeAddress, _) = ("Ann+x@us.example".parse().unwrap(), stream("shop", "spring"));
-    let told: Arc<StdMutex<Vec<String>>> = Arc::default();
-    let hear = Arc::clone(&told);
-    list.connect(move |change| {
-        let subject = change.entry.map(|entry| entry.subject.to_string()).unwrap_or_default();
-        hear.lock().unwrap().push(format!("{} {subject} {} {}", change.what.as_str(), change.count, change.by));
-    });
+    let book = Book::default();
+    list.connect(book.clone());
     list.reload(&SuppressionConfig {
         complaint_scope: SuppressionScope::List,
         unsubscribe_keep: HOUR,
         subaddress: true,
         ..SuppressionConfig::default()
     });
-    let made = list.learn(evidence(Reason::Complaint, &ann, &shop, 1, NOW)).await.unwrap().unwrap();
+    let line = |entry: &Entry| format!("chain {}\n", entry.evidence).into_bytes();
+    let made = list.learn(evidence(Reason::Complaint, &ann, &shop, 1, NOW), line).await.unwrap().unwrap();
     assert_eq!((made.scope.to_string(), made.until), ("list:shop/news".into(), None));
     assert_eq!((&*made.evidence, &*made.source, made.subject.to_string()), ("m1", "smtp", "ann@us.example".into()));
     // It says as much, and more.
-    assert_eq!(list.learn(evidence(Reason::Unsubscribe, &ann, &shop, 2, NOW)).await.unwrap(), None);
+    assert_eq!(list.learn(evidence(Reason::Unsubscribe, &ann, &shop, 2, NOW), line).await.unwrap(), None);
     let bob = "bob@us.example".parse().unwrap();
-    let made = list.learn(evidence(Reason::Unsubscribe, &bob, &shop, 3, NOW)).await.unwrap().unwrap();
+    let made = list.learn(evidence(Reason::Unsubscribe, &bob, &shop, 3, NOW), line).await.unwrap().unwrap();
     assert_eq!(made.until, Some(NOW.after(HOUR)));
     assert_eq!(scope_of(&list, "bob@us.example"), "list:shop/news");
     list.expire(NOW.after(HOUR)).await.unwrap();
@@ -307,8 +305,9 @@ async fn causes_have_their_scopes_and_times() {
     list.expire(NOW.after(HOUR * 2)).await.unwrap();
     list.add_run(batch(&[entry("global", "a@b.example"), entry("global", "c@b.example")]), "import").unwrap();
     list.remove_by(&Scope::Global, &"a@b.example".parse().unwrap(), "ops").await.unwrap();
-    let expected = ["expired bob@us.example 1 daemon", "added  2 import", "removed a@b.example 1 ops"];
-    assert_eq!(*told.lock().unwrap(), expected);
+    let expected =
+        ["chain m1", "chain m3", "expired bob@us.example 1 daemon", "added  2 import", "removed a@b.example 1 ops"];
+    assert_eq!(book.told(), expected);
 }
 
 #[tokio::test]

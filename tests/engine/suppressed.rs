@@ -4,10 +4,15 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use posthaste::clock::{Clock, Timestamp};
+use posthaste::submission::grpc::v1;
+use posthaste::submission::grpc::v1::events_client::EventsClient;
+use posthaste::submission::grpc::v1::submission_client::SubmissionClient;
 use posthaste::suppression::{Batch, Entry, Reason, Scope, Subject, Suppressions};
+use tokio_stream::StreamExt;
+use tonic::transport::Endpoint;
 
 use crate::peer::{At, Do, Peer};
-use crate::world::{World, listeners, zone};
+use crate::world::{World, exchange, listeners, zone};
 
 fn entry(address: &str, scope: Scope) -> Entry {
     Entry {
@@ -181,4 +186,95 @@ async fn an_address_that_takes_mail_begins_anew() {
     assert!(!held(), "one failure since it took mail");
     world.send(&["bob@them.test"]).await;
     world.see("an entry", || held().then_some(())).await;
+}
+
+/// What a client of this tenant is told of the list; `None`: one bound to none.
+async fn told_of(world: &World, token: Option<&str>) -> Vec<v1::Event> {
+    let address = world.daemon().grpc_addresses()[0];
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut asked = tonic::Request::new(v1::WatchRequest {
+        start: v1::watch_request::Start::Oldest.into(),
+        kinds: vec![v1::event::Kind::Suppression.into()],
+        ..v1::WatchRequest::default()
+    });
+    if let Some(token) = token {
+        asked.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let mut watching = EventsClient::new(channel).watch(asked).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    loop {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(20), watching.next()).await;
+        let response = next.expect("events").unwrap().unwrap();
+        seen.extend(response.event);
+        if response.caught_up {
+            return seen;
+        }
+    }
+}
+
+/// A tenant's client hears of everybody's entry if it was made because of that tenant's own message, and of no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_told_of_what_its_own_mail_led_to() {
+    let them = Peer::start(listeners(1).await.pop().unwrap(), |ask| match ask.at {
+        At::Rcpt if ask.text.contains("gone") => Do::Say("550 5.1.1 no such user here"),
+        _ => Do::Take,
+    });
+    let (world, list) = world(&them).await;
+    let mut tokens = Vec::new();
+    for tenant in ["shop", "press"] {
+        let (status, answer) = world.http("POST", "/v1/tenants", &format!(r#"{{"name":"{tenant}"}}"#)).await;
+        assert_eq!(status, 201, "{answer}");
+        let path = format!("/v1/tenants/{tenant}/credentials");
+        let (status, answer) = world.http("POST", &path, r#"{"label":"web"}"#).await;
+        assert_eq!(status, 201, "{answer}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        tokens.push(answer["token"].as_str().unwrap().to_owned());
+    }
+    let id = world.send_with(&["gone-shop@them.test"], "X-Posthaste-Tenant: shop\r\n").await;
+    world.send_with(&["gone-press@them.test"], "X-Posthaste-Tenant: press\r\n").await;
+    list.add(vec![entry("by-hand@them.test", Scope::Global)]).await.unwrap();
+    list.add(vec![entry("by-shop@them.test", Scope::Tenant("shop".into()))]).await.unwrap();
+    world.until("suppression", "gone-shop@", 1).await;
+    world.until("suppression", "gone-press@", 1).await;
+    world.until("suppression", "by-shop@", 1).await;
+    let names = async |token: Option<&str>| {
+        let mut names: Vec<String> = told_of(&world, token).await.into_iter().map(|event| event.recipient).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(Some(&tokens[0])).await, ["by-shop@them.test", "gone-shop@them.test"]);
+    assert_eq!(names(Some(&tokens[1])).await, ["gone-press@them.test"]);
+    let all = ["by-hand@them.test", "by-shop@them.test", "gone-press@them.test", "gone-shop@them.test"];
+    assert_eq!(names(None).await, all);
+    let events = told_of(&world, Some(&tokens[0])).await;
+    let own = events.iter().find(|event| event.recipient == "gone-shop@them.test").unwrap();
+    assert_eq!((&*own.scope, &*own.tenant, &*own.message_id, &*own.reason), ("global", "shop", &*id, "hard-bounce"));
+    assert_eq!(events.iter().find(|event| event.recipient == "by-shop@them.test").unwrap().scope, "tenant");
+}
+
+/// At every door: who is on the list comes to his end while an order holds all mail, so nobody looks at it before it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_door_asks_the_list() {
+    let [them, _us] = good_peers().await;
+    let (world, list) = world(&them).await;
+    list.add(vec![entry("no@them.test", Scope::Global)]).await.unwrap();
+    let (status, answer) = world.http("POST", "/v1/orders", r#"{"deed":"pause","scope":{"domain":"them.test"}}"#).await;
+    assert_eq!(status, 201, "{answer}");
+    world.send(&["no@them.test", "yes@them.test"]).await;
+    let body = r#"{"from":"a@us.test","to":["no@them.test","yes@them.test"],"subject":"s","text":"t"}"#;
+    let http = world.daemon().http_addresses()[0];
+    let (status, answer) = exchange(http, "POST", "/v1/messages", "application/json", body).await;
+    assert_eq!(status, 201, "{answer}");
+    let address = world.daemon().grpc_addresses()[0];
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let request = v1::SubmitRequest {
+        sender: Some("a@us.test".into()),
+        recipients: vec!["no@them.test".into(), "yes@them.test".into()],
+        content: Some(v1::submit_request::Content::Raw(b"From: a@us.test\r\n\r\nhello\r\n".to_vec().into())),
+        ..v1::SubmitRequest::default()
+    };
+    SubmissionClient::new(channel).submit(request).await.unwrap();
+    world.until("suppressed", "no@them.test", 3).await;
+    let waits = |address: &str| world.events().iter().all(|event| event.recipient() != address);
+    assert!(waits("yes@them.test") && them.recipients().is_empty(), "{:?}", world.events());
 }

@@ -2,6 +2,9 @@
 
 use posthaste::config::Config;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::peer::Peer;
 use crate::world::{World, exchange, listeners, zone};
 
@@ -104,4 +107,68 @@ async fn fields_are_added_only_where_they_belong_and_nobody_forges_a_link() {
     let (status, _) = page(&world, "POST", &format!("/leave/{token}"), &"x".repeat(10_000)).await;
     assert_eq!(status, 413);
     assert!(world.told("unsubscribed", "").is_empty());
+}
+
+/// A `GET` with this header line: head and body.
+async fn shown(world: &World, token: &str, field: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(world.daemon().page_addresses()[0]).await.unwrap();
+    let request = format!("GET /leave/{token} HTTP/1.1\r\nHost: us.test\r\nConnection: close\r\n{field}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_lowercase(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_see_a_page_in_their_language_that_can_do_nothing() {
+    let (world, them) = world(|_| {}).await;
+    // Whatever a list is called, and whoever leaves it.
+    let hostile = "X-Posthaste-List: <img src=//evil.test/x>\r\n";
+    let headers = format!("{BULK}{hostile}");
+    let token = link(&world, &them, "\"<script>alert(1)</script>\"@them.test", &headers).await.unwrap();
+    for (field, language, word) in [
+        ("", "en", "Unsubscribe"),
+        ("Accept-Language: de-CH, de;q=0.9, en;q=0.8\r\n", "de", "Abmelden"),
+        ("Accept-Language: xx, fr;q=0.5\r\n", "fr", "Se d\u{e9}sabonner"),
+        ("Accept-Language: ja\r\n", "ja", "\u{914d}\u{4fe1}\u{505c}\u{6b62}"),
+    ] {
+        let (head, body) = shown(&world, &token, field).await;
+        assert!(head.starts_with("http/1.1 200") && head.contains(&format!("content-language: {language}")), "{head}");
+        assert!(body.contains(&format!("<html lang=\"{language}\"")) && body.contains(word), "{body}");
+        assert!(head.contains("content-security-policy: default-src 'none'; ") && !head.contains("script"), "{head}");
+        assert!(head.contains("frame-ancestors 'none'") && !head.contains("set-cookie"), "{head}");
+        assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
+        for bad in ["<script", "<img", "//evil", "http"] {
+            assert!(!body.contains(bad), "{bad} in {body}");
+        }
+        assert!(body.contains("&#60;script&#62;") && body.contains("&#60;img"), "{body}");
+    }
+    let (head, body) = shown(&world, "nonsense", "Accept-Language: ar\r\n").await;
+    assert!(head.starts_with("http/1.1 404") && body.contains("<html lang=\"ar\" dir=\"rtl\">"), "{head} {body}");
+    assert!(world.told("unsubscribed", "").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_may_be_the_operators() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("page.html");
+    std::fs::write(&file, "<html lang={{language}}><h1>Shop</h1><i>{{address}}</i>{{text}}{{action}}").unwrap();
+    let (world, them) = world(|config| config.unsubscribe.page_file = Some(file.clone())).await;
+    let token = link(&world, &them, "ann@them.test", &to_list("news")).await.unwrap();
+    let (head, body) = shown(&world, &token, "Accept-Language: nl\r\n").await;
+    assert!(body.starts_with("<html lang=nl><h1>Shop</h1><i>ann@them.test</i>Wilt u <b>"), "{body}");
+    assert!(head.contains("default-src 'none'") && body.contains("<form method=\"post\">"), "{head}");
+    // A page that is wrong changes nothing; a good one is in force after a reload.
+    std::fs::write(&file, "{{text}}").unwrap();
+    let error = world.daemon().reload(&world.config).unwrap_err().to_string();
+    assert!(error.contains("page.html: unsubscribe.page_file: it has no {{action}}"), "{error}");
+    assert!(shown(&world, &token, "").await.1.contains("<h1>Shop</h1>"));
+    std::fs::write(&file, "New {{text}}{{action}}").unwrap();
+    world.daemon().reload(&world.config).unwrap();
+    assert!(shown(&world, &token, "").await.1.starts_with("New Do you want"));
+    let (status, left) = page(&world, "POST", &format!("/leave/{token}"), "confirm=yes").await;
+    assert!(status == 200 && left.starts_with("New <b>") && !left.contains("<form"), "{left}");
+    assert_eq!(world.until("unsubscribed", "ann@them.test", 1).await[0].text("what"), "page");
 }

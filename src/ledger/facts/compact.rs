@@ -76,17 +76,21 @@ impl Facts {
         facts: &[Fact],
         sender: &Sender<bool>,
     ) -> Result<Option<bool>, LedgerError> {
+        let Some(index) = self.index(&self.lock())? else { return Ok(None) };
+        // Before the lock, for which all wait who look something up: only this thread changes the index.
+        let indexed =
+            facts.iter().map(|fact| index.get(fact.table, &fact.key).map(|entry| entry.map(|entry| entry.at)));
+        let indexed: Vec<_> = indexed.collect::<Result<_, _>>().map_err(|error| LedgerError::new(&error))?;
         let state = self.lock();
-        let Some(index) = self.index(&state)? else { return Ok(None) };
         let mut live = Vec::new();
-        for fact in facts {
+        for (fact, indexed) in facts.iter().zip(indexed) {
             let key = (fact.table, fact.key.clone());
             if state.pending.contains_key(&key) {
                 return Ok(None);
             }
             let now = match state.fresh.get(&key) {
                 Some(fresh) => Some(fresh.at).filter(|_| fresh.value.is_some()),
-                None => index.get(fact.table, &fact.key).map_err(|error| LedgerError::new(&error))?.map(|e| e.at),
+                None => indexed,
             };
             // A key that stands twice in one record counts as the record's last.
             if now == Some(at) {

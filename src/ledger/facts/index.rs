@@ -33,6 +33,8 @@ pub(in crate::ledger) struct Applied {
     pub through: Position,
     /// How many facts it holds.
     pub facts: u64,
+    /// What the log takes for them, about; 0 if it does not know.
+    pub octets: u64,
 }
 
 /// Facts by table and key. Calls block.

@@ -62,6 +62,6 @@ impl Index for MemoryIndex {
             }
         }
         let facts = held.entries.len() as u64;
-        Ok(*held.applied.insert(Applied { through, facts }))
+        Ok(*held.applied.insert(Applied { through, facts, octets: 0 }))
     }
 }

@@ -98,7 +98,7 @@ struct State {
     applied: Option<Applied>,
     /// What is retained, by segment.
     records: BTreeMap<SegmentId, Vec<Location>>,
-    /// Segments after the last compaction.
+    /// Segments after the last compaction; at start, as many as what counts would fill.
     compacted: usize,
     closing: bool,
 }
@@ -145,6 +145,9 @@ impl Facts {
         });
         let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
         (state.index, state.applied) = (Some(index), applied);
+        // As if the last compaction had just ended: what needs none is not written anew at each start.
+        let live = applied.map_or(0, |applied| applied.octets.div_ceil(segment_size.max(1)) as usize);
+        state.compacted = live.min(disk.log.segments().len());
         let facts =
             Facts { state: Mutex::new(state), wake: Condvar::new(), caught_up: Condvar::new(), disk: Some(disk) };
         facts.publish();

@@ -13,14 +13,14 @@ use bytes::Bytes;
 
 use super::index::{Applied, Entry, INDEXED_MAX, Index, IndexError, Indexes, Result};
 use crate::ledger::Table;
-use crate::ledger::codec::{CodecError, Fact, Reader, write_position};
+use crate::ledger::codec::{CodecError, Fact, Reader, fact_len, write_position};
 use crate::log::Position;
 
 /// Raised when keys or values are laid out anew: the old index is then made again.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Key of what it says of itself; no table has that number.
 const APPLIED: &[u8] = &[0];
-/// What follows a fact's position: its value, or nothing, as the value is too long.
+/// What follows a fact's position: its value, or only how long that is, as it is too long.
 const HERE: u8 = 1;
 const ELSEWHERE: u8 = 0;
 /// With more facts than this they are not counted at start.
@@ -148,6 +148,15 @@ fn read_entry(octets: &[u8]) -> Result<Entry> {
     Ok(Entry { at, value: (here == HERE).then(|| Bytes::copy_from_slice(r.0)) })
 }
 
+/// How long the value of an entry is.
+fn value_len(entry: &[u8]) -> usize {
+    match entry.get(8..).and_then(<[u8]>::split_first) {
+        Some((&ELSEWHERE, len)) => len.try_into().map_or(0, |len| u32::from_le_bytes(len) as usize),
+        Some((_, value)) => value.len(),
+        None => 0,
+    }
+}
+
 impl Index for SledIndex {
     fn applied(&self) -> Result<Option<Applied>> {
         let Some(octets) = guard(|| self.db.get(APPLIED))? else { return Ok(None) };
@@ -156,7 +165,8 @@ impl Index for SledIndex {
             let [format] = r.array("format").ok()?;
             let through = r.position("position").ok()?;
             let facts = u64::from_le_bytes(r.array("count").ok()?);
-            (format == FORMAT).then_some(Applied { through, facts })
+            let octets = u64::from_le_bytes(r.array("octets").ok()?);
+            (format == FORMAT).then_some(Applied { through, facts, octets })
         };
         read().map(Some).ok_or_else(|| IndexError("it was laid out by another version".into()))
     }
@@ -181,35 +191,39 @@ impl Index for SledIndex {
     }
 
     fn apply(&self, facts: &[(Position, Fact)], through: Position) -> Result<Applied> {
-        let mut count = self.applied()?.map_or(0, |applied| applied.facts);
+        let (mut count, mut octets) = self.applied()?.map_or((0, 0), |applied| (applied.facts, applied.octets));
         guard(|| {
             for (at, fact) in facts {
-                let place = place(fact.table, &fact.key);
+                let (place, key_len) = (place(fact.table, &fact.key), fact.key.len());
                 let before = match &fact.value {
                     Some(value) => {
-                        let mut octets = Vec::with_capacity(9 + value.len().min(INDEXED_MAX));
-                        write_position(&mut octets, *at);
+                        let mut entry = Vec::with_capacity(9 + value.len().min(INDEXED_MAX));
+                        write_position(&mut entry, *at);
                         if value.len() <= INDEXED_MAX {
-                            octets.push(HERE);
-                            octets.extend_from_slice(value);
+                            entry.push(HERE);
+                            entry.extend_from_slice(value);
                         } else {
-                            octets.push(ELSEWHERE);
+                            entry.push(ELSEWHERE);
+                            entry.extend_from_slice(&(value.len() as u32).to_le_bytes());
                         }
-                        count += 1;
-                        self.db.insert(place, octets)?
+                        (count, octets) = (count + 1, octets + fact_len(key_len, value.len()));
+                        self.db.insert(place, entry)?
                     }
                     None => self.db.remove(place)?,
                 };
-                count = count.saturating_sub(before.is_some().into());
+                if let Some(before) = before {
+                    count = count.saturating_sub(1);
+                    octets = octets.saturating_sub(fact_len(key_len, value_len(&before)));
+                }
             }
             // Last, and sled recovers a first part of what was written: so it is never ahead of the facts.
-            let mut octets = vec![FORMAT];
-            write_position(&mut octets, through);
-            octets.extend_from_slice(&count.to_le_bytes());
-            self.db.insert(APPLIED, octets)?;
+            let mut said = vec![FORMAT];
+            write_position(&mut said, through);
+            [count, octets].iter().for_each(|number| said.extend_from_slice(&number.to_le_bytes()));
+            self.db.insert(APPLIED, said)?;
             self.db.flush()?;
             self.raw.sync_data()?;
-            Ok(Applied { through, facts: count })
+            Ok(Applied { through, facts: count, octets })
         })
     }
 }

@@ -264,6 +264,54 @@ fn the_log_does_not_grow_with_changes() {
     assert_eq!(open.all(), expected, "from the log alone");
 }
 
+/// A start writes nothing anew of a log in which nearly all counts; and one in which little does is compacted.
+#[test]
+fn only_what_is_worth_it_is_compacted_at_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::sled(dir.path());
+    let value = |n: usize, len: usize| format!("{n:0>len$}");
+    for n in 0..500 {
+        // Long ones, too, of which the index has only the length.
+        let len = if n % 5 == 0 { 4000 } else { 1000 };
+        assert!(open.set(&format!("k{n}"), &value(n, len)) && open.set(&format!("k{}", n / 2), &value(n / 2, 1000)));
+        assert!(n % 10 > 0 || open.put(vec![fact(&format!("k{n}"), None)]));
+    }
+    open.settle();
+    let all = open.all();
+    drop(open);
+    let start = || {
+        let indexes = Box::new(SledIndexes { dir: dir.path().join("index"), cache: 1 << 20 });
+        let files = Arc::new(DiskFiles);
+        let facts = Facts::open(&dir.path().join("facts"), 64 << 10, indexes, files, Arc::new(Metrics::new())).unwrap();
+        let disk = facts.disk.as_ref().unwrap();
+        let before = disk.log.segments();
+        facts.compact(disk).unwrap();
+        let after = disk.log.segments();
+        let octets = facts.lock().applied.unwrap().octets;
+        facts.close_log();
+        (before, after, octets)
+    };
+    let live =
+        |all: &BTreeMap<String, String>| all.iter().map(|(key, value)| 9 + key.len() + value.len()).sum::<usize>();
+    // Whatever the life before has left, what the first start makes of it is not touched by the next.
+    start();
+    let (before, after, octets) = start();
+    assert_eq!((before, octets), (after.clone(), live(&all) as u64));
+    assert!(after.len() > 8, "{after:?}");
+    let open = Open::sled(dir.path());
+    assert_eq!(open.all(), all);
+    for n in 0..2000 {
+        assert!(open.set("k1", &value(n, 1000)));
+    }
+    drop(open);
+    let (_, after, octets) = start();
+    let (_, again, _) = start();
+    let all = Open::sled(dir.path()).all();
+    assert_eq!(octets, live(&all) as u64);
+    // Another start adds a segment of its own.
+    assert!(again.len() <= after.len() + 1 && after.len() < 30, "{after:?} {again:?}");
+}
+
 /// Power cuts at any deed, with compactions going on and an index that keeps up, falls behind or is lost.
 #[test]
 fn a_crash_at_any_write_loses_nothing_and_brings_nothing_back() {

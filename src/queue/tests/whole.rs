@@ -10,8 +10,9 @@ use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
 use crate::log::sim::SimFiles;
 use crate::log::{Drive, Files, LogOptions};
-use crate::mail::{Envelope, Recipient, Stream};
+use crate::mail::{Class, Envelope, Recipient, Stream};
 use crate::queue::scheduler::Recipients;
+use crate::shaping::steering::Learned;
 use crate::spool::{Message, Outlets};
 
 struct Whole {
@@ -26,6 +27,10 @@ struct Whole {
 
 impl Whole {
     fn start(files: SimFiles) -> Whole {
+        Whole::with_list(files, Arc::default())
+    }
+
+    fn with_list(files: SimFiles, list: Arc<Suppressions>) -> Whole {
         let dir = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new());
         let log = Arc::new(EventLog::open(dir.path(), &EventsConfig::default(), Arc::clone(&metrics)).unwrap().0);
@@ -64,7 +69,7 @@ impl Whole {
         };
         let pool = SigningPool::new(1, Clock, Arc::clone(&metrics));
         let chance = rand::SeedableRng::seed_from_u64(1);
-        let queue = Queue::new(Arc::clone(&spool), Arc::default(), parts, pool, metrics, Clock, chance);
+        let queue = Queue::new(Arc::clone(&spool), list, parts, pool, metrics, Clock, chance);
         queue.follow_events(log.progress());
         spool.restore(&mut opened, &mut |restored| queue.restore(restored)).unwrap();
         Whole { queue, spool, told, files, log, _dir: dir }
@@ -252,4 +257,113 @@ async fn a_thousand_orders_are_recalled_at_once() {
     whole.queue.recall(&ledger).unwrap();
     assert_eq!((whole.queue.orders().len(), rebuilt() - before), (1000, 1));
     ledger.close();
+}
+
+/// The list is asked when a message is accepted: who is on it comes to his end at once, however long the others wait, and
+/// is not among those who wait.
+#[tokio::test]
+async fn who_is_suppressed_ends_when_the_message_is_accepted() {
+    let list = Arc::new(Suppressions::default());
+    let entry = |address: &str| crate::suppression::Entry {
+        subject: address.parse().unwrap(),
+        scope: crate::suppression::Scope::Global,
+        reason: crate::suppression::Reason::Complaint,
+        evidence: "".into(),
+        source: "a test".into(),
+        since: Clock.timestamp(),
+        until: None,
+    };
+    list.add(vec![entry("r1@b.example"), entry("@gone.example")]).await.unwrap();
+    let whole = Whole::with_list(SimFiles::new(1), list);
+    let accept = async |recipients: &[&str]| {
+        let now = Clock.timestamp();
+        let mut envelope = Envelope::unreadable(Stream::default(), now);
+        envelope.recipients = recipients.iter().map(|to| Recipient::new(to.parse().unwrap())).collect();
+        envelope.not_before = now.after(Duration::from_secs(3600));
+        envelope.expires_at = now.after(Duration::from_secs(7200));
+        let id = whole.spool.next_id(now);
+        let message = Arc::new(Message::new(id, envelope, bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n")));
+        let accepted = tokio::spawn(whole.queue.accept(smallvec::smallvec![message]));
+        for _ in 0..3 {
+            others().await;
+            whole.spool.step();
+        }
+        accepted.await.unwrap().unwrap();
+        id
+    };
+    let first = accept(&["r0@b.example", "R1@b.example", "r2@b.example"]).await;
+    let second = accept(&["x@gone.example", "y@gone.example"]).await;
+    let ended = |id: MessageId| -> Vec<String> {
+        let told = whole.told.lock().unwrap().clone();
+        let lines = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let of = lines.filter(|line| line["message_id"] == id.to_string() && line["event"] == "suppressed");
+        of.map(|line| line["recipient"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ended(first), ["R1@b.example"]);
+    assert_eq!(ended(second), ["x@gone.example", "y@gone.example"]);
+    assert_eq!(whole.queue.open_recipients(), 2);
+    whole.log.close();
+}
+
+/// Enough unknown users for the reputation brake.
+fn brake(whole: &Whole) {
+    let stream = Stream { tenant: "shop".into(), class: Class::Bulk, campaign: "spring".into() };
+    let learned = [(Learned::Delivered, 200), (Learned::UnknownUser, 100)];
+    whole
+        .queue
+        .with_actions(|scheduler, now, actions| scheduler.learn(now, &stream, ("", "google"), &learned, actions));
+}
+
+/// What was told of the brake in this life, in a word each.
+fn brakes(whole: &Whole) -> Vec<String> {
+    let told = whole.told.lock().unwrap().clone();
+    let lines = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["event"] == "brake").map(|line| line["what"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The brake holds at once. A crash takes its order, its event, both or none, according to what was on disk; what it took the
+/// brake gives and tells again.
+#[tokio::test]
+async fn the_brake_is_told_and_holds_whatever_a_crash_takes() {
+    for (told, kept) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (files, facts) = (SimFiles::new(1), SimFiles::new(2));
+        let whole = Whole::start(files.clone());
+        let ledger = Arc::new(Ledger::open_small(&facts));
+        whole.queue.recall(&ledger).unwrap();
+        if !kept {
+            facts.cut();
+        }
+        brake(&whole);
+        assert_eq!(whole.queue.orders().len(), 1, "it waits for no disk");
+        let known = || ledger.scan(crate::ledger::Table::Orders, b"").unwrap().len();
+        while kept && known() == 0 {
+            others().await;
+        }
+        if told {
+            whole.spool.step();
+        }
+        assert_eq!(brakes(&whole), if told { vec!["paused"] } else { vec![] }, "it is told once it is on disk");
+        // What was told did not come as far as the event log's disk.
+        files.cut();
+        facts.cut();
+        whole.spool.close();
+        ledger.close();
+        files.restart();
+        facts.restart();
+
+        let after = Whole::start(files.clone());
+        let ledger = Arc::new(Ledger::open_small(&facts));
+        after.queue.recall(&ledger).unwrap();
+        assert_eq!(after.queue.orders().len(), usize::from(kept), "told {told}, kept {kept}");
+        assert_eq!(brakes(&after).len(), usize::from(told), "told {told}, kept {kept}");
+        if !kept || !told {
+            brake(&after);
+            assert_eq!(after.queue.orders().len(), 1);
+            after.spool.step();
+            assert_eq!(brakes(&after).len(), 1 + usize::from(told), "told {told}, kept {kept}");
+        }
+        after.spool.close();
+        ledger.close();
+        after.log.close();
+    }
 }

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::BoxError;
 use axum::body::{Body, HttpBody};
@@ -15,13 +14,10 @@ use tokio::time::{Instant, Sleep};
 use super::scan::{Scan, Wrong};
 use super::status;
 use crate::submission::rejection::Rejection;
-use crate::submission::web::{Budget, Metered, Share};
+use crate::submission::web::{Budget, IDLE_MAX, Metered, Share};
 
 /// Octets in front of each message: a flag and its length.
 const HEADER: usize = 5;
-
-/// A message of which nothing came for so long does not come any more.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// What may come in a body.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,6 @@
 //! The routes, one function for each operation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -30,9 +29,6 @@ use crate::submission::rejection::Rejection;
 use crate::submission::request::{Request, RequestContent};
 use crate::submission::steer::Cancel;
 use crate::submission::web::{self, Peer};
-
-/// A body of which nothing comes for so long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A submission takes about so many times its body in memory: decoded, built, and completed.
 const COPIES: usize = 2;
@@ -168,7 +164,7 @@ async fn submit_one(
     shared.gate.ready()?;
     let max = if kind == JSON { shared.json_max() } else { shared.policy.load().max_message_size.bytes() };
     let body = body.take().unwrap_or_default();
-    let (octets, memory) = web::read_body(body, &shared.budget, max, IDLE_MAX).await?;
+    let (octets, memory) = web::read_body(body, &shared.budget, max).await?;
     memory.take(octets.len() * COPIES).await?;
     let mut request = if kind == JSON {
         if let Some((name, _)) = query.first() {

@@ -1,7 +1,6 @@
 //! `/v1/suppressions`: who is not mailed any more.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -9,7 +8,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,8 +23,6 @@ use crate::submission::suppressions::{self, ENTRIES_MAX, Whose};
 use crate::submission::web::{self, Peer};
 use crate::suppression::{Entry, EntryText, Format, Imported};
 
-/// A body of which nothing comes for so long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Largest body that is no import.
 const BODY_MAX: usize = 1 << 20;
 /// Entries of a page, unless the request says otherwise, and at most.
@@ -310,7 +306,7 @@ async fn add_some(
     let (list, now) = (shared.gate.suppressions(), shared.clock.timestamp());
     let added = if kind == JSON {
         let body = unread.take().unwrap_or_default();
-        let (octets, _memory) = web::read_body(body, &shared.budget, BODY_MAX, IDLE_MAX).await?;
+        let (octets, _memory) = web::read_body(body, &shared.budget, BODY_MAX).await?;
         let Object(additions) =
             serde_json::from_slice::<Object<Additions>>(&octets).map_err(|error| json_rejection(&octets, &error))?;
         let texts: Vec<_> = additions.entries.0.into_iter().map(|Object(entry)| entry.text()).collect();
@@ -320,13 +316,8 @@ async fn add_some(
         let format = if kind == NDJSON { Format::Ndjson } else { Format::Csv };
         let importing = suppressions::import(list, &principal, &whose, format, SOURCE, now).await?;
         let body = unread.get_or_insert_default();
-        loop {
-            let frame = tokio::time::timeout(IDLE_MAX, body.frame()).await;
-            let Some(frame) = frame.map_err(|_| Rejection::trouble("the body did not go on coming"))? else { break };
-            let frame = frame.map_err(|_| Rejection::trouble("the body broke off"))?;
-            if let Ok(piece) = frame.into_data()
-                && !importing.take(piece).await
-            {
+        while let Some(piece) = web::next_octets(body).await? {
+            if !importing.take(piece).await {
                 break;
             }
         }

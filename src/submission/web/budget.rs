@@ -165,19 +165,37 @@ pub async fn pass_over(mut body: Body) {
     let _ = tokio::time::timeout(PASS_MAX.1, rest).await;
 }
 
+/// A body of which nothing comes for so long is given up.
+pub const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// The next octets of a body; `None`: that was all.
+///
+/// # Errors
+/// Nothing came for [`IDLE_MAX`]; the client went away.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn next_octets(body: &mut Body) -> Result<Option<Bytes>, Rejection> {
+    loop {
+        let frame = tokio::time::timeout(IDLE_MAX, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Rejection::trouble("the body did not go on coming"))? else {
+            return Ok(None);
+        };
+        let frame = frame.map_err(|_| Rejection::trouble("the body broke off"))?;
+        if let Ok(octets) = frame.into_data() {
+            return Ok(Some(octets));
+        }
+    }
+}
+
 /// Reads a body whole, with the memory for it from `budget`; the share is to be kept as long as the octets are.
 ///
 /// # Errors
-/// Longer than `max`; no room; nothing came for `idle`; the client went away.
+/// Longer than `max`; no room; otherwise as [`next_octets`].
 ///
 /// # Cancel safety
 /// Dropped, what was read is lost, and its memory free.
-pub async fn read_body(
-    body: Body,
-    budget: &Arc<Budget>,
-    max: usize,
-    idle: Duration,
-) -> Result<(Bytes, Share), Rejection> {
+pub async fn read_body(body: Body, budget: &Arc<Budget>, max: usize) -> Result<(Bytes, Share), Rejection> {
     let too_large = || Rejection::too_large(format!("the body is larger than the {max} octets allowed"));
     let share = budget.share();
     if body.size_hint().lower() > max as u64 {
@@ -186,13 +204,7 @@ pub async fn read_body(
     let mut body = body;
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
-    loop {
-        let frame = tokio::time::timeout(idle, body.frame()).await;
-        let frame = match frame.map_err(|_| Rejection::trouble("the body did not go on coming"))? {
-            None => break,
-            Some(frame) => frame.map_err(|_| Rejection::trouble("the body broke off"))?,
-        };
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = next_octets(&mut body).await? {
         let length = first.len() + whole.len() + data.len();
         if length > max {
             return Err(too_large());

@@ -35,7 +35,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use attended::{Answers, Attended};
-pub use budget::{Budget, Metered, Share, pass_over, read_body};
+pub use budget::{Budget, IDLE_MAX, Metered, Share, next_octets, pass_over, read_body};
 pub use counts::Counts;
 pub use identity::{Standing, principal, stands};
 pub use pipeline::{Committing, Pipeline};

@@ -230,15 +230,31 @@ async fn changes_of_the_suppression_list_are_told_to_whom_they_concern() {
     // Notices stay with the operator.
     told(4, "pace", ",\"tenant\":\"shop\"");
     told(5, "report", "");
-    write(&world, 6, "delivered", "shop", "spring");
+    // Everybody's entry, by mail of one tenant.
+    told(
+        6,
+        "suppression",
+        ",\"recipient\":\"own@them.test\",\"scope\":\"global\",\"tenant\":\"shop\",\"message_id\":\"0000000000007\"",
+    );
+    write(&world, 7, "delivered", "shop", "spring");
     world.events.progress().caught_up().await;
     let all = v1::WatchRequest::default;
     let suppression = vec![v1::event::Kind::Suppression.into()];
     for (asked, expected) in [
-        (all(), vec!["all@them.test", "shop@them.test", "", "\u{fc}@them.test"]),
-        (v1::WatchRequest { kinds: suppression.clone(), ..all() }, vec!["all@them.test", "shop@them.test", ""]),
-        (v1::WatchRequest { tenant: "shop".into(), ..all() }, vec!["shop@them.test", "\u{fc}@them.test"]),
-        (v1::WatchRequest { tenant: "shop".into(), kinds: suppression, ..all() }, vec!["shop@them.test"]),
+        (all(), vec!["all@them.test", "shop@them.test", "", "own@them.test", "\u{fc}@them.test"]),
+        (
+            v1::WatchRequest { kinds: suppression.clone(), ..all() },
+            vec!["all@them.test", "shop@them.test", "", "own@them.test"],
+        ),
+        (
+            v1::WatchRequest { tenant: "shop".into(), ..all() },
+            vec!["shop@them.test", "own@them.test", "\u{fc}@them.test"],
+        ),
+        (
+            v1::WatchRequest { tenant: "shop".into(), kinds: suppression.clone(), ..all() },
+            vec!["shop@them.test", "own@them.test"],
+        ),
+        (v1::WatchRequest { tenant: "press".into(), kinds: suppression, ..all() }, vec![]),
         (v1::WatchRequest { kinds: vec![1], ..all() }, vec!["\u{fc}@them.test"]),
         (v1::WatchRequest { campaign: "spring".into(), ..all() }, vec!["\u{fc}@them.test"]),
     ] {
@@ -246,6 +262,7 @@ async fn changes_of_the_suppression_list_are_told_to_whom_they_concern() {
         let recipients: Vec<&str> = events.iter().map(|event| event.recipient.as_str()).collect();
         assert_eq!(recipients, expected, "{asked:?}");
     }
+    assert_eq!(events(&world, all()).await.remove(3).scope, "global");
     let imported = events(&world, all()).await.remove(2);
     assert_eq!((imported.kind(), imported.count, &*imported.by), (v1::event::Kind::Suppression, 70_000, "crm"));
 }
