@@ -341,7 +341,6 @@ fn ret_says_what_goes_back() {
     assert!(body.contains("Subject: Gr=C3=BC=C3=9Fe"), "{body}");
     let huge = format!("X-Huge: {}\r\nSubject: x\r\n\r\n", "word\r\n ".repeat(20_000));
     assert!(returned(None, huge.as_bytes()).1.len() <= RETURN_MAX);
-    assert_eq!(returned(None, b"").1, "");
     let one_line = format!("X: {}", "y".repeat(100_000));
     assert_eq!(returned(None, one_line.as_bytes()).1, "");
 }
