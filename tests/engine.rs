@@ -62,3 +62,5 @@ mod times;
 mod trace;
 #[path = "engine/unsubscribe.rs"]
 mod unsubscribe;
+#[path = "engine/verp.rs"]
+mod verp;

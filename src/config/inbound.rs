@@ -8,8 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
+use super::doors::{DoorLimits, door};
 use super::{ByteSize, Config, SmtpConfig};
 use crate::mail::{Domain, EnvelopeAddress};
+
+/// The largest message that may come back.
+const BACK_MAX: ByteSize = ByteSize(256 << 20);
 
 /// `[feedback]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +25,8 @@ pub struct FeedbackConfig {
     /// Others for mail of some senders, by the domain of the envelope sender; for those below it too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bounce_domains: BTreeMap<Domain, Domain>,
+    /// Whom such a return path names.
+    pub verp: VerpNames,
     /// What comes back later than this after the message was accepted is not believed.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
@@ -33,11 +39,23 @@ pub struct FeedbackConfig {
     pub token_key_file: Option<PathBuf>,
 }
 
+/// Whom a return path of ours names, and so whom its holder can speak for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerpNames {
+    /// One recipient: each goes in a transaction of its own.
+    #[default]
+    Recipient,
+    /// All recipients of a transaction. What comes back to a path that several share suppresses nobody.
+    Transaction,
+}
+
 impl Default for FeedbackConfig {
     fn default() -> FeedbackConfig {
         FeedbackConfig {
             bounce_domain: None,
             bounce_domains: BTreeMap::new(),
+            verp: VerpNames::default(),
             token_lifetime: Duration::from_secs(30 * 86_400),
             cfbl: false,
             feedback_id: false,
@@ -58,38 +76,22 @@ impl FeedbackConfig {
     }
 }
 
-/// `[inbound]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct InboundConfig {
-    /// Addresses to listen on; empty: nothing comes in.
-    pub listen: Vec<SocketAddr>,
-    /// Largest message taken, headers included.
-    pub max_message_size: ByteSize,
-    /// Recipients in one transaction.
-    pub recipients_max: usize,
-    /// Longest line of a message in octets, without CRLF.
-    pub line_length_max: usize,
-    /// Refused or unknown commands in one session before it is cut off.
-    pub errors_max: u32,
-    /// Sessions at once, in all.
-    pub connections_max: usize,
-    /// Sessions at once from one client address.
-    pub connections_per_client_max: usize,
-    /// A session that this long neither ends a command nor sends 4 KiB is closed.
-    #[serde(with = "humantime_serde")]
-    pub idle_timeout: Duration,
-    /// Memory that messages being received and read may take together; beyond it they get 452.
-    pub memory_max: ByteSize,
-    /// Who gets mail to postmaster and abuse of our domains; `None`: it is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub postmaster: Option<EnvelopeAddress>,
-    /// PEM chain; without it there is no STARTTLS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_cert_file: Option<PathBuf>,
-    /// PEM key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_key_file: Option<PathBuf>,
+door! {
+    /// `[inbound]`. Without a certificate there is no STARTTLS.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct InboundConfig {
+        /// Longest line of a message in octets, without CRLF.
+        pub line_length_max: usize,
+        /// Refused or unknown commands in one session before it is cut off.
+        pub errors_max: u32,
+        /// A session that this long neither ends a command nor sends 4 KiB is closed.
+        #[serde(with = "humantime_serde")]
+        pub idle_timeout: Duration,
+        /// Who gets mail to postmaster and abuse of our domains; `None`: it is refused.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub postmaster: Option<EnvelopeAddress>,
+    }
 }
 
 impl Default for InboundConfig {
@@ -165,9 +167,7 @@ pub(super) fn check(check: &mut Check<'_>, config: &Config) {
         }
     }
     let key = |name: &str| format!("inbound.{name}");
-    if inbound.max_message_size > ByteSize(256 << 20) {
-        let why = format!("{} is more than anything that comes back has", inbound.max_message_size);
-        check.error(&key("max_message_size"), why, "lower it: 10MiB");
-    }
-    check.smtp_listener(&key, &inbound.smtp());
+    check.door(&key, inbound.limits(), BACK_MAX);
+    check.dialogue(&key, inbound.line_length_max, inbound.errors_max, inbound.idle_timeout);
+    check.certificate(&key, inbound.tls_cert_file.as_deref(), inbound.tls_key_file.as_deref());
 }

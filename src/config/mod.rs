@@ -41,7 +41,7 @@ pub use delivery::{DeliveryConfig, RetryConfig, TimeoutConfig, TlsPolicy};
 pub use doors::{Api, ApiConfig, Grpc, GrpcConfig, Http, HttpConfig, SmtpConfig, SubmissionConfig};
 pub use egress::{DEFAULT, EgressConfig, POOL_SOURCES_MAX, PoolConfig, Proxy, ProxyKind, ProxyUrl, SourceConfig};
 pub use hostname::HostnameError;
-pub use inbound::{FeedbackConfig, InboundConfig};
+pub use inbound::{FeedbackConfig, InboundConfig, VerpNames};
 pub use kept::{EventsConfig, LedgerConfig, SpoolConfig};
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};

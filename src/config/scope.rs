@@ -73,6 +73,23 @@ impl<'a> Subject<'a> {
 }
 
 impl Scope {
+    /// What it names, as if it were mail; empty where it names nothing.
+    pub fn subject(&self) -> Subject<'_> {
+        fn name(name: &Option<String>) -> &str {
+            name.as_deref().unwrap_or_default()
+        }
+        Subject {
+            provider: name(&self.provider),
+            site: name(&self.site),
+            domain: name(&self.domain),
+            source: name(&self.source),
+            pool: name(&self.pool),
+            tenant: name(&self.tenant),
+            class: self.class.unwrap_or_default(),
+            campaign: name(&self.campaign),
+        }
+    }
+
     /// Whether it is about this.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         let names = [

@@ -85,7 +85,7 @@ listen = 1
             "f:8: submission.smtp.trusted_networks[0]: invalid IP address syntax; write it as \"192.0.2.1\" or \"2001:db8::1\"; a network as \"10.0.0.0/8\"",
             "f:9: submission.smtp.max_message_size: \"50 apples\" is not a size; write it as \"50MiB\", \"64KB\" or a number of octets",
             "f:10: submission.smtp.recipients_max: invalid value: integer `-1`, expected a number from 0 up; write a number in that range",
-            "f:11: submission.smtp.colour: unknown key; remove it; known here: listen, listen_tls, trusted_networks, auth_without_tls, max_message_size, recipients_max, line_length_max, commands_max, errors_max, connections_max, connections_per_client_max, idle_timeout, memory_max, tls_cert_file, tls_key_file, tls_client_ca_file",
+            "f:11: submission.smtp.colour: unknown key; remove it; known here: listen, max_message_size, recipients_max, connections_max, connections_per_client_max, memory_max, tls_cert_file, tls_key_file, listen_tls, trusted_networks, auth_without_tls, line_length_max, commands_max, errors_max, idle_timeout, tls_client_ca_file",
             "f:13: delivery.port: invalid value: integer `70000`, expected a number from 0 to 65535; write a number in that range",
             "f:14: delivery.tls: \"requird\" is not known; use one of: none, opportunistic, required, verified",
             "f:15: delivery.allow_loopback: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",

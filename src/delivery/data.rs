@@ -152,26 +152,8 @@ impl<'a> Iterator for Stuffed<'a> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::probe::written;
     use super::*;
-
-    /// Writes an outbox out, `piece` octets at a time.
-    fn written(mut outbox: Outbox<'_>, piece: usize) -> Vec<u8> {
-        let mut all = Vec::new();
-        loop {
-            let mut room = [IoSlice::new(&[]); WINDOW];
-            let slices = outbox.next(&mut room);
-            let mut left = piece;
-            for slice in slices {
-                let n = slice.len().min(left);
-                all.extend_from_slice(&slice[..n]);
-                left -= n;
-            }
-            if slices.is_empty() {
-                return all;
-            }
-            outbox.wrote(piece - left);
-        }
-    }
 
     #[track_caller]
     fn check(signature: &str, content: &str, expected: &str) {

@@ -78,7 +78,7 @@ pub fn capabilities(octets: &[u8]) {
 pub fn stuffing(octets: &[u8]) {
     let [signature, piece, text @ ..] = octets else { return };
     let (signature, content) = text.split_at(usize::from(*signature).min(text.len()));
-    let wire = write(Outbox::stuffed(signature, content), usize::from(*piece).max(1));
+    let wire = written(Outbox::stuffed(signature, content), usize::from(*piece).max(1));
     let mut expected = text.to_vec();
     if !expected.is_empty() && !expected.ends_with(b"\r\n") {
         expected.extend_from_slice(b"\r\n");
@@ -93,11 +93,11 @@ pub fn stuffing(octets: &[u8]) {
         rest = behind;
     }
     assert_eq!(received, expected);
-    assert_eq!(write(Outbox::plain(&[signature, content]), usize::from(*piece).max(1)), text);
+    assert_eq!(written(Outbox::plain(&[signature, content]), usize::from(*piece).max(1)), text);
 }
 
 /// Writes an outbox out, `piece` octets at a time.
-fn write(mut outbox: Outbox<'_>, piece: usize) -> Vec<u8> {
+pub(super) fn written(mut outbox: Outbox<'_>, piece: usize) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
         let mut room = [IoSlice::new(&[]); WINDOW];

@@ -10,8 +10,8 @@
 //! message id; a subscription's does not end: a link in an old letter must work.
 //!
 //! A token names the recipient by 32 bits of a hash: enough to tell the recipients of one message apart. That of several names the
-//! domain that all of them have, authenticated by another key, so that neither stands in for the other. Whoever gets a
-//! copy can speak for nobody at other domains.
+//! domain that all of them have, authenticated by another key, so that neither stands in for the other. All of those several have
+//! such a token: what comes with it is no proof of what it says of one of them.
 
 use std::io;
 use std::path::Path;
@@ -74,7 +74,7 @@ impl Sent {
         Sent { message, recipient: None, domain: None }
     }
 
-    /// Whether who has the token may speak for this recipient of the message.
+    /// Whether the token names this recipient of the message, by itself or among others.
     pub fn covers(&self, address: &EnvelopeAddress) -> bool {
         self.recipient == Some(RecipientHash::of(address)) || self.domain == Some(DomainHash::of(address))
     }

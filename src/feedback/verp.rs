@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::token::{Sent, Tokens};
-use crate::config::FeedbackConfig;
+use crate::config::{FeedbackConfig, VerpNames};
 use crate::mail::{AddressHost, Domain, EnvelopeAddress, MessageId, Recipient, ReversePath};
 
 /// What stands before the token.
@@ -16,16 +16,24 @@ pub struct Verp {
     tokens: Arc<Tokens>,
     domain: Option<Domain>,
     by_sender: BTreeMap<Domain, Domain>,
+    names: VerpNames,
 }
 
 impl Verp {
     /// As the configuration wants it.
     pub fn new(config: &FeedbackConfig, tokens: Arc<Tokens>) -> Verp {
-        Verp { tokens, domain: config.bounce_domain.clone(), by_sender: config.bounce_domains.clone() }
+        let (domain, by_sender) = (config.bounce_domain.clone(), config.bounce_domains.clone());
+        Verp { tokens, domain, by_sender, names: config.verp }
+    }
+
+    /// Whether the return path for messages of this sender names one recipient, so that no two may share a transaction.
+    pub fn names_each(&self, sender: &ReversePath) -> bool {
+        self.names == VerpNames::Recipient && sender.address().is_some_and(|sender| self.domain_of(sender).is_some())
     }
 
     /// The return path of a transaction with these recipients of a message of `sender`; `None`: the sender's own. It names
-    /// the recipient if there is one only, else their domain if they have one, else the message. A message without a return path gets none (RFC 5321 §4.5.5): to
+    /// the recipient if there is one only, else their domain if they have one, else the message: then whoever gets it
+    /// could speak for the others, and is not believed. A message without a return path gets none (RFC 5321 §4.5.5): to
     /// a report no bounce may come. Costs one HMAC, nothing if no domain is configured.
     pub fn return_path(
         &self,

@@ -140,17 +140,17 @@ impl Desk {
             if let Some(mailed) = self.parts.queue.mailed(sent.message, same).await?
                 && let Some(said) = verdict::of_one(report, Some(&mailed.recipient))
             {
-                // Of several domains anybody may say this of anybody: told, not believed.
-                let said = Said { hard: said.hard && sent.covers(&address), ..said };
-                findings.push(Finding { said, address: Some(mailed.recipient.clone()), mailed: Some(mailed) });
+                findings.push(Finding {
+                    said: doubted(said),
+                    address: Some(mailed.recipient.clone()),
+                    mailed: Some(mailed),
+                });
             }
         }
         if findings.is_empty()
             && let Some(said) = verdict::of_one(report, None)
         {
-            // It may be true, but who it is about is not proven.
-            let said = Said { hard: false, ..said };
-            findings.push(Finding { said, mailed: self.mailed(sent).await?, address: None });
+            findings.push(Finding { said: doubted(said), mailed: self.mailed(sent).await?, address: None });
         }
         Ok(findings)
     }
@@ -185,6 +185,11 @@ impl Desk {
             None => Ok(()),
         }
     }
+}
+
+/// Who shares a token with others can say anything of them: it is told, and nobody is dead for it.
+fn doubted(said: Said<'_>) -> Said<'_> {
+    Said { hard: false, ..said }
 }
 
 /// A line that says whose mail it was.

@@ -28,7 +28,7 @@ struct Complainant {
     message: Option<MessageId>,
     /// Proven by a token.
     proven: bool,
-    /// The token does not say whose it is: whoever had the message can have sent this for another.
+    /// Several share the token: any of them can have sent this for another.
     is_anybody: bool,
     /// `None`: of that message, but nobody knows which recipient.
     address: Option<EnvelopeAddress>,
@@ -77,8 +77,7 @@ impl Desk {
                 return Err(Rejection::trouble("its signature cannot be verified now, try again later"));
             }
             Some(Signed::Not(why)) => Some(*why),
-            Some(Signed::By(_)) => who.lacks(complaint),
-            None => who.lacks(complaint).or(who.is_anybody.then_some("its token names recipients at several domains")),
+            Some(Signed::By(_)) | None => who.lacks(complaint),
         };
         let item = who.item(complaint).filter(|_| lacking.is_none());
         let _turn = match (item, who.message) {
@@ -126,7 +125,7 @@ impl Desk {
             });
         };
         let subscription = subscription.filter(|one| one.message == sent.message);
-        let is_anybody = sent == Sent::any(sent.message) && subscription.is_none();
+        let is_anybody = sent.recipient.is_none() && subscription.is_none();
         let message = Some(sent.message);
         let mut who = Complainant { message, proven: true, is_anybody, subscription, ..Complainant::default() };
         let said = complaint.original_rcpt.iter().chain([&complaint.original_to]);
@@ -248,6 +247,8 @@ impl Complainant {
             () if !self.proven => Some("no token of ours in it"),
             () if !complaint.is_against_sender() => Some("not a complaint against the sender"),
             () if self.address.is_none() => Some("none of the message's recipients is named"),
+            // A signature says which domain sent it, not which of its users.
+            () if self.is_anybody => Some("several recipients share its token"),
             () if self.stream().is_none() => Some("nobody remembers the message"),
             () => None,
         }

@@ -11,7 +11,7 @@
 //!    it is ever unpacked beyond what it is.
 //! 4. The token says which message, the event log or the spool says who its recipient was ([`Queue::mailed`]). The report
 //!    is believed only on what became of that recipient (`verdict.rs`): whatever address it names, none is kept away
-//!    but those that we sent this message to.
+//!    but the one that the token is about. Of a token that several share it is told, and nobody is kept away.
 //! 5. An event tells of it (`bounce.rs`). Once that is on disk a hard bounce goes to the suppression list, and what that did is
 //!    another event, which points to the first. Only then the sender hears `250`.
 //!

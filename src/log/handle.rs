@@ -122,13 +122,7 @@ impl Log {
     /// # Cancel safety
     /// Safe; the read ends on its own.
     pub async fn read(&self, location: Location) -> Result<Record, LogError> {
-        if self.stepped.is_some() {
-            return self.shared.read(location, true);
-        }
-        let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.read(location, true));
-        // Fails only while the runtime is being shut down.
-        read.await.unwrap_or(Err(LogError::Closed))
+        self.read_part(location, true).await
     }
 
     /// The record without its body, for when that is damaged or not needed.
@@ -136,12 +130,16 @@ impl Log {
     /// # Errors
     /// As [`Log::read`], but for the body.
     pub async fn read_head(&self, location: Location) -> Result<Record, LogError> {
+        self.read_part(location, false).await
+    }
+
+    async fn read_part(&self, location: Location, with_body: bool) -> Result<Record, LogError> {
         if self.stepped.is_some() {
-            return self.shared.read(location, false);
+            return self.shared.read(location, with_body);
         }
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.read(location, false));
-        // As above.
+        let read = tokio::task::spawn_blocking(move || shared.read(location, with_body));
+        // Fails only while the runtime is being shut down.
         read.await.unwrap_or(Err(LogError::Closed))
     }
 

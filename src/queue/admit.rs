@@ -21,6 +21,7 @@ impl Queue {
         let expires = at(now, timestamp, envelope.expires_at);
         let due = at(now, timestamp, envelope.not_before).min(expires);
         let groups = group_by_host(envelope.recipients.iter().map(|r| r.address.host()));
+        let apart = envelope.recipients.len() > 1 && self.parts.load().verp.names_each(&envelope.reverse_path);
         let newcomer = Newcomer {
             id: message.id,
             stream: &envelope.stream,
@@ -28,9 +29,15 @@ impl Queue {
             recipients: envelope.recipients.len(),
             size: message.content.len() as u64,
             expires,
+            apart,
         };
-        let groups =
-            groups.into_iter().flat_map(|(host, recipients)| split(recipients, refused).map(move |part| (host, part)));
+        let groups = groups.into_iter().flat_map(|(host, recipients)| {
+            let parts = split(recipients, refused);
+            let pieces = parts.flat_map(move |(part, refused)| {
+                part.pieces(apart && !refused).into_iter().map(move |piece| (piece, refused))
+            });
+            pieces.map(move |part| (host, part))
+        });
         let groups = groups.map(|(host, (recipients, refused))| Group {
             host,
             attempts: 0,

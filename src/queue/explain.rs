@@ -174,14 +174,10 @@ impl Queue {
         let scheduler = &mut *self.lock();
         scheduler.steering().set_time(times.now, times.timestamp);
         let subject = Subject {
-            provider: route.provider,
             site: route.site.as_str(),
             domain: &domain,
-            source: "",
             pool: parts.egress.pool_name(pool),
-            tenant: &stream.tenant,
-            class: stream.class,
-            campaign: &stream.campaign,
+            ..Subject::of_stream(stream, route.provider)
         };
         explained.ready = scheduler.known_site(&route.site, pool).map_or(0, |site| scheduler.site(site).ready.len());
         let mut soonest: Option<Gate> = None;

@@ -12,7 +12,7 @@ use rand::Rng;
 use super::steer::NewOrder;
 use super::{Queue, RetryPolicy};
 use crate::clock::Timestamp;
-use crate::config::{Scope, Subject};
+use crate::config::Scope;
 use crate::mail::{Class, Failure, Origin, Outcome, Reply, Stream};
 use crate::routing::{HopHost, Route, SourceId};
 use crate::shaping::orders::Deed;
@@ -159,25 +159,11 @@ impl Queue {
 
     /// Whether it is paused until then anyway. Sessions are told the same at the same time.
     fn is_paused(&self, scope: &Scope, until: Timestamp) -> bool {
-        let about = Subject {
-            provider: name(&scope.provider),
-            site: name(&scope.site),
-            domain: "",
-            source: name(&scope.source),
-            pool: "",
-            tenant: name(&scope.tenant),
-            class: scope.class.unwrap_or_default(),
-            campaign: name(&scope.campaign),
-        };
         let now = self.now();
         let mut scheduler = self.lock();
-        let pause = scheduler.steering().orders.pause(now, &about);
+        let pause = scheduler.steering().orders.pause(now, &scope.subject());
         pause.is_some_and(|pause| pause.until.is_none_or(|end| end >= until))
     }
-}
-
-fn name(name: &Option<String>) -> &str {
-    name.as_deref().unwrap_or_default()
 }
 
 /// A newsletter may be paused for what one reply says of it. A password reset never, nor mail of which nobody said what

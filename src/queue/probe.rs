@@ -202,7 +202,7 @@ impl<'a> World<'a> {
         let (stream, accepted_at, expires) = (&stream, Timestamp(0), self.now + EXPIRY);
         self.messages.insert(id, (vec![false; recipients], expires));
         self.recipients += recipients;
-        let newcomer = Newcomer { id, stream, accepted_at, recipients, size: 0, expires };
+        let newcomer = Newcomer { id, stream, accepted_at, recipients, size: 0, expires, apart: false };
         self.scheduler.add(self.now, newcomer, groups, &mut self.actions);
     }
 

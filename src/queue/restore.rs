@@ -24,7 +24,8 @@ impl Queue {
         let expires = at(now, timestamp, envelope.expires_at);
         let known: HashMap<u32, RestoredRecipient> = recipients.into_iter().map(|r| (r.recipient, r)).collect();
         let mut groups: Vec<Group<'_>> = Vec::new();
-        let mut places: HashMap<(&AddressHost, u16, bool, u64), usize> = HashMap::new();
+        let apart = envelope.recipients.len() > 1 && self.parts.load().verp.names_each(&envelope.reverse_path);
+        let mut places: HashMap<(&AddressHost, u16, bool, u64, usize), usize> = HashMap::new();
         for (place, recipient) in envelope.recipients.iter().enumerate() {
             let (attempts, late, due) = match known.get(&(place as u32)) {
                 None => (0, false, envelope.not_before),
@@ -34,7 +35,8 @@ impl Queue {
             // Not now, so that nothing is attempted before the timers run.
             let due = at(now, timestamp, due).min(expires).max(now + 1);
             let host = recipient.address.host();
-            let group = *places.entry((host, attempts, late, due)).or_insert_with(|| {
+            let alone = if apart { place } else { 0 };
+            let group = *places.entry((host, attempts, late, due, alone)).or_insert_with(|| {
                 groups.push(Group { host, attempts, late, recipients: Recipients::None, due, refused: false });
                 groups.len() - 1
             });
@@ -60,6 +62,7 @@ impl Queue {
             recipients: envelope.recipients.len(),
             size: self.spool.content_len(id).unwrap_or_default() as u64,
             expires,
+            apart,
         };
         self.with_actions(|scheduler, _, actions| scheduler.add(now, newcomer, groups, actions));
         if taken_back {

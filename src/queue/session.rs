@@ -244,6 +244,16 @@ impl Queue {
                 return Ok(false);
             }
         };
+        let parts = self.parts.load_full();
+        let together: usize = items.iter().map(|item| item.recipients.len()).sum();
+        if together > 1 && parts.verp.names_each(&message.envelope.reverse_path) {
+            // It was accepted when they could share a return path.
+            self.with_actions(|scheduler, now, actions| {
+                scheduler.give_back(taken);
+                scheduler.take_apart(now, site, items, actions);
+            });
+            return Ok(false);
+        }
         if let Err(failure) = self.sign(&message, started).await {
             self.lock().give_back(taken);
             self.settle(&message, items, Attempted::none(started, failure), Some(path));
@@ -253,7 +263,7 @@ impl Queue {
         let places = items.iter().flat_map(|item: &Item| item.recipients.iter());
         let recipients: Vec<&Recipient> = places.map(|place| &envelope.recipients[*place as usize]).collect();
         let empty = bytes::Bytes::new();
-        let returns = self.parts.load().verp.return_path(&envelope.reverse_path, id, &recipients);
+        let returns = parts.verp.return_path(&envelope.reverse_path, id, &recipients);
         let job = Job {
             reverse_path: returns.as_ref().unwrap_or(&envelope.reverse_path),
             recipients: &recipients,
@@ -266,10 +276,7 @@ impl Queue {
         };
         let transaction = connection.deliver(&job).await;
         let failure = transaction.session_failure.clone();
-        let answer = {
-            let parts = self.parts.load();
-            paced::answer(&transaction.outcomes, failure.as_ref(), (&parts.profiles, route.provider))
-        };
+        let answer = { paced::answer(&transaction.outcomes, failure.as_ref(), (&parts.profiles, route.provider)) };
         self.learn_pace(path, began, answer);
         self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cancelled, QueryError, Queue};
 use crate::clock::Timestamp;
-use crate::config::Scope;
+use crate::config::{Scope, Subject};
 use crate::events::{About, Notice, NoticeKind};
 use crate::feedback::classify::{Reason, classify_reply};
 use crate::ledger::{Ledger, LedgerError, Table};
-use crate::mail::{Origin, Outcome, Reply, Stream};
+use crate::mail::{Class, Origin, Outcome, Reply, Stream};
 use crate::routing::{Route, SourceId};
 use crate::shaping::orders::{Deed, ORDERS_MAX, Order, OrderId};
 use crate::shaping::steering::{BRAKE, Braked, Learned};
@@ -341,19 +341,9 @@ pub(super) fn says_unknown(outcome: &Outcome, provider: &str) -> bool {
 
 /// A scope as notices have it.
 fn about(scope: &Scope) -> About<'_> {
-    fn name(name: &Option<String>) -> &str {
-        name.as_deref().unwrap_or_default()
-    }
-    About {
-        provider: name(&scope.provider),
-        site: name(&scope.site),
-        domain: name(&scope.domain),
-        source: name(&scope.source),
-        pool: name(&scope.pool),
-        tenant: name(&scope.tenant),
-        class: scope.class.map_or("", crate::mail::Class::as_str),
-        campaign: name(&scope.campaign),
-    }
+    let Subject { provider, site, domain, source, pool, tenant, campaign, .. } = scope.subject();
+    let class = scope.class.map_or("", Class::as_str);
+    About { provider, site, domain, source, pool, tenant, class, campaign }
 }
 
 /// In a sentence, for lists.

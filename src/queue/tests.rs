@@ -44,6 +44,7 @@ fn with_a_message(actions: &mut Vec<Action>) -> Scheduler {
         recipients: 3,
         size: 0,
         expires: EXPIRY,
+        apart: false,
     };
     let [a, b] = ["a.example", "b.example"].map(|name| AddressHost::Domain(name.parse().unwrap()));
     let group = |host, places: &[u32]| Group {
@@ -127,6 +128,7 @@ fn a_message_partly_asleep_is_given_up_at_once() {
         recipients: 5001,
         size: 0,
         expires: EXPIRY,
+        apart: false,
     };
     let asleep = (1..5001).map(|recipient| group(recipient, EXPIRY));
     scheduler.add(0, newcomer, std::iter::once(group(0, 0)).chain(asleep), &mut actions);
@@ -164,7 +166,7 @@ fn the_sleepers_of_what_is_taken_back_go_in_slices() {
         };
         scheduler.add(
             0,
-            Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY },
+            Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY, apart: false },
             [group],
             &mut actions,
         );
@@ -234,7 +236,12 @@ fn add_one(scheduler: &mut Scheduler, now: u64, id: u64, actions: &mut Vec<Actio
         due: now,
         refused: false,
     };
-    scheduler.add(now, Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY }, [group], actions);
+    scheduler.add(
+        now,
+        Newcomer { id, stream, accepted_at, recipients: 1, size: 0, expires: EXPIRY, apart: false },
+        [group],
+        actions,
+    );
 }
 
 fn connects(actions: &[Action]) -> usize {

@@ -192,6 +192,35 @@ async fn a_registered_loop_needs_a_token_of_ours_and_a_complaint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_shares_a_message_complains_for_nobody_else() {
+    let stage = stage(|_| {}).await;
+    stage.world.send_with(&["mallory@them.test", "victim@them.test"], &format!("From: a@us.test\r\n{HEADERS}")).await;
+    stage.world.until("delivered", "", 2).await;
+    let copies = stage.them.taken();
+    let token = field(&copies[0].content, "CFBL-Feedback-ID");
+    assert_eq!(field(&copies[1].content, "CFBL-Feedback-ID"), token, "all have the same content");
+    let path = |whom: &str| {
+        let copy = copies.iter().find(|copy| copy.recipient.starts_with(whom)).unwrap();
+        format!("Return-Path: <{}>\r\n", copy.sender)
+    };
+    let of_message = format!("CFBL-Feedback-ID: {token}\r\n");
+    // His own host signs what he sends.
+    let forged = stage.signed(&report("abuse", "victim@them.test", &of_message));
+    for (place, to) in [format!("fbl+{token}@b.us.test"), "fbl@b.us.test".into()].iter().enumerate() {
+        stage.hand_in(to, &forged).await;
+        assert_eq!(stage.complaints(place + 1).await[place].text("reply"), "several recipients share its token");
+    }
+    let own = stage.signed(&report("abuse", "victim@them.test", &format!("{}{of_message}", path("mallory"))));
+    stage.hand_in(&format!("fbl+{token}@b.us.test"), &own).await;
+    stage.world.until("suppression", "mallory@them.test", 1).await;
+    assert_eq!(stage.suppressed(), ["mallory@them.test"]);
+    // The return path, which RFC 5965 reports have with the header, is the victim's alone.
+    let real = stage.signed(&report("abuse", "", &format!("{}{of_message}", path("victim"))));
+    stage.hand_in(&format!("fbl+{token}@b.us.test"), &real).await;
+    stage.world.until("suppression", "victim@them.test", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_our_addresses_take_complaints() {
     let stage = stage(|_| {}).await;
     let mut door = stage.world.back().await;

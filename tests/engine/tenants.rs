@@ -3,11 +3,11 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::peer::Peer;
-use crate::world::{World, listeners, zone};
+use crate::world::{Door, World, listeners, zone};
 
 /// `POST /v1/messages` at the HTTP door with this authorization: status and body.
 async fn submit(world: &World, authorization: &str, from: &str, extra: &str) -> (u16, String) {
@@ -27,19 +27,11 @@ async fn submit(world: &World, authorization: &str, from: &str, extra: &str) -> 
 
 /// Says these lines to the SMTP door, one after the other; the last line of the last reply.
 async fn say(world: &World, lines: &[&str]) -> String {
-    let mut stream = BufReader::new(TcpStream::connect(world.daemon().smtp_addresses()[0]).await.unwrap());
-    let mut reply = String::new();
-    for line in [""].iter().chain(lines) {
-        if !line.is_empty() {
-            stream.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
-        }
-        loop {
-            reply.clear();
-            stream.read_line(&mut reply).await.unwrap();
-            if reply.as_bytes().get(3) != Some(&b'-') {
-                break;
-            }
-        }
+    let stream = TcpStream::connect(world.daemon().smtp_addresses()[0]).await.unwrap();
+    let mut door = Door::over(stream);
+    let mut reply = door.reply("220").await;
+    for line in lines {
+        reply = door.say(line, "").await;
     }
     reply
 }

@@ -14,11 +14,11 @@ POSTFIX, EXIM = "127.0.3.1", "127.0.3.2"
 BACK = "bounces.shop.test"
 
 
-def wanted(start, server, relay):
+def wanted(start, server, relay, **feedback):
     """A daemon that sends everything to `server` and takes back what it returns at port `relay`."""
     return start({
         "route": [{"match": "*", "relay": [f"{server.address}:{server.port}"]}],
-        "feedback": {"bounce_domain": BACK},
+        "feedback": {"bounce_domain": BACK, **feedback},
         "inbound": {"listen": [f"127.0.0.1:{relay}"]},
     })
 
@@ -74,14 +74,19 @@ def test_what_postfix_returns(postfix, start):
     assert not daemon.events("fine@postfix.test", ["returned"])
 
 
-def test_of_several_recipients_postfix_returns_one(postfix, start):
+@pytest.mark.parametrize("verp", ["recipient", "transaction"])
+def test_of_several_recipients_postfix_returns_one(postfix, start, verp):
     relay = peers.free_port()
     server = postfix_that_returns(postfix, relay)
-    daemon = wanted(start, server, relay)
-    # One transaction: the return path names the message, and the report says who.
+    daemon = wanted(start, server, relay, verp=verp)
     daemon.send(["two@postfix.test", "gone@postfix.test", "three@postfix.test"])
     back = returned(daemon, "gone@postfix.test")
-    check_suppressed(daemon, "gone@postfix.test", back)
+    assert (back["what"], back["reason"]) == ("failed", "user-unknown"), back
+    if verp == "recipient":
+        check_suppressed(daemon, "gone@postfix.test", back)
+    else:
+        # All three have that return path, and the report says who it is about: no proof.
+        assert not daemon.events(names=["suppression"])
     assert {event["recipient"] for event in daemon.events(names=["returned"])} == {"gone@postfix.test"}
 
 

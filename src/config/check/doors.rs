@@ -2,9 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::Check;
-use crate::config::{Api, ApiConfig, ByteSize, Config, SmtpConfig};
+use crate::config::doors::DoorLimits;
+use crate::config::{Api, ApiConfig, ByteSize, Config};
 
 /// The longest path of a Unix socket in octets (`sun_path` on Linux, without the NUL at its end).
 pub const UNIX_PATH_MAX: usize = 107;
@@ -50,18 +54,10 @@ impl Check<'_> {
     pub(super) fn submission(&mut self, config: &Config) {
         let smtp = &config.submission.smtp;
         let key = |name: &str| format!("submission.smtp.{name}");
-        for (index, network) in smtp.trusted_networks.iter().enumerate() {
-            if network.prefix_len() == 0 {
-                let why = "everybody who reaches the port may send mail through this host";
-                self.warning(&key(&format!("trusted_networks[{index}]")), why, "list the networks of your clients");
-            }
-        }
+        self.trusted(&key, &smtp.trusted_networks);
+        self.door(&key, smtp.limits(), MESSAGE_MAX);
         self.not_zero(&key("commands_max"), smtp.commands_max);
-        if smtp.max_message_size > MESSAGE_MAX {
-            let why = format!("{} is more than the {MESSAGE_MAX} a message may have", smtp.max_message_size);
-            self.error(&key("max_message_size"), why, "lower it");
-        }
-        self.smtp_listener(&key, smtp);
+        self.dialogue(&key, smtp.line_length_max, smtp.errors_max, smtp.idle_timeout);
         if (1..100).contains(&smtp.recipients_max) {
             let why = "RFC 5321 §4.5.3.1.8 lets clients expect 100";
             self.warning(&key("recipients_max"), why, "raise it to at least 100");
@@ -76,30 +72,50 @@ impl Check<'_> {
         if smtp.tls_cert_file.is_none() && smtp.tls_key_file.is_none() && !smtp.listen_tls.is_empty() {
             self.error(&key("listen_tls"), "TLS without a certificate", "set tls_cert_file and tls_key_file");
         }
+        self.certificate(&key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
         self.client_authorities(&key, smtp.tls_client_ca_file.as_deref(), smtp.tls_cert_file.is_some());
     }
 
     /// What holds for every listener that speaks SMTP.
-    pub(in crate::config) fn smtp_listener(&mut self, key: &dyn Fn(&str) -> String, smtp: &SmtpConfig) {
-        self.not_zero(&key("recipients_max"), smtp.recipients_max as u64);
-        self.not_zero(&key("errors_max"), smtp.errors_max.into());
-        self.not_zero(&key("connections_max"), smtp.connections_max as u64);
-        self.not_zero(&key("connections_per_client_max"), smtp.connections_per_client_max as u64);
-        self.lasts(&key("idle_timeout"), smtp.idle_timeout);
-        if smtp.line_length_max < 998 {
+    pub(in crate::config) fn dialogue(
+        &mut self,
+        key: &dyn Fn(&str) -> String,
+        line_length_max: usize,
+        errors_max: u32,
+        idle_timeout: Duration,
+    ) {
+        self.not_zero(&key("errors_max"), errors_max.into());
+        self.lasts(&key("idle_timeout"), idle_timeout);
+        if line_length_max < 998 {
             let why = "RFC 5322 §2.1.1 lets clients send lines of 998 octets";
             self.error(&key("line_length_max"), why, "raise it to at least 998");
         }
-        self.room(key, smtp.max_message_size, smtp.memory_max);
-        self.certificate(key, smtp.tls_cert_file.as_deref(), smtp.tls_key_file.as_deref());
     }
 
-    /// There is memory for at least one message.
-    fn room(&mut self, key: &dyn Fn(&str) -> String, message: ByteSize, memory: ByteSize) {
+    /// What holds for every door; no message may be larger than `most`.
+    pub(in crate::config) fn door(&mut self, key: &dyn Fn(&str) -> String, limits: DoorLimits, most: ByteSize) {
+        let DoorLimits { max_message_size: message, memory_max: memory, .. } = limits;
+        self.not_zero(&key("recipients_max"), limits.recipients_max as u64);
+        self.not_zero(&key("connections_max"), limits.connections_max as u64);
+        self.not_zero(&key("connections_per_client_max"), limits.connections_per_client_max as u64);
         self.not_zero(&key("max_message_size"), message.0);
+        if message > most {
+            let why = format!("{message} is more than the {most} a message may have");
+            self.error(&key("max_message_size"), why, "lower it");
+        }
+        // There is memory for at least one message.
         if memory < message {
             let why = format!("{memory} has no room for one message of max_message_size");
             self.error(&key("memory_max"), why, format!("raise it to at least {message}"));
+        }
+    }
+
+    fn trusted(&mut self, key: &dyn Fn(&str) -> String, networks: &[IpNet]) {
+        for (index, network) in networks.iter().enumerate() {
+            if network.prefix_len() == 0 {
+                let why = "everybody who reaches the port may send mail through this host";
+                self.warning(&key(&format!("trusted_networks[{index}]")), why, "list the networks of your clients");
+            }
         }
     }
 
@@ -135,21 +151,9 @@ impl Check<'_> {
 
     pub(super) fn api<A: Api>(&mut self, api: &ApiConfig<A>) {
         let key = |name: &str| format!("submission.{}.{name}", A::NAME);
-        for (index, network) in api.trusted_networks.iter().enumerate() {
-            if network.prefix_len() == 0 {
-                let why = "everybody who reaches the port may send mail through this host";
-                self.warning(&key(&format!("trusted_networks[{index}]")), why, "list the networks of your clients");
-            }
-        }
-        self.not_zero(&key("recipients_max"), api.recipients_max as u64);
-        self.not_zero(&key("connections_max"), api.connections_max as u64);
-        self.not_zero(&key("connections_per_client_max"), api.connections_per_client_max as u64);
+        self.trusted(&key, &api.trusted_networks);
+        self.door(&key, api.limits(), MESSAGE_MAX);
         self.lasts(&key("unread_timeout"), api.unread_timeout);
-        if api.max_message_size > MESSAGE_MAX {
-            let why = format!("{} is more than the {MESSAGE_MAX} a message may have", api.max_message_size);
-            self.error(&key("max_message_size"), why, "lower it");
-        }
-        self.room(&key, api.max_message_size, api.memory_max);
         self.certificate(&key, api.tls_cert_file.as_deref(), api.tls_key_file.as_deref());
         self.client_authorities(&key, api.tls_client_ca_file.as_deref(), api.tls_cert_file.is_some());
     }

@@ -55,7 +55,8 @@ impl Crowd {
                 refused: false,
             }];
             let accepted_at = Timestamp(0);
-            let newcomer = Newcomer { id, stream, accepted_at, recipients: 1, size: 10_000, expires: u64::MAX };
+            let newcomer =
+                Newcomer { id, stream, accepted_at, recipients: 1, size: 10_000, expires: u64::MAX, apart: false };
             scheduler.add(1, newcomer, groups, &mut actions);
             for action in std::mem::take(&mut actions) {
                 if let Action::Resolve(host, _) = action {

@@ -31,7 +31,7 @@ impl Scheduler {
                 self.drop_first(path.site, lane);
                 continue;
             };
-            let (stream, size) = (message.stream, message.size.octets());
+            let (stream, size, apart) = (message.stream, message.size.octets(), message.open.is_apart());
             let load = Load { recipients: 1, octets: size };
             let place = site.place(path.source);
             let gate = site.gate(now, place, &mut self.shaper, &self.egress, load);
@@ -47,7 +47,7 @@ impl Scheduler {
             if !self.is_its_turn(now, path, load, idle, actions) {
                 return None;
             }
-            let mut limit = self.recipients_max(now, path);
+            let mut limit = if apart { 1 } else { self.recipients_max(now, path) };
             let mut buckets = Buckets::new();
             if !self.shaper.is_blind_to_mail() {
                 let pick = self.may_pick(now, path, lane, stream, load);
@@ -170,6 +170,24 @@ impl Scheduler {
         let taken = self.shaper.take(now, &mut state.pace, buckets, load);
         self.take_warmup(now, path, recipients);
         Some(Batch { message, items, taken })
+    }
+
+    /// A batch whose recipients may not share a transaction any more: each by itself, back in front of the line.
+    pub(in crate::queue) fn take_apart(&mut self, now: u64, site: SiteId, items: Vec<Item>, actions: &mut Vec<Action>) {
+        self.landed(&items);
+        for item in items.into_iter().rev() {
+            if let Some(message) = self.messages.get_mut(item.message) {
+                message.open.go_apart();
+            }
+            for (nth, place) in item.recipients.iter().enumerate().rev() {
+                if nth > 0 {
+                    self.share_host(&item);
+                }
+                let mut alone = item.with_none(item.attempts, item.spoilt);
+                alone.recipients.push(*place);
+                self.put_back(now, site, alone, actions);
+            }
+        }
     }
 
     /// A batch was not delivered: its tokens are there for others.

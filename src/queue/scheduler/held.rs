@@ -178,14 +178,11 @@ impl Scheduler {
         let domain = site.ready.first(lane).map(|first| domain_of(&self.hosts.get(first.host).host));
         let stream = self.streams.get(stream);
         let subject = Subject {
-            provider: site.route.provider,
             site: site.route.site.as_str(),
             domain: domain.as_deref().unwrap_or_default(),
             source: &self.egress.source(path.source).name,
             pool: self.egress.pool_name(site.pool),
-            tenant: &stream.tenant,
-            class: stream.class,
-            campaign: &stream.campaign,
+            ..Subject::of_stream(stream, site.route.provider)
         };
         self.shaper.may_pick(now, &subject, load, site.ready.is_senior(lane))
     }

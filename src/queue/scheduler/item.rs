@@ -2,6 +2,8 @@
 
 use std::ops::Deref;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::HostId;
 use crate::clock::Timestamp;
 use crate::mail::{AddressHost, MessageId, Stream};
@@ -60,6 +62,14 @@ impl Recipients {
         }
     }
 
+    /// Each by itself, if they go apart; else all together.
+    pub(in crate::queue) fn pieces(self, apart: bool) -> SmallVec<[Recipients; 1]> {
+        match apart && self.len() > 1 {
+            true => self.iter().map(|place| Recipients::One(*place)).collect(),
+            false => smallvec![self],
+        }
+    }
+
     pub(in crate::queue) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
         match self {
             Recipients::One(only) if !keep(*only) => *self = Recipients::None,
@@ -101,6 +111,8 @@ pub(in crate::queue) struct Newcomer<'a> {
     pub(in crate::queue) size: u64,
     /// On the queue's clock.
     pub(in crate::queue) expires: u64,
+    /// Each recipient goes in a transaction of its own.
+    pub(in crate::queue) apart: bool,
 }
 
 /// Recipients of a message that share host, attempts so far, and when they are due: no later than the message expires.

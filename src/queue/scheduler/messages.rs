@@ -71,9 +71,17 @@ impl MessageState {
 pub(super) enum Open {
     /// The only one.
     Single,
+    /// One of several.
+    Several(Box<Several>),
+}
+
+/// Which of a message's recipients are open. Boxed: most messages have one recipient, and their state is small.
+#[derive(Debug, Default)]
+pub(super) struct Several {
     /// A bit each.
-    #[allow(clippy::box_collection, reason = "keeps the state of the many single ones small")]
-    Bits(Box<Vec<u64>>),
+    bits: Vec<u64>,
+    /// Each goes in a transaction of its own.
+    apart: bool,
 }
 
 impl Open {
@@ -81,21 +89,35 @@ impl Open {
     pub(super) fn of(recipients: usize) -> Open {
         match recipients {
             1 => Open::Single,
-            _ => Open::Bits(Box::new(vec![0; recipients.div_ceil(64)])),
+            _ => Open::Several(Box::new(Several { bits: vec![0; recipients.div_ceil(64)], apart: false })),
         }
     }
 
     pub(super) fn set(&mut self, recipient: u32) {
-        if let Open::Bits(bits) = self {
-            bits[recipient as usize / 64] |= 1 << (recipient % 64);
+        if let Open::Several(several) = self {
+            several.bits[recipient as usize / 64] |= 1 << (recipient % 64);
         }
     }
 
     pub(super) fn has(&self, recipient: u32) -> bool {
         match self {
             Open::Single => recipient == 0,
-            Open::Bits(bits) => bits.get(recipient as usize / 64).is_some_and(|b| b >> (recipient % 64) & 1 == 1),
+            Open::Several(several) => {
+                several.bits.get(recipient as usize / 64).is_some_and(|b| b >> (recipient % 64) & 1 == 1)
+            }
         }
+    }
+
+    /// From now on each goes in a transaction of its own.
+    pub(super) fn go_apart(&mut self) {
+        if let Open::Several(several) = self {
+            several.apart = true;
+        }
+    }
+
+    /// Whether each goes in a transaction of its own.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(self, Open::Several(several) if several.apart)
     }
 
     /// False: it was not open.
@@ -104,8 +126,8 @@ impl Open {
             return false;
         }
         match self {
-            Open::Single => *self = Open::Bits(Box::default()),
-            Open::Bits(bits) => bits[recipient as usize / 64] &= !(1 << (recipient % 64)),
+            Open::Single => *self = Open::Several(Box::default()),
+            Open::Several(several) => several.bits[recipient as usize / 64] &= !(1 << (recipient % 64)),
         }
         true
     }
@@ -113,14 +135,14 @@ impl Open {
     pub(super) fn len(&self) -> usize {
         match self {
             Open::Single => 1,
-            Open::Bits(bits) => bits.iter().map(|b| b.count_ones() as usize).sum(),
+            Open::Several(several) => several.bits.iter().map(|b| b.count_ones() as usize).sum(),
         }
     }
 
     pub(super) fn list(&self) -> Vec<u32> {
         match self {
             Open::Single => vec![0],
-            Open::Bits(bits) => (0..bits.len() as u32 * 64).filter(|r| self.has(*r)).collect(),
+            Open::Several(several) => (0..several.bits.len() as u32 * 64).filter(|r| self.has(*r)).collect(),
         }
     }
 }

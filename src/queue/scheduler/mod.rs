@@ -198,9 +198,12 @@ impl Scheduler {
         groups: impl IntoIterator<Item = Group<'a>>,
         actions: &mut Vec<Action>,
     ) {
-        let Newcomer { id, stream, accepted_at, recipients, size, expires } = newcomer;
+        let Newcomer { id, stream, accepted_at, recipients, size, expires, apart } = newcomer;
         let stream = self.streams.take(stream, |stream| self.egress.pool_of(stream));
         let mut open = Open::of(recipients);
+        if apart {
+            open.go_apart();
+        }
         let mut items: SmallVec<[(Item, u64, bool); 1]> = SmallVec::new();
         for Group { host, attempts, late, recipients, due, refused } in groups {
             recipients.iter().for_each(|r| open.set(*r));

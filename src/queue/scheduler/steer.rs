@@ -213,14 +213,10 @@ impl Scheduler {
     /// A subject for what is known of mail of a stream to a host, and of the way it takes if that is known; without a source.
     fn subject<'a>(&'a self, stream: &'a Stream, host: &'a str, route: Option<&'a Route>) -> Subject<'a> {
         Subject {
-            provider: route.map_or("", |route| route.provider),
             site: route.map_or("", |route| route.site.as_str()),
             domain: host,
-            source: "",
             pool: self.egress.pool_name(self.egress.pool_of(stream)),
-            tenant: &stream.tenant,
-            class: stream.class,
-            campaign: &stream.campaign,
+            ..Subject::of_stream(stream, route.map_or("", |route| route.provider))
         }
     }
 
@@ -298,14 +294,10 @@ impl<'a> Eyes<'a> {
     fn subject(&self, message: &MessageState, domain: &'a str, route: Option<&'a Route>) -> Subject<'a> {
         let stream = self.streams.get(message.stream);
         Subject {
-            provider: route.map_or("", |route| route.provider),
             site: route.map_or("", |route| route.site.as_str()),
             domain,
-            source: "",
             pool: self.egress.pool_name(self.streams.pool(message.stream)),
-            tenant: &stream.tenant,
-            class: stream.class,
-            campaign: &stream.campaign,
+            ..Subject::of_stream(stream, route.map_or("", |route| route.provider))
         }
     }
 

@@ -128,7 +128,8 @@ impl World {
             refused: false,
         }];
         let recipients = recipients as usize;
-        let newcomer = Newcomer { id, stream, accepted_at: Timestamp(0), recipients, size, expires: NEVER };
+        let newcomer =
+            Newcomer { id, stream, accepted_at: Timestamp(0), recipients, size, expires: NEVER, apart: false };
         self.scheduler.add(self.now, newcomer, groups, &mut self.actions);
         self.carry_out();
         id

@@ -37,22 +37,6 @@ fn scope(text: &str) -> Scope {
     scope
 }
 
-fn subject(scope: &Scope) -> Subject<'_> {
-    fn name(name: &Option<String>) -> &str {
-        name.as_deref().unwrap_or_default()
-    }
-    Subject {
-        provider: name(&scope.provider),
-        site: name(&scope.site),
-        domain: name(&scope.domain),
-        source: name(&scope.source),
-        pool: name(&scope.pool),
-        tenant: name(&scope.tenant),
-        class: scope.class.unwrap_or_default(),
-        campaign: name(&scope.campaign),
-    }
-}
-
 /// What holds it, path or mail.
 fn gate(orders: &Orders, now: u64, subject: &Subject<'_>) -> Gate {
     orders.gate_path(now, subject).and(orders.gate_mail(now, subject))
@@ -83,15 +67,15 @@ fn a_pause_holds_what_it_names_and_nothing_else() {
         orders.put(order(1, Deed::Pause, scope(paused)), 5000);
         let mail = scope(MAIL);
         let expected = if held { Gate::Later(5000) } else { Gate::Go };
-        assert_eq!(gate(&orders, 10, &subject(&mail)), expected, "{paused}");
-        assert_eq!(orders.pause(10, &subject(&mail)).is_some(), held, "{paused}");
-        assert_eq!(gate(&orders, 5000, &subject(&mail)), Gate::Go, "{paused} is over");
+        assert_eq!(gate(&orders, 10, &mail.subject()), expected, "{paused}");
+        assert_eq!(orders.pause(10, &mail.subject()).is_some(), held, "{paused}");
+        assert_eq!(gate(&orders, 5000, &mail.subject()), Gate::Go, "{paused} is over");
         // A path is not held by what is said of a tenant.
         let of_path = held && !["tenant", "campaign", "class", "domain"].iter().any(|word| paused.contains(word));
-        assert_eq!(orders.gate_path(10, &subject(&mail)) != Gate::Go, of_path, "{paused} and the path");
-        assert_eq!(orders.gate_mail(10, &subject(&mail)) != Gate::Go, held && !of_path, "{paused} and the mail");
+        assert_eq!(orders.gate_path(10, &mail.subject()) != Gate::Go, of_path, "{paused} and the path");
+        assert_eq!(orders.gate_mail(10, &mail.subject()) != Gate::Go, held && !of_path, "{paused} and the mail");
         assert!(orders.take_back(OrderId(1)).is_some());
-        assert_eq!(gate(&orders, 10, &subject(&mail)), Gate::Go);
+        assert_eq!(gate(&orders, 10, &mail.subject()), Gate::Go);
     }
 }
 
@@ -102,14 +86,14 @@ fn the_strictest_counts() {
     orders.put(order(2, Deed::Pause, scope("campaign=spring")), NEVER);
     orders.put(order(3, Deed::Pace { per_second: 10.0 }, scope("provider=google")), NEVER);
     let mail = scope(MAIL);
-    assert_eq!(gate(&orders, 0, &subject(&mail)), Gate::Later(NEVER));
+    assert_eq!(gate(&orders, 0, &mail.subject()), Gate::Later(NEVER));
     orders.take_back(OrderId(2));
-    assert_eq!(gate(&orders, 0, &subject(&mail)), Gate::Later(9000));
+    assert_eq!(gate(&orders, 0, &mail.subject()), Gate::Later(9000));
     assert_eq!(orders.next_end(), Some(9000));
     assert_eq!(orders.ended(8999), []);
     assert_eq!(orders.ended(9000).len(), 1);
-    assert_eq!((gate(&orders, 9000, &subject(&mail)), orders.next_end()), (Gate::Go, None));
-    assert_eq!(orders.about(&subject(&mail)).len(), 1);
+    assert_eq!((gate(&orders, 9000, &mail.subject()), orders.next_end()), (Gate::Go, None));
+    assert_eq!(orders.about(&mail.subject()).len(), 1);
 }
 
 #[test]
@@ -120,7 +104,7 @@ fn a_pace_is_a_row_and_takes_the_place_of_the_one_before() {
         let pace = order(id, Deed::Pace { per_second }, scope("campaign=spring"));
         assert_eq!(orders.put(pace, NEVER), (id == 2).then_some(OrderId(1)));
     }
-    assert_eq!(gate(&orders, 0, &subject(&mail)), Gate::Go);
+    assert_eq!(gate(&orders, 0, &mail.subject()), Gate::Go);
     let rows: Vec<Row> = orders.rows().collect();
     assert_eq!(rows.len(), 1);
     let Allowed::PerTime(rate) = rows[0].allowed else { panic!("it is a rate") };
@@ -134,11 +118,11 @@ fn a_pace_is_a_row_and_takes_the_place_of_the_one_before() {
 fn a_pace_a_pause_and_an_exemption_stand_side_by_side() {
     let mut orders = Orders::default();
     let mail = scope(MAIL);
-    assert!(!orders.exempts(0, &subject(&mail)));
+    assert!(!orders.exempts(0, &mail.subject()));
     for (id, deed) in [(1, Deed::Exempt), (2, Deed::Pause), (3, Deed::Pace { per_second: 1.0 })] {
         assert_eq!(orders.put(order(id, deed, scope("tenant=shop")), 100), None);
     }
-    assert!(orders.exempts(99, &subject(&mail)) && !orders.exempts(100, &subject(&mail)));
+    assert!(orders.exempts(99, &mail.subject()) && !orders.exempts(100, &mail.subject()));
     assert_eq!(orders.put(order(4, Deed::Pause, scope("tenant=shop")), NEVER), Some(OrderId(2)));
     assert_eq!(orders.iter().map(|order| order.id.0).collect::<Vec<_>>(), [1, 3, 4]);
     assert_eq!(orders.next_id(), OrderId(5));
@@ -179,7 +163,7 @@ proptest! {
         }
         gone.iter().for_each(|id| _ = orders.take_back(OrderId(*id)));
         let about = text(&about);
-        let about = subject(&about);
+        let about = about.subject();
         let applies: Vec<u64> = orders.iter().filter(|o| o.scope.matches(&about)).map(|o| o.id.0).collect();
         let found: Vec<u64> = orders.about(&about).iter().map(|order| order.id.0).collect();
         prop_assert_eq!(&found, &applies);

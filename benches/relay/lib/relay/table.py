@@ -56,6 +56,7 @@ COLUMNS = [
     ("octets each", "waiting", lambda r, ref: "%.0f" % median(r, "waiting_octets_each")),
     ("stop s", "waiting", lambda r, ref: "%.2f" % median(r, "waiting_stop_s")),
     ("start s", "waiting", lambda r, ref: "%.2f" % median(r, "waiting_start_s")),
+    ("cold start s", "waiting_cold_s", lambda r, ref: "%.2f" % median(r, "waiting_cold_s")),
     ("PSS after MB", "waiting", lambda r, ref: "%.0f" % median(r, "waiting_again_mb")),
     ("others CPU", "others", lambda r, ref: "%.0f%%" % (100 * median(r, "others"))),
 ]

@@ -1,5 +1,6 @@
 //! The server as its clients see it: transcripts, properties, sockets.
 
+mod client;
 mod dialogues;
 mod properties;
 mod sockets;

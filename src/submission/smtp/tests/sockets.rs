@@ -5,21 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::super::super::{Submission, SubmissionError};
+use super::client::{Client, PATIENCE, shake_hands};
 use super::{Recorder, certificate};
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::SmtpConfig;
 use crate::ledger::Ledger;
 use crate::telemetry::Metrics;
-
-const GRACE: Duration = Duration::from_secs(10);
 
 fn config() -> SmtpConfig {
     SmtpConfig { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..SmtpConfig::default() }
@@ -46,7 +42,7 @@ fn open(config: SmtpConfig, door: Recorder, tls: Option<Arc<rustls::ServerConfig
 impl House {
     async fn connect(&self) -> Client<TcpStream> {
         let stream = TcpStream::connect(self.submission.local_addrs()[0]).await.expect("listening");
-        Client(BufReader::new(stream))
+        Client::new(stream)
     }
 
     async fn greeted(&self) -> Client<TcpStream> {
@@ -56,56 +52,13 @@ impl House {
     }
 }
 
-struct Client<S>(BufReader<S>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    async fn send(&mut self, text: &str) {
-        self.0.get_mut().write_all(text.as_bytes()).await.expect("open");
-    }
-
-    /// The last line of the next reply.
-    async fn reply(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            timeout(GRACE, self.0.read_line(&mut line)).await.expect("in time").expect("open");
-            if line.as_bytes().get(3) != Some(&b'-') {
-                return line;
-            }
-        }
-    }
-
-    async fn expect(&mut self, start: &str) {
-        let line = self.reply().await;
-        assert!(line.starts_with(start), "{line:?} instead of {start:?}");
-    }
-
-    async fn expect_end(&mut self) {
-        let mut rest = Vec::new();
-        timeout(GRACE, self.0.read_to_end(&mut rest)).await.expect("in time").expect("closed in order");
-        assert_eq!(rest.escape_ascii().to_string(), "");
-    }
-
-    async fn ask(&mut self, command: &str, start: &str) {
-        self.send(command).await;
-        self.send("\r\n").await;
-        self.expect(start).await;
-    }
-
-    async fn submit(&mut self) {
-        self.ask("MAIL FROM:<a@b.example>", "250 ").await;
-        self.ask("RCPT TO:<c@d.example>", "250 ").await;
-        self.ask("DATA", "354 ").await;
-        self.ask("From: x\r\n\r\nbody\r\n.", "250 2.0.0 ok, queued as ").await;
-    }
-}
-
 #[tokio::test]
 async fn takes_mail_and_counts() {
     let house = open(config(), Recorder::default(), None);
     let mut client = house.greeted().await;
-    client.ask("EHLO app.example", "250 ").await;
+    client.check("EHLO app.example", "250 ").await;
     client.submit().await;
-    client.ask("NONSENSE", "500 ").await;
+    client.check("NONSENSE", "500 ").await;
     let metrics = house.metrics.render();
     for expected in [
         "posthaste_messages_accepted_total{listener=\"smtp\"} 1",
@@ -114,9 +67,9 @@ async fn takes_mail_and_counts() {
     ] {
         assert!(metrics.contains(expected), "{metrics}");
     }
-    client.ask("QUIT", "221 ").await;
+    client.check("QUIT", "221 ").await;
     client.expect_end().await;
-    house.submission.close(GRACE).await;
+    house.submission.close(PATIENCE).await;
     assert!(house.metrics.render().contains("posthaste_connections{provider=\"\",state=\"submission\"} 0"));
 }
 
@@ -137,32 +90,18 @@ async fn speaks_tls_and_forgets_what_was_said_before() {
     let (tls, cert) = certificate();
     let house = open(config(), Recorder::default(), Some(tls));
     let mut client = house.greeted().await;
-    client.ask("EHLO app.example", "250 ").await;
-    client.ask("MAIL FROM:<a@b.example>", "250 ").await;
-    client.ask("STARTTLS", "220 ").await;
+    client.check("EHLO app.example", "250 ").await;
+    client.check("MAIL FROM:<a@b.example>", "250 ").await;
+    client.check("STARTTLS", "220 ").await;
 
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cert).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("mta.example").expect("a name");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, client.0.into_inner()).await.expect("handshake");
-    let mut client = Client(BufReader::new(stream));
-    client.ask("RCPT TO:<c@d.example>", "503 ").await;
-    client.ask("MAIL FROM:<a@b.example>", "503 5.5.1 say EHLO first").await;
-    client.ask("STARTTLS", "503 5.5.1 TLS is active already").await;
-    client.send("EHLO app.example\r\n").await;
-    let mut lines = String::new();
-    while !lines.contains("250 ") {
-        client.0.read_line(&mut lines).await.expect("open");
-    }
-    assert!(!lines.contains("STARTTLS"), "{lines}");
+    let mut client = Client::new(shake_hands(client.into_inner(), cert).await);
+    client.check("RCPT TO:<c@d.example>", "503 ").await;
+    client.check("MAIL FROM:<a@b.example>", "503 5.5.1 say EHLO first").await;
+    client.check("STARTTLS", "503 5.5.1 TLS is active already").await;
+    let offers = client.ask("EHLO app.example").await;
+    assert!(!offers.contains("STARTTLS"), "{offers}");
     client.submit().await;
-    client.ask("QUIT", "221 ").await;
+    client.check("QUIT", "221 ").await;
     client.expect_end().await;
     let content = &house.door.contents()[0];
     assert!(memchr::memmem::find(content, b"with ESMTPS\r\n").is_some());
@@ -184,11 +123,11 @@ async fn turns_away_what_is_too_many() {
     let mut third = house.connect().await;
     third.expect("421 4.7.0 too many connections: connections_max is 2").await;
     third.expect_end().await;
-    first.ask("QUIT", "221 ").await;
+    first.check("QUIT", "221 ").await;
     first.expect_end().await;
     // The seat is free when the server has closed its side, which is shortly after.
     loop {
-        if house.connect().await.reply().await.starts_with("220 ") {
+        if house.connect().await.hear().await.starts_with("220 ") {
             break;
         }
         tokio::task::yield_now().await;
@@ -208,23 +147,23 @@ async fn a_client_over_a_mapped_address_is_known_as_ipv4() {
     let Ok(submission) = started else { return };
     let port = submission.local_addrs()[0].port();
     let Ok(stream) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-    let mut client = Client(BufReader::new(stream));
+    let mut client = Client::new(stream);
     client.expect("220 ").await;
-    client.ask("HELO app.example", "250 mta.example greets 127.0.0.1").await;
-    client.ask("MAIL FROM:<a@b.example>", "250 ").await;
+    client.check("HELO app.example", "250 mta.example greets 127.0.0.1").await;
+    client.check("MAIL FROM:<a@b.example>", "250 ").await;
 }
 
 #[tokio::test]
 async fn a_reload_counts_from_the_next_mail_on() {
     let house = open(config(), Recorder::default(), None);
     let mut client = house.greeted().await;
-    client.ask("EHLO app.example", "250 ").await;
+    client.check("EHLO app.example", "250 ").await;
     client.submit().await;
     let nobody = SmtpConfig { trusted_networks: Vec::new(), ..config() };
     house.submission.reload(nobody.clone(), None);
-    client.ask("MAIL FROM:<a@b.example>", "530 5.7.0 authentication required\r\n").await;
+    assert_eq!(client.ask("MAIL FROM:<a@b.example>").await, "530 5.7.0 authentication required");
     house.submission.reload(SmtpConfig { auth_without_tls: Vec::new(), ..nobody }, None);
-    client.ask("MAIL FROM:<a@b.example>", "550 5.7.1 ").await;
+    client.check("MAIL FROM:<a@b.example>", "550 5.7.1 ").await;
 }
 
 #[tokio::test]
@@ -232,18 +171,18 @@ async fn closes_idle_sessions_at_once_and_lets_others_finish() {
     let house = open(config(), Recorder { delay: Duration::from_millis(20), ..Recorder::default() }, None);
     let address = house.submission.local_addrs()[0];
     let (mut idle, mut busy) = (house.greeted().await, house.greeted().await);
-    busy.ask("EHLO app.example", "250 ").await;
-    busy.ask("MAIL FROM:<a@b.example>", "250 ").await;
-    busy.ask("RCPT TO:<c@d.example>", "250 ").await;
-    busy.ask("DATA", "354 ").await;
+    busy.check("EHLO app.example", "250 ").await;
+    busy.check("MAIL FROM:<a@b.example>", "250 ").await;
+    busy.check("RCPT TO:<c@d.example>", "250 ").await;
+    busy.check("DATA", "354 ").await;
     let clients = async {
         idle.expect("421 4.3.2 ").await;
         idle.expect_end().await;
-        busy.ask("From: x\r\n.", "250 2.0.0 ").await;
+        busy.check("From: x\r\n.", "250 2.0.0 ").await;
         busy.expect("421 4.3.2 ").await;
         busy.expect_end().await;
     };
-    tokio::join!(house.submission.close(GRACE), clients);
+    tokio::join!(house.submission.close(PATIENCE), clients);
     assert_eq!(house.door.contents().len(), 1);
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
 }
@@ -252,11 +191,11 @@ async fn closes_idle_sessions_at_once_and_lets_others_finish() {
 async fn the_grace_has_an_end() {
     let house = open(config(), Recorder::default(), None);
     let mut client = house.greeted().await;
-    client.ask("EHLO app.example", "250 ").await;
-    client.ask("MAIL FROM:<a@b.example>", "250 ").await;
-    client.ask("RCPT TO:<c@d.example>", "250 ").await;
-    client.ask("DATA", "354 ").await;
-    timeout(GRACE, house.submission.close(Duration::from_millis(10))).await.expect("sessions are cut off");
+    client.check("EHLO app.example", "250 ").await;
+    client.check("MAIL FROM:<a@b.example>", "250 ").await;
+    client.check("RCPT TO:<c@d.example>", "250 ").await;
+    client.check("DATA", "354 ").await;
+    timeout(PATIENCE, house.submission.close(Duration::from_millis(10))).await.expect("sessions are cut off");
     client.expect_end().await;
 }
 
@@ -264,7 +203,7 @@ async fn the_grace_has_an_end() {
 async fn one_connection_keeps_many_messages_in_flight() {
     let house = open(config(), Recorder { delay: Duration::from_millis(50), ..Recorder::default() }, None);
     let mut client = house.greeted().await;
-    client.ask("EHLO app.example", "250 ").await;
+    client.check("EHLO app.example", "250 ").await;
     let one = "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 11 LAST\r\nFrom: x\r\n\r\n";
     client.send(&one.repeat(200)).await;
     for _ in 0..200 {
@@ -281,11 +220,11 @@ async fn one_connection_keeps_many_messages_in_flight() {
 async fn what_the_door_began_it_ends_though_the_client_is_gone() {
     let house = open(config(), Recorder { delay: Duration::from_millis(50), ..Recorder::default() }, None);
     let mut client = house.greeted().await;
-    client.ask("EHLO app.example", "250 ").await;
+    client.check("EHLO app.example", "250 ").await;
     client.send("MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 11 LAST\r\nFrom: x\r\n\r\n").await;
     client.expect("250 ").await;
     drop(client);
-    house.submission.close(GRACE).await;
+    house.submission.close(PATIENCE).await;
     assert_eq!(house.door.in_flight.load(Ordering::Relaxed), 0);
     assert!(house.metrics.render().contains("posthaste_messages_accepted_total{listener=\"smtp\"} 1"));
 }

@@ -6,12 +6,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::{hmac, pbkdf2};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
 use super::super::serve::{Opening, serve};
+use super::client::{Client, shake_hands, shake_hands_as};
 use super::{CLIENT, Recorder, certificate, certificate_and, config, shared};
 use crate::config::SmtpConfig;
 
@@ -23,55 +22,6 @@ fn begin(opening: Opening) -> (Arc<Recorder>, DuplexStream, CertificateDer<'stat
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     tokio::spawn(serve(theirs, CLIENT, opening, shared(door.clone(), config, Some(tls))));
     (door, ours, cert)
-}
-
-async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(io: S, cert: CertificateDer<'static>) -> TlsStream<S> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cert).expect("a certificate");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("mta.example").expect("a name");
-    TlsConnector::from(Arc::new(config)).connect(name, io).await.expect("handshake")
-}
-
-struct Client<S>(BufReader<S>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    fn new(io: S) -> Client<S> {
-        Client(BufReader::new(io))
-    }
-
-    /// The next reply, all its lines.
-    async fn hear(&mut self) -> String {
-        let mut reply = String::new();
-        loop {
-            let start = reply.len();
-            assert!(self.0.read_line(&mut reply).await.expect("open") > 0, "closed after {reply:?}");
-            if reply.as_bytes()[start + 3] == b' ' {
-                return reply.trim_end().to_owned();
-            }
-        }
-    }
-
-    async fn ask(&mut self, line: &str) -> String {
-        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).await.expect("open");
-        self.hear().await
-    }
-
-    async fn submit(&mut self) {
-        for (line, expected) in [
-            ("MAIL FROM:<a@b.example>", "250 2.1.0 ok"),
-            ("RCPT TO:<c@d.example>", "250 2.1.5 ok"),
-            ("DATA", "354 go ahead, end with CRLF.CRLF"),
-            ("From: x\r\n\r\nbody\r\n.", "250 2.0.0 ok, queued as 0000000000001"),
-        ] {
-            assert_eq!(self.ask(line).await, expected);
-        }
-    }
 }
 
 fn said(door: &Recorder, words: &str) -> bool {
@@ -101,7 +51,7 @@ async fn auth_is_for_after_starttls() {
     assert!(offers.contains("STARTTLS") && !offers.contains("AUTH"), "{offers}");
     assert_eq!(clear.ask("MAIL FROM:<a@b.example>").await, "530 5.7.0 authentication required; say STARTTLS first");
     assert_eq!(clear.ask("STARTTLS").await, "220 2.0.0 go ahead");
-    let mut client = Client::new(shake_hands(clear.0.into_inner(), cert).await);
+    let mut client = Client::new(shake_hands(clear.into_inner(), cert).await);
     assert_eq!(client.ask("AUTH PLAIN AHVzZXIAcGVuY2ls").await, "503 5.5.1 say EHLO first");
     client.ask("EHLO app.example").await;
     assert_eq!(client.ask("AUTH LOGIN dXNlcg==").await, "334 UGFzc3dvcmQ6");
@@ -188,22 +138,7 @@ async fn mail_with(
     config.trusted_networks.retain(|_| trusted);
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     tokio::spawn(serve(theirs, CLIENT, Opening::Tls, shared(door.clone(), config, Some(tls))));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cert).expect("a certificate");
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots);
-    let config = match own {
-        None => builder.with_no_client_auth(),
-        Some(own) => {
-            let key = rustls_pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).expect("a key");
-            builder.with_client_auth_cert(vec![own.cert.der().clone()], key).expect("it fits")
-        }
-    };
-    let name = ServerName::try_from("mta.example").expect("a name");
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, ours).await.expect("handshake");
-    let mut client = Client::new(tls);
+    let mut client = Client::new(shake_hands_as(ours, cert, own).await);
     client.hear().await;
     client.ask("EHLO app.example").await;
     if auth {
