@@ -235,7 +235,7 @@ async fn restore(queue: &Arc<Queue>, storage: &Storage, mut opened: Opened) -> a
         }
         Ok::<_, anyhow::Error>(())
     };
-    Ok(tokio::task::spawn_blocking(restore).await??)
+    tokio::task::spawn_blocking(restore).await?
 }
 
 /// What listens: the last to start, as from here on there is something to lose.
