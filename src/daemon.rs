@@ -236,9 +236,13 @@ async fn restore(queue: &Arc<Queue>, storage: &Storage, mut opened: Opened) -> a
             tracing::warn!(%error, "the paces that were found before cannot be read; they are found again");
         }
         into.reserve(opened.messages);
-        storage.spool.restore(&mut opened, &mut |message| into.restore(message))
+        storage.spool.restore(&mut opened, &mut |message| into.restore(message))?;
+        if let Err(error) = into.recall_wishes(&storage.ledger) {
+            tracing::warn!(%error, "who was greylisted by which source cannot be read; that mail comes by any");
+        }
+        Ok::<_, anyhow::Error>(())
     };
-    Ok(tokio::task::spawn_blocking(restore).await??)
+    tokio::task::spawn_blocking(restore).await?
 }
 
 /// What listens: the last to start, as from here on there is something to lose.

@@ -1,6 +1,7 @@
 //! Draws how the adaptive controller follows a receiver: the figures of docs/traffic.md, section "Adaptive control".
 //!
-//!     cargo run --example traffic-plots        # writes docs/traffic/*.svg, prints the table
+//!     cargo run --example traffic-plots        # writes docs/traffic/*.svg, prints the tables
+//!     cargo run --release --example traffic-plots throws        # many runs of each shape, moved a little
 //!
 //! What is drawn is measured in simulated runs (`posthaste::shaping::controller::sim`), the same ones the tests hold to
 //! the numbers; the runs are deterministic, so the files change only when the controller does.
@@ -59,6 +60,10 @@ fn figures() -> Vec<Figure> {
 }
 
 fn main() -> std::io::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("throws") {
+        table::print_throws();
+        return Ok(());
+    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/traffic");
     std::fs::create_dir_all(&folder)?;
     for figure in figures() {

@@ -71,6 +71,8 @@ pub enum Table {
     Brake = 10,
     /// What has come back already, by kind and message.
     Returned = 11,
+    /// By which source mail comes again that was greylisted, by message.
+    Wishes = 12,
 }
 
 impl Table {
@@ -87,6 +89,7 @@ impl Table {
             Table::Buckets,
             Table::Brake,
             Table::Returned,
+            Table::Wishes,
         ];
         all.into_iter().find(|table| *table as u8 == number)
     }

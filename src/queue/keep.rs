@@ -1,5 +1,6 @@
 //! What must outlive the process, saved every half minute and at the end: how far sources are warmed up, what the reputation
-//! brake counted, how empty the buckets of long limits are. A crash loses half a minute of it.
+//! brake counted, how empty the buckets of long limits are, by which source greylisted mail comes again. A crash loses half a
+//! minute of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard};
@@ -10,14 +11,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Queue;
+use super::scheduler::Kept;
 use crate::events::{About, Notice, NoticeKind};
 use crate::ledger::{Ledger, LedgerError, Table};
+use crate::mail::MessageId;
 use crate::shaping::bucket::Rate;
 use crate::shaping::warmup::Step;
 use crate::shaping::{Fill, FillName};
 
 /// How often.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// Greylisted messages in one record of the ledger.
+const WISHES_PER_RECORD: usize = 1000;
 
 /// The first octet of a bucket that is kept.
 const VERSION: u8 = 1;
@@ -100,6 +106,32 @@ impl Queue {
         let counted = counted.into_iter().map(|(key, kept)| (key, kept.as_ref().and_then(json)));
         self.put(Table::Brake, counted.collect(), "what the reputation brake counted").await;
         self.keep_fills().await;
+        self.keep_wishes().await;
+    }
+
+    /// Goes on with who was greylisted by which source. Call it when all mail is back, before [`start`](Queue::start); without it
+    /// that is not kept. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn recall_wishes(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let read = |(key, value): (Vec<u8>, Bytes)| {
+            let id = MessageId(u64::from_be_bytes(key.try_into().ok()?));
+            Some((id, serde_json::from_slice(&value).unwrap_or_default()))
+        };
+        let kept: Vec<_> = ledger.scan(Table::Wishes, b"")?.into_iter().filter_map(read).collect();
+        self.lock().recall_wishes(kept.into_iter());
+        Ok(())
+    }
+
+    async fn keep_wishes(&self) {
+        let changed = self.lock().wishes_changed();
+        for some in changed.chunks(WISHES_PER_RECORD) {
+            let fact = |(id, kept): &(MessageId, Kept)| {
+                (id.0.to_be_bytes().to_vec(), Some(kept).filter(|kept| !kept.is_empty()).and_then(json))
+            };
+            self.put(Table::Wishes, some.iter().map(fact).collect(), "which source was greylisted").await;
+        }
     }
 
     async fn keep_fills(&self) {

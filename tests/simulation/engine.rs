@@ -16,6 +16,7 @@ use posthaste::events::Archive;
 use posthaste::feedback::marks::Marks;
 use posthaste::feedback::token::Tokens;
 use posthaste::feedback::verp::Verp;
+use posthaste::ledger::Ledger;
 use posthaste::log::sim::{Deed, Fault, SimFiles};
 use posthaste::log::{Drive, LogOptions, Position};
 use posthaste::queue::{Parts, Queue, RetryPolicy};
@@ -86,12 +87,14 @@ pub enum Ending {
 }
 
 impl Engine {
-    /// Starts on what `files` and `events` hold. Call it inside the runtime.
+    /// Starts on what `files`, `events` and the ledger hold. Call it inside the runtime. What is put into the ledger, which is in
+    /// memory, is there at once and outlives a crash; without one nothing is kept but mail.
     pub fn start(
         world: &Arc<World>,
         files: &SimFiles,
         events: &Arc<Mutex<EventBook>>,
         config: &Config,
+        ledger: Option<&Arc<Ledger>>,
         seed: u64,
     ) -> Engine {
         let metrics = Arc::new(Metrics::new());
@@ -119,7 +122,9 @@ impl Engine {
             Clock,
             SmallRng::seed_from_u64(seed),
         );
+        ledger.inspect(|ledger| queue.recall(ledger).unwrap());
         spool.restore(&mut opened, &mut |message| queue.restore(message)).unwrap();
+        ledger.inspect(|ledger| queue.recall_wishes(ledger).unwrap());
         queue.start();
         tokio::spawn(pump(Arc::clone(&spool), wake));
         let engine = Engine { spool, queue, events: Arc::clone(events), world: Arc::clone(world), metrics };

@@ -172,6 +172,7 @@ pub fn run(seed: u64) -> Outcome {
     let seen = Seen::default();
     let world = world(seed, &seen);
     let (files, events) = (SimFiles::new(seed), Arc::<Mutex<EventBook>>::default());
+    let ledger = Arc::default();
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut arrivals = arrivals(seed).into_iter().peekable();
     let mut now = START;
@@ -179,7 +180,7 @@ pub fn run(seed: u64) -> Outcome {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let clock = Simulated::from(now);
-            let engine = Engine::start(&world, &files, &events, &config(), rng.random());
+            let engine = Engine::start(&world, &files, &events, &config(), Some(&ledger), rng.random());
             let mut ordered = until.is_none();
             while let Some(arrival) = arrivals.next_if(|arrival| until.is_none_or(|until| arrival.at < until)) {
                 sleep(arrival.at.since(world.now())).await;
@@ -241,9 +242,9 @@ fn promises(books: &crate::books::Books, seen: &[(Timestamp, usize, Option<IpAdd
         }
     };
     let from = |source: usize| seen.iter().filter(move |(_, _, ip)| *ip == Some(SOURCES[source]));
-    // Of the day it was killed, what went before: this simulation has no ledger that would remember.
-    for (day, planned) in [(0, 60), (1, 120)] {
-        let until = (START.0 + (day + 1) * 24 * HOUR).min(START.0 + KILLED);
+    // It is killed on the second day, when that day's mail has gone: nothing more goes then, and the third has its own.
+    for (day, planned) in [(0, 60), (1, 120), (2, 240)] {
+        let until = START.0 + (day + 1) * 24 * HOUR;
         let sent = from(2).filter(|(at, ..)| (START.0 + day * 24 * HOUR..until).contains(&at.0)).count();
         check(sent == planned, format!("warm-up, day {}: {sent} of {planned}", day + 1));
     }

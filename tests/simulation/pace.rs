@@ -70,7 +70,7 @@ pub fn run(seed: u64) -> (Vec<(u32, u32)>, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let clock = Simulated::from(START);
-        let engine = Engine::start(&world, &SimFiles::new(seed), &Arc::default(), &config(), seed);
+        let engine = Engine::start(&world, &SimFiles::new(seed), &Arc::default(), &config(), None, seed);
         for arrival in traffic::campaign(START, 0, MESSAGES) {
             arrival.submit(&engine, &world);
         }

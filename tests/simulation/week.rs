@@ -113,7 +113,7 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let clock = Simulated::from(self.now);
-            let engine = Engine::start(&self.world, &self.files, &self.events, &config(0), self.rng.random());
+            let engine = Engine::start(&self.world, &self.files, &self.events, &config(0), None, self.rng.random());
             self.check(&engine);
             match life {
                 Some(life) => {

@@ -113,6 +113,11 @@ impl Hosts {
         }
     }
 
+    /// Its number, if it is known.
+    pub(super) fn id_of(&self, host: &AddressHost) -> Option<HostId> {
+        self.ids.get(host).copied()
+    }
+
     /// A host that an item names.
     pub(super) fn get(&self, id: HostId) -> &HostState {
         &self.hosts[id as usize]

@@ -44,8 +44,8 @@ use messages::{MessageState, Messages, Open, Size};
 pub(super) use pace::{Answer, PathName};
 use streams::Streams;
 use timers::disarm_if_quiet;
-pub(super) use wishes::Wish;
 use wishes::Wishes;
+pub(super) use wishes::{Kept, Wish};
 
 /// Place of a stream in the table of streams.
 pub(super) type StreamId = u32;

@@ -1,15 +1,16 @@
 //! By which source mail would like to be tried next: who was greylisted, by the one that the receiver knows by now; who was
 //! sent elsewhere, by another.
 //!
-//! A wish is held while the recipients it is about wait, in memory only: after a restart they come by whichever source
-//! has its turn. It never holds mail back for long: see [`Ready::unbind`](crate::queue::ready::Ready::unbind).
+//! A wish is held while the recipients it is about wait. To come by the same source again is kept over a restart (`keep.rs`): who
+//! greylists another address begins to count anew. It never holds mail back for long: see
+//! [`Ready::unbind`](crate::queue::ready::Ready::unbind).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use smallvec::SmallVec;
 
 use super::{HostId, Item, Scheduler, SiteId};
-use crate::mail::MessageId;
+use crate::mail::{EnvelopeAddress, MessageId};
 use crate::queue::site::PathState;
 use crate::routing::SourceId;
 use crate::shaping::provider::Action;
@@ -47,10 +48,15 @@ impl Wish {
     }
 }
 
+/// Where a message comes by the same source again: hosts, as their addresses have them, and the names of sources.
+pub(in crate::queue) type Kept = Vec<(String, String)>;
+
 /// The wishes of mail that waits.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     by_message: HashMap<MessageId, SmallVec<[(HostId, Wish); 1]>>,
+    /// Messages of which the ledger does not know what they wish; `None`: nobody keeps it.
+    changed: Option<HashSet<MessageId>>,
 }
 
 impl Wishes {
@@ -70,6 +76,7 @@ impl Wishes {
         let wishes = self.by_message.entry(message).or_default();
         wishes.retain(|(of, _)| *of != host);
         wishes.push((host, wish));
+        self.changed(message);
     }
 
     fn forget(&mut self, message: MessageId, host: HostId) {
@@ -78,20 +85,32 @@ impl Wishes {
             if wishes.is_empty() {
                 self.by_message.remove(&message);
             }
+            self.changed(message);
         }
     }
 
     /// The message is finished.
     pub(super) fn forget_message(&mut self, message: MessageId) {
-        if !self.by_message.is_empty() {
-            self.by_message.remove(&message);
+        if !self.by_message.is_empty() && self.by_message.remove(&message).is_some() {
+            self.changed(message);
+        }
+    }
+
+    fn changed(&mut self, message: MessageId) {
+        if let Some(changed) = &mut self.changed {
+            changed.insert(message);
         }
     }
 
     /// Forgets the wishes about sources that are gone.
     pub(super) fn retain(&mut self, there: impl Fn(SourceId) -> bool) {
-        self.by_message.retain(|_, wishes| {
+        let changed = &mut self.changed;
+        self.by_message.retain(|message, wishes| {
+            let before = wishes.len();
             wishes.retain(|(_, wish)| there(wish.source()));
+            if let Some(changed) = changed.as_mut().filter(|_| wishes.len() < before) {
+                changed.insert(*message);
+            }
             !wishes.is_empty()
         });
     }
@@ -106,6 +125,39 @@ impl Scheduler {
         match wish.filter(|_| self.messages.get(item.message).is_some_and(choice)) {
             Some(wish) => self.wishes.note(item.message, item.host, wish),
             None => self.wishes.forget(item.message, item.host),
+        }
+    }
+
+    /// What has changed since this was asked last of who comes by the same source again; nobody, if there is nothing behind a
+    /// message.
+    pub(in crate::queue) fn wishes_changed(&mut self) -> Vec<(MessageId, Kept)> {
+        let changed = self.wishes.changed.as_mut().map(std::mem::take).unwrap_or_default();
+        let name = |(host, wish): &(HostId, Wish)| match wish {
+            Wish::Keep(id) => Some((self.hosts.get(*host).host.to_string(), self.egress.source(*id).name.to_string())),
+            Wish::Leave(_) => None,
+        };
+        let of = |id: &MessageId| self.wishes.by_message.get(id).into_iter().flatten().filter_map(name).collect();
+        changed.into_iter().map(|id| (id, of(&id))).collect()
+    }
+
+    /// Goes on with what was kept, now that all mail is back, and notes from now on what changes. What is about mail or sources
+    /// that are gone is forgotten.
+    pub(in crate::queue) fn recall_wishes(&mut self, kept: impl Iterator<Item = (MessageId, Kept)>) {
+        let changed = self.wishes.changed.get_or_insert_default();
+        let mut found = Vec::new();
+        for (id, kept) in kept {
+            // Written again, or removed, with what changes next.
+            changed.insert(id);
+            let here = kept.iter().filter(|_| self.messages.get(id).is_some());
+            let known = here.filter_map(|(host, source)| {
+                let address: EnvelopeAddress = format!("x@{host}").parse().ok()?;
+                let host = self.hosts.id_of(address.host())?;
+                Some((id, host, Wish::Keep(self.egress.source_named(source)?)))
+            });
+            found.extend(known);
+        }
+        for (id, host, wish) in found {
+            self.wishes.note(id, host, wish);
         }
     }
 

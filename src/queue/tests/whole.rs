@@ -8,10 +8,11 @@ use crate::config::{ByteSize, Config, EventsConfig};
 use crate::events::EventLog;
 use crate::feedback::marks::Marks;
 use crate::feedback::token::Tokens;
+use crate::ledger::Table;
 use crate::log::sim::SimFiles;
 use crate::log::{Drive, Files, LogOptions};
 use crate::mail::{Class, Envelope, Recipient, Stream};
-use crate::queue::scheduler::Recipients;
+use crate::queue::scheduler::{Item, Recipients, Wish};
 use crate::shaping::steering::Learned;
 use crate::spool::{Message, Outlets};
 
@@ -27,10 +28,10 @@ struct Whole {
 
 impl Whole {
     fn start(files: SimFiles) -> Whole {
-        Whole::with_list(files, Arc::default())
+        Whole::with(files, Config::default(), Arc::default())
     }
 
-    fn with_list(files: SimFiles, list: Arc<Suppressions>) -> Whole {
+    fn with(files: SimFiles, mut config: Config, list: Arc<Suppressions>) -> Whole {
         let dir = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new());
         let log = Arc::new(EventLog::open(dir.path(), &EventsConfig::default(), Arc::clone(&metrics)).unwrap().0);
@@ -40,7 +41,6 @@ impl Whole {
             telling.lock().unwrap().push_str(std::str::from_utf8(&lines).unwrap());
             writing.write(position, lines);
         });
-        let mut config = Config::default();
         config.spool.cache_size = ByteSize(0);
         (config.spool.segment_size, config.spool.disk_free_min) = (ByteSize(64 << 10), ByteSize(0));
         let options = LogOptions { drive: Drive::Stepped(Arc::new(|| {})), ..LogOptions::new(Path::new("/spool")) };
@@ -274,7 +274,7 @@ async fn who_is_suppressed_ends_when_the_message_is_accepted() {
         until: None,
     };
     list.add(vec![entry("r1@b.example"), entry("@gone.example")]).await.unwrap();
-    let whole = Whole::with_list(SimFiles::new(1), list);
+    let whole = Whole::with(SimFiles::new(1), Config::default(), list);
     let accept = async |recipients: &[&str]| {
         let now = Clock.timestamp();
         let mut envelope = Envelope::unreadable(Stream::default(), now);
@@ -366,4 +366,42 @@ async fn the_brake_is_told_and_holds_whatever_a_crash_takes() {
         ledger.close();
         after.log.close();
     }
+}
+
+#[tokio::test]
+async fn which_source_was_greylisted_outlives_a_restart() {
+    let two = || toml::from_str("[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"\n").unwrap();
+    let ledger = Arc::<Ledger>::default();
+    let whole = Whole::with(SimFiles::new(1), two(), Arc::default());
+    whole.queue.recall(&ledger).unwrap();
+    whole.queue.recall_wishes(&ledger).unwrap();
+    let b = whole.queue.parts.load().egress.source_named("b").unwrap();
+    let messages = [whole.accept(1), whole.accept(1), whole.accept(1)];
+    let item = |message| Item { message, host: 0, attempts: 1, spoilt: 0, late: false, recipients: Recipients::One(0) };
+    for (message, wish) in messages.into_iter().zip([Wish::Keep(b), Wish::Leave(b), Wish::Keep(b)]) {
+        whole.queue.lock().wish(&item(message), Some(wish));
+    }
+    let kept = || ledger.scan(Table::Wishes, b"").unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    let key = |n: usize| messages[n].0.to_be_bytes().to_vec();
+    whole.queue.keep_all().await;
+    assert_eq!(kept(), [key(0), key(2)], "to go elsewhere is of no use later");
+    // The attempt is over.
+    whole.queue.lock().wish(&item(messages[2]), None);
+    whole.queue.keep_all().await;
+    assert_eq!(kept(), [key(0)]);
+
+    whole.files.restart();
+    let after = Whole::with(whole.files.clone(), two(), Arc::default());
+    after.queue.recall(&ledger).unwrap();
+    after.queue.recall_wishes(&ledger).unwrap();
+    assert_eq!(after.queue.census().wishes, 1);
+    let known = after.queue.lock().wishes_changed();
+    assert_eq!(known, [(messages[0], vec![("b.example".to_owned(), "b".to_owned())])]);
+
+    // A spool without that mail: nothing is left of it.
+    let empty = Whole::with(SimFiles::new(2), two(), Arc::default());
+    empty.queue.recall(&ledger).unwrap();
+    empty.queue.recall_wishes(&ledger).unwrap();
+    empty.queue.keep_all().await;
+    assert_eq!((empty.queue.census().wishes, kept().len()), (0, 0));
 }

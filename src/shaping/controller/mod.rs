@@ -20,7 +20,7 @@
 //!   throttling replies to little over 1 % of attempts for any receiver, without knowing its rule, and makes probes rare
 //!   where they are dear. What would take too long to pay is forgiven, so that a rise is noticed; later if the receiver is
 //!   far away, where each probe may cost all that is on its way. Below the pace that last held, it doubles every second; there it rests. Above, it first goes
-//!   just beyond what was last too much, by less the more is on its way, and waits ten seconds for a no; then it grows by a
+//!   just beyond what was last too much, by less the more is on its way, and waits eight seconds for a no; then it grows by a
 //!   cubic: hardly for some seconds, then by leaps. Ten times the pace takes about half a minute.
 //! - *Closed is not slow.* If nothing at all passes, steps down become waits that double: one message at a time knocks.
 //!   When the receiver opens again, we begin with the mean over the whole cycle (600 messages in the first ten seconds of
@@ -38,7 +38,8 @@
 //! for the one is too eager for the other; growth by the clock instead of by accepted messages probes a slow receiver
 //! so often that 5 to 30 % of its replies are refusals; waits that double with each failed probe miss a recovery. A share of
 //! replies that is thought to come by chance, since cuts do not help, or a floor by what passed of late, are found just when
-//! a receiver takes less and less: both cost real receivers 3 to 10 % of refusals, and are not done.
+//! a receiver takes less and less: both cost real receivers 3 to 10 % of refusals, and are not done. To count what passed between
+//! two refusals as what a deep bucket takes, or with a drain what passed just before it, won at one shape what it lost at another.
 //!
 //! Pure. `now` is milliseconds on the caller's clock; nothing here allocates but the first time a path is throttled.
 

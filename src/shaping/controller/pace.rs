@@ -33,7 +33,7 @@ const STEP: f64 = 100.0;
 /// No more than this, as a share.
 const STEP_MAX: f64 = 4.0;
 /// And for so long, in seconds at full use.
-const PLATEAU: f64 = 10.0;
+const PLATEAU: f64 = 8.0;
 /// What it seemed to take is approached in one leap from no further below, as a share.
 const CEILING_MAX: f64 = 1.5;
 /// A throttling reply among so many that pass is chance, not the receiver's limit.
@@ -52,8 +52,11 @@ const ROUND: Millis = 1000;
 const MEASURED: Millis = 1500;
 /// If nothing passed for so long, in milliseconds, the receiver is closed rather than slow.
 const CLOSED: Millis = 5000;
-/// What may be sent at once after a pause, in milliseconds at the pace.
-const BURST: f64 = 50.0;
+/// What may be sent at once after a pause, in milliseconds at the pace; and for each message a second: a small bucket of a slow
+/// receiver holds a single one.
+const BURST: (f64, f64) = (50.0, 0.5);
+/// A probe that failed below so many times the pace that held has found nothing of another order.
+const ORDER: f64 = 2.0;
 
 /// A limit and how it was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -194,7 +197,7 @@ impl Pace {
 
     /// A message goes.
     pub(super) fn send(&mut self, now: Millis) {
-        self.next = self.next.max(now as f64 - BURST) + 1000.0 / self.rate;
+        self.next = self.next.max(now as f64 - BURST.0.min(BURST.1 * self.rate)) + 1000.0 / self.rate;
     }
 
     /// What was begun at `started` was not throttled.
@@ -267,7 +270,8 @@ impl Pace {
         let rate = (sent * share.min(CUT)).max(bounds.rate_min);
         let held = self.held;
         if self.epoch.passed > 0 {
-            self.held = rate;
+            let between = if probing && sent < ORDER * held { 0.95 * (held * sent).sqrt() } else { rate };
+            self.held = rate.min(between);
         } else {
             // Closed rather than slow: what held before still counts for something.
             self.held = (0.9 * held).max(rate);

@@ -51,6 +51,7 @@ impl Pace {
         self.drain = None;
         let all = drain.passed + drain.throttled;
         if all < DRAINED_MIN {
+            self.rest(now, drain.throttled);
             return;
         }
         if all >= ALONE && drain.throttled == 1 && self.window == 0 {
@@ -70,19 +71,30 @@ impl Pace {
             let second = 0.95 * (before + passed) / drain.lasted.max(1000.0);
             self.held = second.max(0.95 * (drain.held * drain.sent).sqrt()).min(CUT * drain.sent);
         } else if drain.passed > 0 {
-            self.held = took.min(CUT * drain.sent);
+            // After a pause the meter has not seen yet how fast that was.
+            let sent = drain.sent.max(f64::from(all) * 1000.0 / drain.lasted);
+            self.held = took.min(CUT * sent);
         }
         self.ceiling = (took / 0.95).clamp(self.held, drain.sent.max(self.held));
         if drain.passed == 0 {
             self.closes(drain.cut);
         }
-        self.rate = self.rate.min(took.max(self.held / 16.0)).min(self.held);
+        self.rate = match (drain.passed, drain.held > 0.0) {
+            (0, _) => self.rate.min(self.held / 16.0),
+            // What passed meanwhile was not there before: no need to come near it by doubling.
+            (_, true) => self.rate.max(0.8 * took).min(self.held),
+            (_, false) => self.rate.min(took.max(self.held / 16.0)).min(self.held),
+        };
         self.owe(0.0);
-        // What it had to refuse in vain is not sent now, for some count that, too.
-        let pause = (f64::from(drain.throttled) * 1000.0 / self.held).min(PAUSE_MAX);
+        self.rest(now, drain.throttled);
+        self.epoch = Epoch::new(now);
+    }
+
+    /// What it had to refuse in vain is not sent now, for some count that, too.
+    fn rest(&mut self, now: Millis, refused: u32) {
+        let pause = (f64::from(refused) * 1000.0 / self.held).min(PAUSE_MAX);
         self.next = self.next.max(now as f64 + pause);
         self.resumed = self.next as Millis;
-        self.epoch = Epoch::new(now);
     }
 
     /// It takes nothing that was on its way. Who does that again and again counts by a window of time, and the time between
