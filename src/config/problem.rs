@@ -1,6 +1,6 @@
 //! What is wrong with a configuration file, in a form a person can act on.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::load::Places;
@@ -45,9 +45,10 @@ impl Problem {
     }
 }
 
-/// `FILE:LINE: key: why; remedy`; a warning says `warning: ` before the key.
+/// `FILE:LINE: key: why; remedy`; a warning says `warning: ` before the key. It is one line, whatever is quoted in it.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
         write!(f, "{}:", self.file.display())?;
         if let Some(line) = self.line {
             write!(f, "{line}:")?;
@@ -59,6 +60,21 @@ impl fmt::Display for Problem {
             write!(f, " {}:", self.key)?;
         }
         write!(f, " {}; {}", self.why, self.remedy)
+    }
+}
+
+/// Escapes what would end the line, or move a terminal's cursor: a path may hold anything.
+struct OneLine<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            match piece.chars().next_back().filter(|last| last.is_control()) {
+                Some(last) => write!(self.0, "{}{}", &piece[..piece.len() - last.len_utf8()], last.escape_default())?,
+                None => self.0.write_str(piece)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -107,5 +123,19 @@ mod tests {
         }
         assert_eq!(nearest("x", &[]), None);
         assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn is_told_on_one_line() {
+        let problem = Problem {
+            file: "p.toml".into(),
+            line: Some(4),
+            severity: Severity::Error,
+            key: "dkim[0].key_file".into(),
+            why: "cannot read /a\nb\u{1b}[2Jü".into(),
+            remedy: "\tcorrect it\r".into(),
+        };
+        let line = r"p.toml:4: dkim[0].key_file: cannot read /a\nb\u{1b}[2Jü; \tcorrect it\r";
+        assert_eq!(problem.to_string(), line);
     }
 }
