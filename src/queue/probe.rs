@@ -2,6 +2,7 @@
 
 mod crowd;
 mod routes;
+mod settings;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,18 +10,17 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 pub use crowd::Crowd;
-use routes::{HOSTS, ROUTES};
+use routes::ROUTES;
 #[cfg(test)]
 pub(super) use routes::{a_route, literals, relays};
 
 use super::scheduler::{
     Action, Batch, Counts, Group, HostId, Item, Limits, Newcomer, PathId, Recipients, Scheduler, TakenBack, Verdict,
+    Wish,
 };
 use crate::clock::Timestamp;
-use crate::config::{Dimension, LimitConfig, Scope};
 use crate::mail::{AddressHost, Blame, Class, EnhancedCode, Failure, MessageId, Stream};
-use crate::routing::Route;
-use crate::shaping::Rows;
+use crate::routing::{Egress, Route};
 
 const EXPIRY: u64 = 100_000;
 /// What may happen to a queue, an octet or two at a time; behind the last one everybody is out of luck until all mail has
@@ -29,6 +29,7 @@ pub fn schedule(octets: &[u8]) {
     let routes = ROUTES.with(Clone::clone);
     let mut world = World::new(octets, routes, 3);
     world.limited = octets.len() % 2 == 1;
+    world.reloads = octets.len() % 3 == 2;
     world.limit();
     while !world.luck.is_empty() {
         world.step();
@@ -37,7 +38,7 @@ pub fn schedule(octets: &[u8]) {
     let mut steps = 0;
     while world.now < last || world.is_busy() {
         steps += 1;
-        assert!(steps < 100_000, "it does not come to rest");
+        assert!(steps < 100_000, "it does not come to rest: {:?}", world.busy());
         world.step();
         world.pass(5_000);
     }
@@ -45,6 +46,7 @@ pub fn schedule(octets: &[u8]) {
     assert_eq!(world.scheduler.open_recipients(), 0);
     assert_eq!(world.scheduler.counts, Counts::default());
     assert_eq!(world.scheduler.messages().count(), 0);
+    assert_eq!(world.scheduler.census().wishes, 0);
 }
 
 /// For benchmarks: `messages` of one recipient each are added, picked by sessions and ended. Returns how many ended.
@@ -98,20 +100,11 @@ struct World<'a> {
     steps: usize,
     /// Limits are in force.
     limited: bool,
-}
-
-/// Some of every kind: of a site, of all, of a class, of one domain.
-fn some_limits() -> Rows {
-    let pace = |rate: &str| Some(rate.parse().expect("a rate"));
-    let of = |scope, each: &[Dimension]| LimitConfig { scope, each: each.to_vec(), ..LimitConfig::default() };
-    let bulk = Scope { class: Some(Class::Bulk), ..Scope::default() };
-    let domain = Scope { domain: Some(HOSTS[0].into()), ..Scope::default() };
-    Rows::new(&[
-        LimitConfig { messages: pace("20/s burst 2"), ..of(Scope::default(), &[Dimension::Site]) },
-        LimitConfig { connections: Some(2), recipients: pace("40/s burst 3"), ..of(Scope::default(), &[]) },
-        LimitConfig { messages: pace("3/s"), ..of(bulk, &[]) },
-        LimitConfig { messages: pace("1/s"), recipients_per_transaction: Some(2), ..of(domain, &[Dimension::Class]) },
-    ])
+    /// Sources come and go.
+    reloads: bool,
+    egress: Arc<Egress>,
+    /// How often the configuration was another.
+    reloaded: usize,
 }
 
 struct Session {
@@ -155,12 +148,9 @@ impl<'a> World<'a> {
             ended: 0,
             steps: 0,
             limited: false,
-        }
-    }
-
-    fn limit(&mut self) {
-        if self.limited {
-            self.scheduler.set_rows(self.now, some_limits(), &mut self.actions);
+            reloads: false,
+            egress: Arc::default(),
+            reloaded: 0,
         }
     }
 
@@ -171,9 +161,13 @@ impl<'a> World<'a> {
         usize::from(*first)
     }
 
+    /// What is under way: look-ups, connections, sessions, ends to be written.
+    fn busy(&self) -> [usize; 4] {
+        [self.resolving.len(), self.connecting.len(), self.sessions.len(), self.cancelling.len()]
+    }
+
     fn is_busy(&self) -> bool {
-        let waiting = self.connecting.len() + self.resolving.len() + self.sessions.len() + self.cancelling.len();
-        waiting > 0
+        self.busy() != [0; 4]
     }
 
     fn pass(&mut self, ms: u64) {
@@ -229,7 +223,10 @@ impl<'a> World<'a> {
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Resolve(host, name) => self.resolving.push((host, name)),
-                Action::Connect(path) => self.connecting.push(path),
+                Action::Connect(path) => {
+                    self.must_be_there(path);
+                    self.connecting.push(path);
+                }
                 Action::Wake(session) => session.notify_one(),
                 Action::Paced(..) => {}
                 Action::Expire(id, recipients) | Action::Cancel(id, recipients) => {
@@ -281,6 +278,7 @@ impl<'a> World<'a> {
             }
             6 if which & 3 == 3 => self.cancel(which >> 2),
             6 if which & 7 == 5 => self.limit(),
+            6 if which & 15 == 9 && self.reloads => self.change_sources(which >> 4 == 1),
             6 => self.hurry(which),
             7 => self.pass(50 << (which % 12)),
             _ => self.pass(100),
@@ -351,6 +349,13 @@ impl<'a> World<'a> {
                 waits.spoilt += 1;
                 self.scheduler.put_back(self.now, path.site, waits, &mut self.actions);
             } else {
+                // As who was greylisted, was sent elsewhere, or was told nothing of the kind.
+                let wish = match luck >> 6 {
+                    1 => Some(Wish::Keep(path.source)),
+                    2 => Some(Wish::Leave(path.source)),
+                    _ => None,
+                };
+                self.scheduler.wish(&waits, wish);
                 self.defer(waits);
             }
         }

@@ -11,6 +11,9 @@ use crate::shaping::{BucketId, Buckets, Gate, Load, Taken};
 /// Lanes that are set aside before the lock is given to others.
 const AT_ONCE: usize = 64;
 
+/// Items of finished messages that are taken out in one look at a line.
+const FINISHED_AT_ONCE: usize = 1024;
+
 impl Scheduler {
     /// Work for a session; or `None`, and then `idle` is notified when there may be some (never, once stopped).
     pub(in crate::queue) fn next_batch(
@@ -108,6 +111,19 @@ impl Scheduler {
         };
         let other = self.resting.iter().rev().find(holds).copied()?;
         self.path(other).idle.pop()
+    }
+
+    /// Takes out what is first in line at a site and of a finished message: nobody is dialled for it. Most are found by the
+    /// sessions that pick, but where none comes about, and the line is never given up since one path or another is open, they
+    /// would stay for good.
+    pub(super) fn drop_finished(&mut self, id: SiteId) {
+        for _ in 0..FINISHED_AT_ONCE {
+            let Some((lane, first)) = self.sites[id as usize].ready.turn(None) else { return };
+            if self.messages.get(first.message).is_some_and(|message| !message.is_unwanted()) {
+                return;
+            }
+            self.drop_first(id, lane);
+        }
     }
 
     /// Takes out the first item of the lane whose turn it is: its message is finished, or about to be.

@@ -36,6 +36,10 @@ impl Scheduler {
         if self.stopped || self.sites[id as usize].ready.available() == 0 {
             return;
         }
+        self.drop_finished(id);
+        if self.sites[id as usize].ready.available() == 0 {
+            return;
+        }
         let load = self.head_load(id);
         self.unbind(now, id, load);
         if let Some(session) = self.idle_session(now, id, load, actions) {

@@ -154,7 +154,8 @@ impl Source {
         self.change(|lost| lost.proxy = why)
     }
 
-    pub(super) fn look_for_addresses(&self, is_ours: impl Fn(IpAddr) -> bool) -> bool {
+    /// As [`look`](Source::look), of addresses of which `is_ours` knows.
+    pub(crate) fn look_for_addresses(&self, is_ours: impl Fn(IpAddr) -> bool) -> bool {
         let missing: Vec<IpAddr> = self.addresses.iter().copied().filter(|address| !is_ours(*address)).collect();
         self.change(|lost| lost.addresses = missing)
     }
