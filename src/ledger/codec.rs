@@ -242,6 +242,11 @@ impl Fact {
     pub(super) fn octets(&self) -> usize {
         64 + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
+
+    /// What it takes in its record.
+    pub(super) fn len(&self) -> u64 {
+        fact_len(self.key.len(), self.value.as_ref().map_or(0, Bytes::len))
+    }
 }
 
 const NO_VALUE: u32 = u32::MAX;

@@ -12,6 +12,9 @@ use crate::log::{Durability, Health, Position, SegmentId};
 /// Segments that are never worth compacting.
 const SEGMENTS_MIN: usize = 4;
 
+/// What a record takes besides its facts, about.
+const RECORD_LEN: u64 = 37;
+
 impl Facts {
     /// If the log has grown to twice what the last time left, writes what counts anew, oldest first.
     pub(super) fn compact(self: &Arc<Self>, disk: &Disk) -> Result<(), LedgerError> {
@@ -19,10 +22,10 @@ impl Facts {
         if segments.len() < SEGMENTS_MIN + 2 * self.lock().compacted || disk.log.health() != Health::Ok {
             return Ok(());
         }
+        let mut copied = 0;
         for (place, segment) in segments.iter().enumerate().take(segments.len() - 1) {
-            if !self.copy_forward(disk, *segment)? {
-                return Ok(());
-            }
+            let Some(octets) = self.copy_forward(disk, *segment)? else { return Ok(()) };
+            copied += octets;
             // What was copied waits in memory for the index, and a log may be larger than that.
             if !self.apply(disk) {
                 return Ok(());
@@ -33,49 +36,46 @@ impl Facts {
             records.into_iter().for_each(|location| disk.log.release(location));
             disk.log.reclaim();
         }
-        self.lock().compacted = disk.log.segments().len();
+        // What others wrote meanwhile may count as little as what was there before.
+        self.lock().compacted = disk.segments_of(copied);
         Ok(())
     }
 
-    /// Writes all facts of a segment again that still count, and waits for that. False: not now.
-    fn copy_forward(self: &Arc<Self>, disk: &Disk, segment: SegmentId) -> Result<bool, LedgerError> {
+    /// Writes all facts of a segment again that still count, and waits for that. Returns their octets; `None`: not now.
+    fn copy_forward(self: &Arc<Self>, disk: &Disk, segment: SegmentId) -> Result<Option<u64>, LedgerError> {
         let mut records = Vec::new();
         let scanned = disk.log.scan(segment, &mut |record| {
             records.push((record.location.position, read_facts(record.head)));
         });
         scanned.map_err(|error| LedgerError::new(&error))?;
         let (sender, copied) = channel();
-        let mut missing = 0;
+        let (mut missing, mut octets) = (0, 0);
         for (at, facts) in records {
             // What cannot be read is not to be thrown away: a later version may know better.
             let facts = facts.map_err(|error| LedgerError::new(&error))?;
             let appended = loop {
                 match self.copy(at, &facts, &sender)? {
                     Some(appended) => break appended,
-                    None if !self.wait_for_puts() => return Ok(false),
+                    None if !self.wait_for_puts() => return Ok(None),
                     None => {}
                 }
             };
-            missing += usize::from(appended);
+            missing += usize::from(appended > 0);
+            octets += appended;
         }
         while missing > 0 {
             match copied.recv_timeout(RETRY) {
                 Ok(true) => missing -= 1,
-                Ok(false) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
-                Err(RecvTimeoutError::Timeout) if self.lock().closing => return Ok(false),
+                Ok(false) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if self.lock().closing => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        Ok(true)
+        Ok(Some(octets))
     }
 
-    /// Appends those of a record's facts that count; whether there are any. `None`: one of them is being replaced.
-    fn copy(
-        self: &Arc<Self>,
-        at: Position,
-        facts: &[Fact],
-        sender: &Sender<bool>,
-    ) -> Result<Option<bool>, LedgerError> {
+    /// Appends those of a record's facts that count; returns their octets. `None`: one of them is being replaced.
+    fn copy(self: &Arc<Self>, at: Position, facts: &[Fact], sender: &Sender<bool>) -> Result<Option<u64>, LedgerError> {
         let Some(index) = self.index(&self.lock())? else { return Ok(None) };
         // Before the lock, for which all wait who look something up: only this thread changes the index.
         let indexed =
@@ -98,11 +98,12 @@ impl Facts {
             }
         }
         if live.is_empty() {
-            return Ok(Some(false));
+            return Ok(Some(0));
         }
+        let octets = RECORD_LEN + live.iter().map(Fact::len).sum::<u64>();
         let sender = sender.clone();
         self.append(live, Durability::Relaxed, move |result| _ = sender.send(result.is_ok()));
-        Ok(Some(true))
+        Ok(Some(octets))
     }
 
     /// Until a put is on disk. False: the log does not get on, or is being closed.

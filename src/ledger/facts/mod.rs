@@ -79,6 +79,8 @@ struct Disk {
     files: Arc<dyn Files>,
     indexes: Box<dyn Indexes>,
     gauges: LogGauges,
+    /// Octets.
+    segment_size: u64,
 }
 
 #[derive(Default)]
@@ -98,7 +100,7 @@ struct State {
     applied: Option<Applied>,
     /// What is retained, by segment.
     records: BTreeMap<SegmentId, Vec<Location>>,
-    /// Segments after the last compaction; at start, as many as what counts would fill.
+    /// Segments that what counts filled at the last compaction, or fills at the start.
     compacted: usize,
     closing: bool,
 }
@@ -136,7 +138,7 @@ impl Facts {
         let opened = Log::open(log_options(dir, segment_size), Arc::clone(&files), counts, &mut visit);
         let (log, _) = opened.map_err(|error| LedgerError::new(&error))?;
         state.records.values().flatten().for_each(|location| log.retain(*location));
-        let disk = Disk { log, dir: dir.to_owned(), files, indexes, gauges };
+        let disk = Disk { log, dir: dir.to_owned(), files, indexes, gauges, segment_size };
         let opened = disk.open_index(last).or_else(|error| {
             // A full disk, say: mail must be taken from the queue all the same. Today's tables are small.
             tracing::error!(%error, "no index of the ledger can be made on disk; it is held in memory until the next start");
@@ -146,8 +148,7 @@ impl Facts {
         let (index, applied) = opened.map_err(|error| LedgerError::new(&error))?;
         (state.index, state.applied) = (Some(index), applied);
         // As if the last compaction had just ended: what needs none is not written anew at each start.
-        let live = applied.map_or(0, |applied| applied.octets.div_ceil(segment_size.max(1)) as usize);
-        state.compacted = live.min(disk.log.segments().len());
+        state.compacted = disk.segments_of(applied.map_or(0, |applied| applied.octets));
         let facts =
             Facts { state: Mutex::new(state), wake: Condvar::new(), caught_up: Condvar::new(), disk: Some(disk) };
         facts.publish();

@@ -116,6 +116,12 @@ impl State {
 }
 
 impl Disk {
+    /// How many segments so many octets fill, of those there are.
+    pub(super) fn segments_of(&self, octets: u64) -> usize {
+        let filled = octets.div_ceil(self.segment_size.max(1));
+        usize::try_from(filled).unwrap_or(usize::MAX).min(self.log.segments().len())
+    }
+
     /// The index that is there, brought up to `last`, where the log ends; or a new one.
     pub(super) fn open_index(&self, last: Option<Position>) -> Result<(Arc<dyn Index>, Option<Applied>), IndexError> {
         let there = self.indexes.open().and_then(|index| {
