@@ -122,6 +122,11 @@ def authority(directory):
     return root, issue
 
 
+# gRPC's library would start its threads again in each child that we fork, and abort there when the child closes its files before it
+# becomes the program that was meant. It reads this when it is first used.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
 def die_with_us():
     """In a child: it is killed when this thread ends, however that comes about.
 
