@@ -7,12 +7,10 @@ use proptest::prelude::*;
 use rustls::RootCertStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use super::super::client::{Local, Target};
 use super::super::opening::Upgrade;
 use super::super::transaction::Job;
-use super::server::{client, lines};
+use super::server::{client, lines, piped};
 use crate::clock::Clock;
-use crate::config::TlsPolicy;
 use crate::mail::{Outcome, Recipient, ReversePath};
 
 const REPLIES: [&str; 12] = [
@@ -45,14 +43,7 @@ proptest! {
             let (ours, theirs) = tokio::io::duplex(1000);
             tokio::spawn(mad(theirs, keywords, answers.clone()));
             let client = client(RootCertStore::empty());
-            let target = Target {
-                host: "mx".into(),
-                address: "127.0.0.1:25".parse().expect("an address"),
-                local: Local::default(),
-                tls: TlsPolicy::None,
-                credentials: None,
-            };
-            let Ok(mut connection) = client.open(ours, &target, None, Upgrade::Never, Clock.instant()).await else {
+            let Ok(mut connection) = client.open(ours, &piped(), None, Upgrade::Never, Clock.instant()).await else {
                 return;
             };
             let all: Vec<Recipient> = (0..recipients)

@@ -182,6 +182,17 @@ pub(super) fn client(roots: RootCertStore) -> Client {
     Client::with_roots(&config, &"mta.us.example".parse().expect("a domain"), Arc::new(Metrics::new()), roots)
 }
 
+/// A server at the other end of a pipe, with which nothing is encrypted.
+pub(super) fn piped() -> Target {
+    Target {
+        host: "mx".into(),
+        address: "127.0.0.1:25".parse().expect("an address"),
+        local: Local::default(),
+        tls: TlsPolicy::None,
+        credentials: None,
+    }
+}
+
 pub(super) async fn deliver<S: Io>(
     connection: &mut super::super::connection::Connection<S>,
     content: &Bytes,

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::super::client::{Client, Local, Stage, Target};
 use super::super::opening::Upgrade;
-use super::server::{Authority, Server, Tls, client, commands, deliver, lines};
+use super::server::{Authority, Server, Tls, client, commands, deliver, lines, piped};
 use crate::clock::Clock;
 use crate::config::TlsPolicy;
 use crate::mail::{Blame, Outcome};
@@ -202,14 +202,7 @@ async fn reads_while_it_writes() {
         io::Result::Ok(())
     });
     let client = client(RootCertStore::empty());
-    let target = Target {
-        host: "mx".into(),
-        address: "127.0.0.1:25".parse().expect("an address"),
-        local: Local::default(),
-        tls: TlsPolicy::None,
-        credentials: None,
-    };
-    let opened = client.open(ours, &target, None, Upgrade::Never, Clock.instant()).await;
+    let opened = client.open(ours, &piped(), None, Upgrade::Never, Clock.instant()).await;
     let mut connection = opened.expect("a session");
     let outcome = deliver(&mut connection, &lines(500_000)).await;
     assert!(matches!(outcome, Some(Outcome::Delivered { .. })), "{outcome:?}");
