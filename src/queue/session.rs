@@ -259,11 +259,25 @@ impl Queue {
             self.settle(&message, items, Attempted::none(started, failure), Some(path));
             return Ok(false);
         }
+        let gone = self.transact(path, (&parts, route), connection, (&message, items), (began, started), fresh).await;
+        gone.map_or(Ok(true), Err)
+    }
+
+    /// Sends a message that is fit to go, and learns from what came of it. Returns why the connection is gone, if it is.
+    async fn transact(
+        self: &Arc<Queue>,
+        path: PathId,
+        (parts, route): (&Parts, &Route),
+        connection: &mut Connection,
+        (message, items): (&Arc<Message>, Vec<Item>),
+        (began, started): (u64, Timestamp),
+        fresh: bool,
+    ) -> Option<Failure> {
         let envelope = &message.envelope;
         let places = items.iter().flat_map(|item: &Item| item.recipients.iter());
         let recipients: Vec<&Recipient> = places.map(|place| &envelope.recipients[*place as usize]).collect();
         let empty = bytes::Bytes::new();
-        let returns = parts.verp.return_path(&envelope.reverse_path, id, &recipients);
+        let returns = parts.verp.return_path(&envelope.reverse_path, message.id, &recipients);
         let job = Job {
             reverse_path: returns.as_ref().unwrap_or(&envelope.reverse_path),
             recipients: &recipients,
@@ -278,12 +292,12 @@ impl Queue {
         let failure = transaction.session_failure.clone();
         let answer = { paced::answer(&transaction.outcomes, failure.as_ref(), (&parts.profiles, route.provider)) };
         self.learn_pace(path, began, answer);
-        self.note_recipients_max(site, &transaction.outcomes, failure.is_none());
+        self.note_recipients_max(path.site, &transaction.outcomes, failure.is_none());
         self.learn_of(&envelope.stream, &transaction.outcomes, route, path.source);
         self.heed(path.source, route, Some(&envelope.stream), &transaction.outcomes, failure.as_ref());
         let attempted = Attempted::of(started, route, connection.facts(), transaction, fresh);
-        self.settle(&message, items, attempted, Some(path));
-        failure.map_or(Ok(true), Err)
+        self.settle(message, items, attempted, Some(path));
+        failure
     }
 
     /// Before a message may go out, it is signed if a key is configured: now, not when the session began.
