@@ -18,8 +18,37 @@ stack, sink, nsd, relay = interop.stack, interop.sink, interop.nsd, interop.rela
 
 from daemon import Daemon, Load  # noqa: E402
 from disk import Disk  # noqa: E402
+from privileges import Lacking, refused  # noqa: E402
 
 LONG = os.environ["ENDURANCE"] == "long"
+STRICT = bool(os.environ.get("ENDURANCE_STRICT"))
+# What may be skipped on any machine, and why that is well.
+MAY_BE_SKIPPED = {"test_kills": "the short form is `cargo test --test crash`"}
+skipped = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Remembers who was skipped. In strict mode that is a failure, unless the machine refuses the plain try, too."""
+    report = yield
+    if report.skipped:
+        reason = str(call.excinfo.value)
+        refusal = refused(call.excinfo.value.privilege) if isinstance(call.excinfo.value, Lacking) else ""
+        if STRICT and not refusal and item.originalname not in MAY_BE_SKIPPED:
+            report.outcome, report.longrepr = "failed", f"skipped, though this machine can do it: {reason}"
+        else:
+            skipped[item.nodeid] = f"{reason}{refusal and f' (as is the plain try: {refusal})'}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what was not run, and keeps it for who ran us."""
+    lines = [f"{name}: {why}" for name, why in skipped.items()]
+    pathlib.Path(os.environ["ENDURANCE_TOOLS"], "not-run").write_text("".join(f"{line}\n" for line in lines))
+    if lines:
+        terminalreporter.section(f"{len(lines)} NOT RUN", sep="!", red=True)
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture

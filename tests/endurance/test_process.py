@@ -16,6 +16,7 @@ from conftest import LONG, relay
 from daemon import wait_until
 from peers import Process
 from posthaste import BINARY
+from privileges import lacking
 from test_disk import whole
 
 TOOLS = pathlib.Path(os.environ["ENDURANCE_TOOLS"])
@@ -85,13 +86,13 @@ class Group:
                 self.path, files = one / name, {"memory.limit_in_bytes": limit}
                 self.kills = lambda: self.count("memory.oom_control", "oom_kill")
             else:
-                pytest.skip("no memory controller in /sys/fs/cgroup")
+                lacking("cgroup", "no memory controller")
             self.path.mkdir()
             for file, value in files.items():
                 with contextlib.suppress(FileNotFoundError):
                     (self.path / file).write_text(str(value))
         except OSError as error:
-            pytest.skip(f"control groups cannot be made on this machine: {error}")
+            lacking("cgroup", error)
         self.wrap = ("bash", "-c", f'echo $$ >{self.path}/cgroup.procs && exec "$@"', "in-group")
 
     def count(self, file, name):
@@ -146,8 +147,7 @@ def test_memory_limit(make, sink, stack):
 
 def faketime(tmp_path):
     library = next(iter(sorted(TOOLS.glob("root/usr/lib/*/faketime/libfaketimeMT.so.1"))), None)
-    if not library:
-        pytest.skip("libfaketime is not here")
+    assert library, "the set-up brings libfaketime"
     offset = tmp_path / "faketime"
     offset.write_text("+0")
     return offset, {**os.environ, "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(offset),
