@@ -51,12 +51,11 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.line(line)
 
 
-@pytest.fixture
-def make(tmp_path, stack):
+def daemons(place, stack):
     """`make(config, ...)`: a daemon, not started. Its log is shown when the test fails."""
 
     def make(config=None, **options):
-        directory = tmp_path / f"posthaste{len(list(tmp_path.iterdir()))}"
+        directory = place / f"posthaste{len(list(place.iterdir()))}"
         directory.mkdir()
         daemon = Daemon(directory, config, **options)
 
@@ -69,6 +68,11 @@ def make(tmp_path, stack):
         return daemon
 
     return make
+
+
+@pytest.fixture
+def make(tmp_path, stack):
+    return daemons(tmp_path, stack)
 
 
 @pytest.fixture
