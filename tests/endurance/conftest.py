@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import pathlib
+import random
 import sys
+import time
 
 import pytest
 
@@ -21,6 +23,7 @@ from disk import Disk  # noqa: E402
 from privileges import Lacking, refused  # noqa: E402
 
 LONG = os.environ["ENDURANCE"] == "long"
+SEED = os.environ.get("ENDURANCE_SEED") or str(time.time_ns())
 STRICT = bool(os.environ.get("ENDURANCE_STRICT"))
 # What may be skipped on any machine, and why that is well.
 MAY_BE_SKIPPED = {"test_kills": "the short form is `cargo test --test crash`"}
@@ -68,6 +71,13 @@ def daemons(place, stack):
         return daemon
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    """Repeats a test's choices (not its timing); shown when it fails."""
+    random.seed(f"{SEED} {request.node.name}")
+    print(f"ENDURANCE_SEED={SEED}")
 
 
 @pytest.fixture

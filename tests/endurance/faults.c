@@ -4,6 +4,7 @@
      delay MILLISECONDS    each sync waits first
      error sync            each sync fails with EIO, and nothing is synced
      error write PART      each write to a regular file whose path contains PART fails with EIO, and nothing is written
+     read-only PART        such files can be neither written, synced, nor opened or made for writing: EROFS
 
    Anything else, or no file: as ever. A process that cannot be arranged so ends with exit code 70. It must not run another
    program: that one would find calls sent to where nobody is. */
@@ -44,13 +45,19 @@ __asm__(".text\n.global faults_pass\nfaults_pass:\n mov x8, x0\n mov x0, x1\n mo
 #endif
 
 static const int syncs[] = {SYS_fdatasync, SYS_fsync, SYS_sync_file_range, SYS_msync, SYS_syncfs};
-static const int writes[] = {SYS_write, SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_pwritev2};
+static const int writes[] = {SYS_write, SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_fallocate};
+static const int opens[] = {SYS_openat};
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
 static int is_sync(int number) {
   for (size_t n = 0; n < COUNT(syncs); n++)
     if (syncs[n] == number) return 1;
   return 0;
+}
+
+/* What becomes of a file that is opened when those with `part` in their path are read-only. */
+static int opened(const char *path, long flags, const char *part) {
+  return flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) && strstr(path, part) ? EROFS : 0;
 }
 
 /* Whether the file is a regular one with such a path. */
@@ -66,8 +73,9 @@ static int is_meant(int fd, const char *part) {
 
 static void trapped(int signal, siginfo_t *about, void *where) {
   ucontext_t *context = where;
-  int number = about->si_syscall, before = errno, file = open(getenv("DISK_FAULT"), O_RDONLY | O_CLOEXEC), fails = 0;
-  char order[256] = "", *part;
+  int number = about->si_syscall, before = errno, fails = 0;
+  int file = (int)faults_pass(SYS_openat, AT_FDCWD, (long)getenv("DISK_FAULT"), O_RDONLY | O_CLOEXEC, 0, 0, 0);
+  char order[256] = "";
   (void)signal;
   if (file >= 0) {
     ssize_t length = read(file, order, sizeof order - 1);
@@ -75,18 +83,24 @@ static void trapped(int signal, siginfo_t *about, void *where) {
     order[length > 0 ? length : 0] = 0;
     order[strcspn(order, "\n")] = 0;
   }
-  if (is_sync(number)) {
+  if (strncmp(order, "read-only ", 10) == 0) {
+    if (number == SYS_openat)
+      fails = opened((const char *)REGISTER(context, 1), REGISTER(context, 2), order + 10);
+    else if (is_meant((int)REGISTER(context, 0), order + 10))
+      fails = EROFS;
+  } else if (number == SYS_openat) {
+    fails = 0;
+  } else if (is_sync(number)) {
     if (strncmp(order, "delay ", 6) == 0) {
       long milliseconds = atol(order + 6);
       struct timespec wait = {milliseconds / 1000, milliseconds % 1000 * 1000000};
       nanosleep(&wait, NULL);
     }
-    fails = strcmp(order, "error sync") == 0;
+    fails = strcmp(order, "error sync") == 0 ? EIO : 0;
   } else if (strncmp(order, "error write ", 12) == 0) {
-    part = order + 12;
-    fails = is_meant((int)REGISTER(context, 0), part);
+    fails = is_meant((int)REGISTER(context, 0), order + 12) ? EIO : 0;
   }
-  RESULT(context) = fails ? -EIO
+  RESULT(context) = fails ? -fails
                           : faults_pass(number, REGISTER(context, 0), REGISTER(context, 1), REGISTER(context, 2),
                                         REGISTER(context, 3), REGISTER(context, 4), REGISTER(context, 5));
   errno = before;
@@ -96,7 +110,7 @@ __attribute__((constructor)) static void arrange(void) {
   struct sock_filter filter[32];
   struct sigaction action = {.sa_sigaction = trapped, .sa_flags = SA_SIGINFO | SA_RESTART};
   uint64_t ours = (uintptr_t)faults_passed;
-  size_t n = 0, calls = COUNT(syncs) + COUNT(writes);
+  size_t n = 0, calls = COUNT(syncs) + COUNT(writes) + COUNT(opens);
   if (!getenv("DISK_FAULT")) return;
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (field))
 #define IS(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (yes), (no))
@@ -110,7 +124,9 @@ __attribute__((constructor)) static void arrange(void) {
   memcpy(filter, begin, sizeof begin);
   n = COUNT(begin);
   for (size_t call = 0; call < calls; call++, n++) {
-    int number = call < COUNT(syncs) ? syncs[call] : writes[call - COUNT(syncs)];
+    int number = call < COUNT(syncs)                   ? syncs[call]
+                 : call < COUNT(syncs) + COUNT(writes) ? writes[call - COUNT(syncs)]
+                                                       : opens[call - COUNT(syncs) - COUNT(writes)];
     /* Over the rest of the list and the first of `end`. */
     filter[n] = (struct sock_filter)IS(number, calls - call, 0);
   }

@@ -297,6 +297,28 @@ def test_eio_on_write_to_the_event_log(make, sink, load, tmp_path):
     whole(daemon, target, accepted)
 
 
+def test_read_only_for_a_while(make, sink, load, tmp_path):
+    """The data folder turns read-only and writable again, as that of a virtual machine whose storage comes back: unlike ext4 after
+    an error of its own, that needs nobody. What waits is delivered meanwhile."""
+    orders, environment = shim(tmp_path)
+    target = sink(verdict=lambda address, sender: "451 4.2.0 later" if held else None)
+    held = True
+    daemon = make({**relay(target), **SMALL}, environment=environment).start()
+    clients = load(daemon, keyed=True)
+    clients.wait(100)
+    orders.write_text("read-only /data/")
+    refuses(daemon, "Read-only file system")
+    before = list(clients.accepted)
+    held = False
+    wait_until(lambda: set(before) <= arrived(target), 60, "what waited is delivered all the same")
+    orders.write_text("")
+    heals(daemon, clients)
+    says_so(daemon)
+    accepted = clients.stop()
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
+
+
 def test_slow_disk(make, sink, load, tmp_path):
     """Every sync takes 2 s: slow, but all 20 clients share each, and nothing is refused."""
     orders, environment = shim(tmp_path)
