@@ -40,7 +40,8 @@ def pytest_runtest_makereport(item, call):
         if STRICT and not refusal and item.originalname not in MAY_BE_SKIPPED:
             report.outcome, report.longrepr = "failed", f"skipped, though this machine can do it: {reason}"
         else:
-            skipped[item.nodeid] = f"{reason}{refusal and f' (as is the plain try: {refusal})'}"
+            why = f"{reason}{refusal and f' (as is the plain try: {refusal})'}"
+            skipped[item.nodeid] = " ".join(why.split())
     return report
 
 
