@@ -34,7 +34,7 @@ use crate::log::{Append, Durability, Files, Location, Log, LogError, Position, R
 use crate::telemetry::Metrics;
 pub use bookmark::Bookmark;
 #[cfg(test)]
-pub(super) use faulty::MemoryIndexes;
+pub(crate) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
 use index::{Applied, Entry, INDEXED_MAX, Index};
 use memory::MemoryIndex;
@@ -358,6 +358,11 @@ impl Facts {
             disk.log.close();
             drop(self.lock().index.take());
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn begins_at(&self) -> SegmentId {
+        self.disk.as_ref().and_then(|disk| disk.log.segments().first().copied()).unwrap_or(SegmentId(0))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
