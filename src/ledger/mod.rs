@@ -205,7 +205,7 @@ impl Ledger {
 
     /// The first segment that the log of facts has; those before were compacted.
     #[cfg(test)]
-    pub(crate) fn facts_begin_at(&self) -> SegmentId {
+    pub(crate) fn facts_begin_at(&self) -> Option<SegmentId> {
         self.facts.begins_at()
     }
 

@@ -360,11 +360,6 @@ impl Facts {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn begins_at(&self) -> SegmentId {
-        self.disk.as_ref().and_then(|disk| disk.log.segments().first().copied()).unwrap_or(SegmentId(0))
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics under this lock")
     }

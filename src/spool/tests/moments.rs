@@ -185,7 +185,8 @@ fn a_power_cut_at_any_moment_loses_nothing_whatever_the_index_is_worth() {
         let earlier = (!passed.is_empty()).then(|| passed[dice.random_range(oldest..passed.len())].copy());
         let none = MemoryIndexes::default();
         let indexes = [("index of before", earlier.unwrap_or_default()), ("index of later", later), ("no index", none)];
-        for (n, (what, index)) in (0..).zip(indexes) {
+        // Two of the three, by turns.
+        for (n, (what, index)) in (0..).zip(indexes).filter(|(n, _)| !(seed / 3 + n).is_multiple_of(3)) {
             check(&moment, seed + n, |files| Ledger::open_small_with(files, index), what);
         }
         passed.push(moment.index);
@@ -200,15 +201,16 @@ fn a_power_cut_at_any_moment_loses_nothing_whatever_the_index_is_worth() {
         check_first(&mut held);
     }
     let moments = running.join().unwrap();
-    assert!((400..1500).contains(&moments), "{moments} moments");
+    println!("{moments} moments");
+    assert!((300..1500).contains(&moments), "{moments} moments");
 }
 
 /// A few of them with sled: from none to its first, on from one to the next, and back.
 #[test]
 fn a_power_cut_loses_nothing_whatever_sled_is_worth() {
-    let (moments, running) = record(60);
+    let (moments, running) = record(40);
     let moments: Vec<Moment> = moments.iter().collect();
-    assert!(running.join().unwrap() > 400 && moments.len() > 6, "{} moments", moments.len());
+    assert!(running.join().unwrap() > 300 && moments.len() > 6, "{} moments", moments.len());
     let dir = tempfile::tempdir().unwrap();
     let open = |files: &SimFiles| Ledger::open_small_on_sled(files, dir.path());
     for moment in &moments {

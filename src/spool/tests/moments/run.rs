@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::*;
 
 /// Steps of the run.
-const STEPS: usize = 130;
+const STEPS: usize = 80;
 
 /// Says what was asked for once it is synced.
 type Waiting = (oneshot::Receiver<()>, Box<dyn FnOnce(&mut Promises)>);
@@ -21,6 +21,9 @@ pub(super) struct Run {
     exported: Arc<Mutex<Option<Position>>>,
     waiting: Vec<Waiting>,
     dice: SmallRng,
+    /// Of the log of facts.
+    facts_began_at: Option<SegmentId>,
+    /// A segment of the spool was used again; the facts were compacted.
     copied: bool,
     cut: bool,
 }
@@ -51,8 +54,9 @@ impl Run {
         let outlets = Outlets { exported: None, export: Arc::new(export), ledger: Arc::clone(&ledger) };
         let (spool, mut opened) = open_spool(files, outlets);
         spool.restore(&mut opened, &mut |_| panic!("it is empty")).unwrap();
-        let dice = SmallRng::seed_from_u64(5);
-        Run { spool, ledger, promises, exported, waiting: Vec::new(), dice, copied: false, cut: false }
+        let (dice, facts_began_at) = (SmallRng::seed_from_u64(5), ledger.facts_begin_at());
+        let waiting = Vec::new();
+        Run { spool, ledger, promises, exported, waiting, dice, facts_began_at, copied: false, cut: false }
     }
 
     /// From the first deed to the last.
@@ -178,7 +182,7 @@ impl Run {
         let dice = &mut self.dice;
         let one = |dice: &mut SmallRng| {
             let set = dice.random_range(0..3) > 0;
-            let value = set.then(|| Bytes::from(format!("{:01500}", dice.random::<u32>())));
+            let value = set.then(|| Bytes::from(format!("{:02500}", dice.random::<u32>())));
             (format!("k{}", dice.random_range(0..12)).into_bytes(), value)
         };
         let facts: Vec<_> = (0..dice.random_range(1..4)).map(|_| one(dice)).collect();
@@ -192,7 +196,7 @@ impl Run {
             sender.send(result.is_ok()).unwrap();
         });
         assert!(answer.recv().unwrap());
-        self.cut |= self.ledger.facts_begin_at() > SegmentId(1);
+        self.cut |= self.ledger.facts_begin_at() > self.facts_began_at;
     }
 
     fn reclaim(&mut self) {
