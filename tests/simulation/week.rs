@@ -57,8 +57,8 @@ pub struct Hour {
     pub passed: Duration,
     /// Unfinished messages.
     pub open: usize,
-    /// Octets of the books, which never forget.
-    pub books: usize,
+    /// Octets of the books, which never forget, and of the simulated disk.
+    pub world: usize,
 }
 
 /// Everything that outlives the engine.
@@ -196,8 +196,9 @@ impl Run<'_> {
             books.fault(format!("at {now}: {census:?}, but {spool:?}"));
         }
         let (passed, open) = (now.since(START), census.messages.len());
-        let books = books.octets();
-        (self.watch)(Hour { passed, open, books });
+        let world = books.octets() + self.files.octets();
+        drop(books);
+        (self.watch)(Hour { passed, open, world });
     }
 
     async fn end(&mut self, engine: Engine, life: Life) {

@@ -9,7 +9,6 @@ pub struct Held {
     /// These no open mail explains: what bounds them is the world, not how long it was looked at.
     pub hosts: usize,
     pub sites: usize,
-    pub connections: usize,
     pub limits: usize,
     pub ghosts: usize,
 }
@@ -39,7 +38,6 @@ impl Held {
         }
         self.hosts = self.hosts.max(queue.hosts);
         self.sites = self.sites.max(queue.sites);
-        self.connections = self.connections.max(queue.connections);
         self.limits = self.limits.max(queue.held);
         self.ghosts = self.ghosts.max(spool.ghosts);
         wrong
@@ -50,7 +48,6 @@ impl Held {
         let counts = [
             ("hosts", self.hosts, shorter.hosts),
             ("sites", self.sites, shorter.sites),
-            ("connections", self.connections, shorter.connections),
             ("timers of limits", self.limits, shorter.limits),
             ("ghosts", self.ghosts, shorter.ghosts),
         ];
