@@ -32,9 +32,9 @@ pub fn admin(octets: &[u8]) {
         2 => drop(asked::<CredentialRequest>(body)),
         3 => drop(asked::<ResumeRequest>(body)),
         4 => drop(asked::<RemoveRequest>(body)),
-        5 => asked::<OrderRequest>(body).map_or((), order),
-        6 => asked::<AddRequest>(body).map_or((), additions),
-        _ => asked::<TenantRequest>(body).map_or((), tenant),
+        5 => asked::<OrderRequest>(body).into_iter().for_each(order),
+        6 => asked::<AddRequest>(body).into_iter().for_each(additions),
+        _ => asked::<TenantRequest>(body).into_iter().for_each(tenant),
     }
 }
 
@@ -84,7 +84,7 @@ fn order(request: OrderRequest) {
 
 fn additions(request: AddRequest) {
     let rules = SuppressionConfig::default();
-    let Ok(defaults) = SuppressionQuery::default().defaults() else { panic!("nothing is asked") };
+    let defaults = SuppressionQuery::default().defaults().expect("nothing is asked");
     for text in request.entries.iter().take(100) {
         if let Ok(entry) = text.entry(&defaults, &rules) {
             let shown = EntryText::of(&entry);

@@ -248,7 +248,7 @@ fn cost(question: &Question, (_, records): &Entry) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::rr::rdata::{CNAME, TXT};
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, TXT};
 
     use super::*;
 
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn records_of_other_names_are_not_meant() {
         let name = |text: &str| Name::from_ascii(text).expect("a name");
-        let a = |of: &str, last: u8| Record::from_rdata(name(of), 60, RData::A([192, 0, 2, last].into()));
+        let a = |of: &str, last: u8| Record::from_rdata(name(of), 60, RData::A(A::new(192, 0, 2, last)));
         let alias = |of: &str, to: &str| Record::from_rdata(name(of), 60, RData::CNAME(CNAME(name(to))));
         let question = (name("a.example."), RecordType::A);
         let found = |answers: &[Record]| {
