@@ -248,7 +248,7 @@ impl Socket {
 ///
 /// # Errors
 /// It has the question's id and is not DNS.
-fn answer_to(request: &DnsRequest, octets: &[u8]) -> Result<Option<DnsResponse>, NetError> {
+pub(super) fn answer_to(request: &DnsRequest, octets: &[u8]) -> Result<Option<DnsResponse>, NetError> {
     if !octets.starts_with(&request.id.to_be_bytes()) {
         return Ok(None);
     }
