@@ -1,5 +1,7 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
+pub mod owner;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
