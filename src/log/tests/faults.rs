@@ -83,6 +83,30 @@ fn a_failed_write_or_sync_poisons_the_segment_and_heals() {
 }
 
 #[test]
+fn what_comes_back_from_the_systems_memory_stays() {
+    for seed in 0..16 {
+        let files = SimFiles::new(seed);
+        let (log, ..) = open(&files, LogOptions { retry: Duration::from_secs(3600), ..options() });
+        write(&log, 1).unwrap();
+        files.fail(Deed::Sync, 1, Fault::Error(ErrorKind::Other));
+        assert!(write(&log, 5).is_err());
+        // The process ends before a new segment could say where the broken one ends; the system goes on.
+        files.cut();
+        drop(log);
+        files.kill();
+        let (log, _, shown) = open(&files, options());
+        assert!(shown.contains_key(&5), "it was written, if not synced");
+        files.cut();
+        drop(log);
+        files.restart();
+        let (log, report, seen) = open(&files, options());
+        assert_eq!((seen.get(&1), seen.get(&5)), (shown.get(&1), shown.get(&5)), "seed {seed}");
+        assert_eq!(report.damaged, [], "seed {seed}");
+        assert_eq!(log.read_blocking(seen[&5]).unwrap().body, body(5), "seed {seed}");
+    }
+}
+
+#[test]
 fn what_says_where_a_broken_segment_ends_stays_as_long_as_it() {
     for seed in 0..8 {
         let files = SimFiles::new(seed);
