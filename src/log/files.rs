@@ -5,11 +5,12 @@ pub mod sim;
 use std::any::Any;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Advice, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 /// A file system. Every call blocks.
@@ -57,6 +58,10 @@ pub trait LogFile: Send + Sync {
     }
     /// Reads up to the length of `buffer`; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// The first `len` octets will be read soon, so the system may fetch them meanwhile. Nothing depends on whether it does.
+    fn will_need(&self, len: u64) {
+        let _ = len;
+    }
     /// Makes everything written so far, and the length, durable. After an error nothing is known about any write since
     /// the last success, and a second call proves nothing.
     fn sync_data(&self) -> io::Result<()>;
@@ -153,6 +158,16 @@ impl LogFile for File {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(self, buffer, offset)
+    }
+
+    /// In pieces: of what is asked for at once, Linux fetches no more than it would read ahead of a reader.
+    fn will_need(&self, len: u64) {
+        const PIECE: u64 = 1 << 20;
+        for at in (0..len).step_by(PIECE as usize) {
+            if rustix::fs::fadvise(self, at, NonZeroU64::new(PIECE.min(len - at)), Advice::WillNeed).is_err() {
+                return;
+            }
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::pending::{Group, Pending};
 use super::record::{HEADER_LEN, read_full};
-use super::replay::{GAP, ReplayReport, replay};
+use super::replay::{Ahead, GAP, ReplayReport, replay};
 use super::segment::{FileName, LOCK_NAME, PAGE, SIZE_MAX, SIZE_MIN};
 use super::shared::Shared;
 use super::table::Table;
@@ -231,12 +231,20 @@ impl Log {
         self.shared.table().segments.keys().copied().collect()
     }
 
+    /// Shows the records of all segments, oldest first, dead ones too. Blocks. Nobody may reclaim meanwhile.
+    ///
+    /// # Errors
+    /// As [`Log::scan`].
+    pub fn scan_all(&self, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
+        self.shared.scan_all(visit)
+    }
+
     /// Shows the records of one segment, dead ones too. Blocks.
     ///
     /// # Errors
     /// [`LogError::Gone`], [`LogError::Io`].
     pub fn scan(&self, segment: SegmentId, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
-        self.shared.scan(segment, visit)
+        self.shared.scan(segment, &mut Ahead::default(), visit)
     }
 
     /// Frees every segment that is not written to any more, holds nothing live, lies below the floor and waits for no

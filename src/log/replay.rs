@@ -9,7 +9,7 @@ use super::segment::{FIRST, FileName};
 use super::survey::{End, Survey, Surveyed, find_end};
 use super::table::{Pooled, Segment, Table};
 use super::walk::{Step, Walk};
-use super::{Damage, Files, LogError, Position, Replayed};
+use super::{Damage, Files, LogError, LogFile, Position, Replayed};
 
 /// What [`Log::open`](super::Log::open) found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct ReplayReport {
     /// No segment here has reached [`LogOptions::after`](super::LogOptions::after): the numbers jump.
     pub renumbered: bool,
 }
+
+/// So much of a segment is fetched ahead at most.
+const AHEAD_MAX: u64 = 128 << 20;
 
 /// What `open` needs to go on from.
 pub(super) struct Replay {
@@ -68,14 +71,18 @@ pub(super) fn replay(
     // Of which size these are is for `tidy` to find out.
     replay.table.ready = survey.has_ready.then_some(0);
     let mut named = Vec::new();
-    for segment in survey.segments {
+    let mut ahead = Ahead::default();
+    let mut segments = survey.segments.into_iter();
+    while let Some(segment) = segments.next() {
+        ahead.fetch(segments.as_slice().first().map(|next| (&*next.file, next.size)));
         let end = settle_end(&segment, &mut replay.report).map_err(LogError::io("read", &segment.path))?;
         if let End::Unknown = segment.end {
             // What was read may be in the system's memory only, and from here on it counts as written.
             write_again(&segment, end).map_err(LogError::io("write", &segment.path))?;
             segment.file.sync_data().map_err(LogError::io("sync", &segment.path))?;
         }
-        show(&segment, end, &mut replay.report, visit).map_err(LogError::io("read", &segment.path))?;
+        let read = show(&segment, end, &mut replay.report, visit).map_err(LogError::io("read", &segment.path))?;
+        ahead.note(read, end);
         replay.report.segments += 1;
         replay.prior = Some(Position { segment: segment.id, offset: end as u32 });
         replay.prior_sealed = matches!(segment.end, End::Sealed(_));
@@ -103,6 +110,28 @@ pub(super) fn replay(
         }
     }
     Ok(replay)
+}
+
+/// Has the system fetch the next segment while one is read. Whether that pays shows in the one before: of long bodies nothing is
+/// read, and segments full of them are not worth fetching.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// Most of the last one was read.
+    dense: bool,
+}
+
+impl Ahead {
+    /// Before one is read: `next` comes behind it, and is so long.
+    pub fn fetch(&self, next: Option<(&dyn LogFile, u64)>) {
+        if let Some((file, size)) = next.filter(|_| self.dense) {
+            file.will_need(size.min(AHEAD_MAX));
+        }
+    }
+
+    /// Of a segment that ends at `end` so much was read.
+    pub fn note(&mut self, read: u64, end: u64) {
+        self.dense = read >= end / 2;
+    }
 }
 
 /// The end of the segment, found if nothing names it, and damage noted on the way.
@@ -148,17 +177,17 @@ const PIECE: usize = 1 << 20;
 pub(super) const BODY: &str = "the body does not fit its checksum";
 pub(super) const GAP: &str = "no record is readable here";
 
-/// Shows the records of a segment up to `end`, without reading long bodies.
+/// Shows the records of a segment up to `end`, without reading long bodies. Returns how many octets it read.
 fn show(
     segment: &Surveyed,
     end: u64,
     report: &mut ReplayReport,
     visit: &mut dyn FnMut(Replayed<'_>),
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let mut walk = Walk::new(&*segment.file, segment.stamp, end);
     loop {
         match walk.step()? {
-            Step::End => return Ok(()),
+            Step::End => return Ok(walk.octets_read()),
             Step::Gap { from, to, .. } => report.damaged.push(segment.damage(from, to - from, GAP)),
             Step::Record(found) => {
                 report.records += 1;
@@ -170,10 +199,14 @@ fn show(
     }
 }
 
-/// See [`Log::scan`](super::Log::scan). Returns what is damaged.
-pub(super) fn scan(segment: &Surveyed, visit: &mut dyn FnMut(Replayed<'_>)) -> io::Result<Vec<Damage>> {
+/// See [`Log::scan`](super::Log::scan). Tells `ahead` how much it read; returns what is damaged.
+pub(super) fn scan(
+    segment: &Surveyed,
+    ahead: &mut Ahead,
+    visit: &mut dyn FnMut(Replayed<'_>),
+) -> io::Result<Vec<Damage>> {
     let mut report = ReplayReport::default();
     let end = settle_end(segment, &mut report)?;
-    show(segment, end, &mut report, visit)?;
+    ahead.note(show(segment, end, &mut report, visit)?, end);
     Ok(report.damaged)
 }

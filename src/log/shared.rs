@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::pending::Pending;
 use super::record::{HEADER_LEN, Header, body_crc, read_full};
-use super::replay::{GAP, scan};
+use super::replay::{Ahead, GAP, scan};
 use super::segment::FileName;
 use super::survey::{End, Surveyed};
 use super::table::{Pooled, Table};
@@ -77,7 +77,19 @@ impl Shared {
         })
     }
 
-    pub fn scan(&self, id: SegmentId, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
+    /// See [`Log::scan_all`](super::Log::scan_all).
+    pub fn scan_all(&self, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
+        let segments: Vec<_> = self.table().segments.iter().map(|(id, s)| (*id, s.file.clone(), s.size)).collect();
+        let mut ahead = Ahead::default();
+        for (at, (id, ..)) in segments.iter().enumerate() {
+            ahead.fetch(segments.get(at + 1).map(|(_, file, size)| (&**file, *size)));
+            self.scan(*id, &mut ahead, visit)?;
+        }
+        Ok(())
+    }
+
+    /// See [`Log::scan`](super::Log::scan).
+    pub fn scan(&self, id: SegmentId, ahead: &mut Ahead, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), LogError> {
         let path = FileName::Segment(id.0).in_dir(&self.options.dir);
         let segment = match self.table().segments.get(&id) {
             Some(segment) => Surveyed {
@@ -93,7 +105,7 @@ impl Shared {
             },
             None => return Err(LogError::Gone { segment: id }),
         };
-        let damaged = scan(&segment, visit).map_err(LogError::io("read", &segment.path))?;
+        let damaged = scan(&segment, ahead, visit).map_err(LogError::io("read", &segment.path))?;
         for damage in damaged {
             self.metrics.spool_damaged.inc();
             tracing::error!(%damage, "the log is damaged");

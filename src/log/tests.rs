@@ -206,3 +206,26 @@ fn what_depends_on_a_vacated_segment_inherits_what_it_waited_for() {
     log.release(written[0]);
     assert_eq!(log.reclaim(), 2);
 }
+
+#[test]
+fn segments_that_are_read_whole_are_fetched_ahead() {
+    // Of long bodies nothing is read, so nothing of them is fetched.
+    for (records, body, ahead) in [(400, 10_000, true), (14, 300_000, false)] {
+        let (dir, files) = (Path::new("/log"), sim::SimFiles::new(1));
+        let options = || LogOptions { segment_size: 1 << 20, ..small(dir) };
+        let open = || Log::open(options(), Arc::new(files.clone()), Arc::new(Metrics::new()), &mut |_| {}).unwrap();
+        let (log, _) = open();
+        for id in 0..records {
+            write(&log, id, &vec![b'x'; body]);
+        }
+        log.close();
+        let (before, (log, report)) = (files.wanted(), open());
+        assert_eq!(before, 0, "only who reads all asks");
+        let replayed = files.wanted();
+        assert!(report.segments >= 4, "{report:?}");
+        assert!(if ahead { replayed > report.bytes / 2 } else { replayed == 0 }, "{replayed} octets, {report:?}");
+        log.scan_all(&mut |_| {}).unwrap();
+        assert!(files.wanted() >= 2 * replayed, "{} after {replayed}", files.wanted());
+        log.close();
+    }
+}

@@ -19,6 +19,8 @@ struct Window<'f> {
     limit: u64,
     buffer: Vec<u8>,
     start: u64,
+    /// Octets read so far.
+    read: u64,
 }
 
 impl Window<'_> {
@@ -37,6 +39,7 @@ impl Window<'_> {
             self.start = at;
             let got = read_full(self.file, &mut self.buffer, at)?;
             self.buffer.truncate(got);
+            self.read += got as u64;
         }
         let from = (at - self.start) as usize;
         Ok(self.buffer.get(from..(from + len).min(self.buffer.len())).unwrap_or_default())
@@ -89,7 +92,7 @@ pub(super) struct Walk<'f> {
 
 impl<'f> Walk<'f> {
     pub fn new(file: &'f dyn LogFile, stamp: Stamp, end: u64) -> Walk<'f> {
-        let window = Window { file, limit: end, buffer: Vec::new(), start: 0 };
+        let window = Window { file, limit: end, buffer: Vec::new(), start: 0, read: 0 };
         Walk { window, stamp, at: FIRST, batch_end: None }
     }
 
@@ -126,6 +129,11 @@ impl<'f> Walk<'f> {
                 }
             }
         }
+    }
+
+    /// Octets read so far; those of bodies that were hopped over are not among them.
+    pub fn octets_read(&self) -> u64 {
+        self.window.read
     }
 
     /// The head of a record found.
@@ -220,7 +228,7 @@ impl<'f> Walk<'f> {
 
 /// Looks through a whole segment without header page for a batch of that generation, to learn its salt.
 pub(super) fn find_stamp(file: &dyn LogFile, generation: u32, size: u64) -> io::Result<Option<Stamp>> {
-    let mut window = Window { file, limit: size, buffer: Vec::new(), start: 0 };
+    let mut window = Window { file, limit: size, buffer: Vec::new(), start: 0, read: 0 };
     let mut at = FIRST;
     while at < size {
         let bytes = window.view(at, HEADER_LEN as usize)?;

@@ -154,9 +154,7 @@ impl Replay {
         if self.recorded > self.end {
             // The ledger has seen a longer log than this one, which somebody has replaced or begun anew: what it knows of
             // positions says nothing about these.
-            for segment in log.segments() {
-                log.scan(segment, &mut |record| record_again(&self.ledger, &record)).map_err(Arc::new)?;
-            }
+            log.scan_all(&mut |record| record_again(&self.ledger, &record)).map_err(Arc::new)?;
         }
         // States of a message that is not there: it finished, and its tombstone was no longer needed.
         self.index.retain(|entry| entry.message.is_some());
@@ -190,28 +188,26 @@ impl Spool {
     pub fn restore(&self, opened: &mut Opened, visit: &mut dyn FnMut(Restored)) -> Result<(), SpoolError> {
         let mut attempted = std::mem::take(&mut opened.attempted);
         let mut back = std::mem::take(&mut opened.taken_back);
-        for segment in self.log.segments() {
-            let mut each = |record: Replayed<'_>| {
-                let id = MessageId(record.id);
-                if record.kind != MESSAGE || !self.lock().holds(id, MESSAGE, record.location) {
-                    return;
+        let mut each = |record: Replayed<'_>| {
+            let id = MessageId(record.id);
+            if record.kind != MESSAGE || !self.lock().holds(id, MESSAGE, record.location) {
+                return;
+            }
+            match codec::read_envelope(&mut Reader(record.head)) {
+                Ok(envelope) => {
+                    let taken_back = back.remove(&id);
+                    self.settle_in(id, envelope.recipients.len() > 1 || taken_back);
+                    let recipients = attempted.remove(&id).unwrap_or_default();
+                    visit(Restored { id, envelope, recipients, taken_back });
                 }
-                match codec::read_envelope(&mut Reader(record.head)) {
-                    Ok(envelope) => {
-                        let taken_back = back.remove(&id);
-                        self.settle_in(id, envelope.recipients.len() > 1 || taken_back);
-                        let recipients = attempted.remove(&id).unwrap_or_default();
-                        visit(Restored { id, envelope, recipients, taken_back });
-                    }
-                    Err(error) => {
-                        // Retained all the same: what a later version or a person can read must not be reclaimed.
-                        self.settle_in(id, true);
-                        complain(id, &record, &error);
-                    }
+                Err(error) => {
+                    // Retained all the same: what a later version or a person can read must not be reclaimed.
+                    self.settle_in(id, true);
+                    complain(id, &record, &error);
                 }
-            };
-            self.log.scan(segment, &mut each).map_err(Arc::new)?;
-        }
+            }
+        };
+        self.log.scan_all(&mut each).map_err(Arc::new)?;
         Ok(())
     }
 

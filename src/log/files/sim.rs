@@ -75,6 +75,8 @@ struct Disk {
     /// Rises with each restart; handles of earlier ones are dead.
     epoch: u64,
     free: u64,
+    /// Octets of files that somebody wanted fetched ahead.
+    wanted: u64,
 }
 
 #[derive(Clone)]
@@ -118,6 +120,7 @@ impl SimFiles {
             watcher: None,
             epoch: 0,
             free: 1 << 40,
+            wanted: 0,
         };
         SimFiles { disk: Arc::new(Mutex::new(disk)) }
     }
@@ -137,6 +140,11 @@ impl SimFiles {
     /// How many such deeds there were.
     pub fn count(&self, deed: Deed) -> u64 {
         self.disk().counts[deed as usize]
+    }
+
+    /// Octets asked for by [`will_need`](super::LogFile::will_need) so far.
+    pub fn wanted(&self) -> u64 {
+        self.disk().wanted
     }
 
     /// Whether neither the power nor the file system has gone since the last restart.
@@ -236,6 +244,7 @@ impl Disk {
             watcher: None,
             epoch: self.epoch,
             free: self.free,
+            wanted: self.wanted,
         };
         SimFiles { disk: Arc::new(Mutex::new(copy)) }
     }

@@ -53,6 +53,10 @@ impl LogFile for SimFile {
         Ok(len)
     }
 
+    fn will_need(&self, len: u64) {
+        self.disk().wanted += len;
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk();
         let disk = &mut *disk;

@@ -29,7 +29,7 @@ pub fn message(line: u64) -> MessageId {
 
 /// Appends that line.
 pub fn write_line(line: u64, out: &mut Vec<u8>) {
-    let envelope = super::message::envelope();
+    let envelope = crate::message::envelope();
     let recipient = format!("customer-{line}@receiver-{}.example", line % 5000);
     let time = Timestamp(BEGIN + line * 7 + 900);
     let mut event = Event::new(time, Kind::Delivered, message(line), &envelope, &recipient);
