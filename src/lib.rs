@@ -44,7 +44,7 @@ pub mod probe {
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 37] = [
+    pub const TARGETS: [(&str, Target); 38] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -67,6 +67,7 @@ pub mod probe {
         ("envelope", spool::probe::envelope),
         ("state", spool::probe::state),
         ("segment", log::probe::segment),
+        ("life", log::probe::life),
         ("ledger", ledger::probe::record),
         ("config", config::probe::config),
         ("report", feedback::probe::report),

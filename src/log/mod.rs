@@ -52,7 +52,8 @@
 //!
 //! What remains: if the process ends before a new segment could be begun, nothing says where the broken one ends. If the
 //! failed batch reached the disk after all, its records come back, though their writers were told they failed. A sender that
-//! was told 4xx has then sent twice. The other way round, a loss, cannot happen.
+//! was told 4xx has then sent twice. The other way round, a loss, cannot happen. They may come back from the system's memory alone, which
+//! goes on to show what it will never write: so `open` writes the last batch of such a segment once more before it syncs it.
 //!
 //! # When the disk is full
 //!

@@ -1,5 +1,8 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
+mod life;
+pub mod owner;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -10,6 +13,8 @@ use super::record::{BATCH, Header, MORE, Stamp, body_crc};
 use super::segment::{FIRST, FileName, PAGE, SIZE_MIN, SegmentHeader, page_up, seal_page};
 use super::{Files, Log, LogFile, LogOptions, verify_with};
 use crate::telemetry::Metrics;
+
+pub use life::life;
 
 /// Files in memory, for as long as the value lives. Nothing ever fails but what must: a name that is not there, or taken.
 #[derive(Debug, Clone, Default)]

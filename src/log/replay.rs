@@ -1,9 +1,11 @@
 //! Replay: showing the owner what is there.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 
-use super::segment::FileName;
+use super::batch::write_all;
+use super::record::read_full;
+use super::segment::{FIRST, FileName};
 use super::survey::{End, Survey, Surveyed, find_end};
 use super::table::{Pooled, Segment, Table};
 use super::walk::{Step, Walk};
@@ -45,7 +47,7 @@ pub(super) struct Replay {
     pub residue: Vec<FileName>,
 }
 
-/// Shows every record in `dir` to `visit`, oldest first. Writes nothing, but syncs segments whose end was not known.
+/// Shows every record in `dir` to `visit`, oldest first. Writes nothing new, but syncs segments whose end was not known.
 pub(super) fn replay(
     files: &dyn Files,
     dir: &Path,
@@ -76,6 +78,7 @@ pub(super) fn replay(
         let end = settle_end(&segment, &mut replay.report).map_err(LogError::io("read", &segment.path))?;
         if let End::Unknown = segment.end {
             // What was read may be in the system's memory only, and from here on it counts as written.
+            write_again(&segment, end).map_err(LogError::io("write", &segment.path))?;
             segment.file.sync_data().map_err(LogError::io("sync", &segment.path))?;
         }
         let read = show(&segment, end, &mut replay.report, visit).map_err(LogError::io("read", &segment.path))?;
@@ -146,6 +149,30 @@ fn settle_end(segment: &Surveyed, report: &mut ReplayReport) -> io::Result<u64> 
         }
     }
 }
+
+/// Writes the last batch of a segment once more, whose end is this. If its sync failed in the process before, the system shows it, but
+/// counts it as written, and would not write it at the next sync. What stands before it was synced before it was begun.
+fn write_again(segment: &Surveyed, end: u64) -> io::Result<()> {
+    let Some(mut at) = Walk::new(&*segment.file, segment.stamp, end).last_batch_start(FIRST)? else { return Ok(()) };
+    let mut piece = vec![0; PIECE.min((end - at) as usize)];
+    while at < end {
+        let wanted = piece.len().min((end - at) as usize);
+        let got = read_full(&*segment.file, &mut piece[..wanted], at)?;
+        if got == 0 {
+            break;
+        }
+        match write_all(&*segment.file, &mut [IoSlice::new(&piece[..got])], at) {
+            // Where even this takes space; and a full disk is not to hinder opening.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+            written => written?,
+        }
+        at += got as u64;
+    }
+    Ok(())
+}
+
+/// Octets written again at once.
+const PIECE: usize = 1 << 20;
 
 pub(super) const BODY: &str = "the body does not fit its checksum";
 pub(super) const GAP: &str = "no record is readable here";

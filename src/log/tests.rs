@@ -4,7 +4,6 @@ mod cost;
 mod crash;
 mod damage;
 mod faults;
-mod owner;
 
 use std::path::Path;
 use std::sync::Arc;

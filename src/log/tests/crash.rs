@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smallvec::smallvec;
 
-use super::owner::{Owner, Promises, options};
+use crate::log::probe::owner::{Owner, Promises, options};
 use crate::log::sim::{Deed, Fault, SimFiles};
 use crate::log::*;
 use crate::telemetry::Metrics;

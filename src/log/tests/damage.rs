@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use smallvec::smallvec;
 
 use super::faults::{open, write};
-use super::owner::{body, options};
+use crate::log::probe::owner::{body, options};
 use crate::log::segment::SegmentHeader;
 use crate::log::sim::{Deed, Fault, SimFiles};
 use crate::log::*;

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smallvec::smallvec;
 
-use super::owner::{Owner, Promises, body, options};
+use crate::log::probe::owner::{Owner, Promises, body, options};
 use crate::log::sim::{Deed, Fault, SimFiles};
 use crate::log::*;
 use crate::telemetry::Metrics;
@@ -80,6 +80,30 @@ fn a_failed_write_or_sync_poisons_the_segment_and_heals() {
             scope.spawn(move || check_fault(Deed::Write, Fault::Error(ErrorKind::Other), seed));
         }
     });
+}
+
+#[test]
+fn what_comes_back_from_the_systems_memory_stays() {
+    for seed in 0..16 {
+        let files = SimFiles::new(seed);
+        let (log, ..) = open(&files, LogOptions { retry: Duration::from_secs(3600), ..options() });
+        write(&log, 1).unwrap();
+        files.fail(Deed::Sync, 1, Fault::Error(ErrorKind::Other));
+        assert!(write(&log, 5).is_err());
+        // The process ends before a new segment could say where the broken one ends; the system goes on.
+        files.cut();
+        drop(log);
+        files.kill();
+        let (log, _, shown) = open(&files, options());
+        assert!(shown.contains_key(&5), "it was written, if not synced");
+        files.cut();
+        drop(log);
+        files.restart();
+        let (log, report, seen) = open(&files, options());
+        assert_eq!((seen.get(&1), seen.get(&5)), (shown.get(&1), shown.get(&5)), "seed {seed}");
+        assert_eq!(report.damaged, [], "seed {seed}");
+        assert_eq!(log.read_blocking(seen[&5]).unwrap().body, body(5), "seed {seed}");
+    }
 }
 
 #[test]
