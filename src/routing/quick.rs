@@ -318,7 +318,7 @@ mod tests {
         };
         let (own, others) = (a("a.example.", 1), a("b.example.", 2));
         assert_eq!(found(&[own.clone(), others.clone()]).as_deref(), Some("192.0.2.1"));
-        assert_eq!(found(&[others.clone()]), None, "says nothing of the name");
+        assert_eq!(found(std::slice::from_ref(&others)), None, "says nothing of the name");
         // Through two aliases, the last of which comes first.
         let (first, second) = (alias("a.example.", "c.example."), alias("c.example.", "b.example."));
         assert_eq!(found(&[others, second, first, own]).as_deref(), Some("192.0.2.2 192.0.2.1"));
