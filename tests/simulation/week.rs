@@ -55,8 +55,6 @@ struct Life {
 pub struct Hour {
     /// Since the beginning.
     pub passed: Duration,
-    /// Unfinished messages.
-    pub open: usize,
     /// Octets of the books, which never forget, and of the simulated disk.
     pub world: usize,
 }
@@ -195,10 +193,10 @@ impl Run<'_> {
         if census.messages.len() != spool.messages {
             books.fault(format!("at {now}: {census:?}, but {spool:?}"));
         }
-        let (passed, open) = (now.since(START), census.messages.len());
+        let passed = now.since(START);
         let world = books.octets() + self.files.octets();
         drop(books);
-        (self.watch)(Hour { passed, open, world });
+        (self.watch)(Hour { passed, world });
     }
 
     async fn end(&mut self, engine: Engine, life: Life) {
