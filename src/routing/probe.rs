@@ -28,7 +28,8 @@ const ID: u16 = 0x7068;
 
 /// What a name server answers, after an octet that says what it was asked: MX, A or AAAA.
 ///
-/// An answer to another question is not taken. Where the short way speaks, hickory's says the same. What is found are
+/// An answer to another question is not taken. Where both the short way and hickory find something it is the same; hickory refuses some
+/// answers for what stands beside the records that were asked for. What is found are
 /// records of the name or of one that CNAMEs lead to, for a time that may be believed; hosts are names, each there once,
 /// the best first, and no address that the standard library knows to be special is taken for public.
 pub fn dns(octets: &[u8]) {
@@ -51,10 +52,11 @@ pub fn dns(octets: &[u8]) {
     };
     let hickory = through_hickory(octets, &question);
     if let Some(quick) = &quick {
-        let hickory = hickory.as_ref().unwrap_or_else(|error| panic!("hickory finds no plain answer: {error}"));
-        assert_eq!(data(quick), data(hickory), "both ways find the same");
-        // hickory believes a TTL with its first bit set.
-        assert!(quick.ttl <= hickory.ttl, "{:?} {:?}", quick.ttl, hickory.ttl);
+        if let Ok(hickory) = &hickory {
+            assert_eq!(data(quick), data(hickory), "both ways find the same");
+            // hickory believes a TTL with its first bit set.
+            assert!(quick.ttl <= hickory.ttl, "{:?} {:?}", quick.ttl, hickory.ttl);
+        }
         assert!(quick.records.iter().all(|record| record.name == question.0));
         check_found(Ok(quick.clone()), record_type);
     }

@@ -37,8 +37,7 @@ impl Writer {
                 (path, size, file)
             }
             None => {
-                let path = FileName::Begin.in_dir(&self.shared.options.dir);
-                let created = self.create(&path, hurried);
+                let (path, created) = self.create_next(hurried);
                 let file = created.and_then(|file| {
                     fill_whole(&*file, hurried)?;
                     Ok(file)
@@ -49,8 +48,11 @@ impl Writer {
         let begun = file.map_err(LogError::io("begin", &path)).and_then(|file| self.install(file, &path, size));
         if let Err(error) = &begun {
             match taken {
-                // Best effort: no record is in it, and the next start would clear it away.
-                None => _ = files.remove(&path),
+                // Best effort: no record is in it, and the next start would clear it away. What tells of a segment goes on to.
+                None => {
+                    let told = self.shared.table().gone.iter().copied().find(|id| self.gone(*id) == path);
+                    told.map_or_else(|| _ = files.remove(&path), |id| self.shared.empty_gone(id));
+                }
                 Some((name, _)) => self.put_back(name, size, error.is_full()),
             }
         }
@@ -93,6 +95,27 @@ impl Writer {
                 FileName::Free(generation) => table.pool.insert(0, Pooled { generation, size }),
                 _ => table.ready = Some(size),
             }
+        }
+    }
+
+    fn gone(&self, generation: u32) -> PathBuf {
+        FileName::Gone(generation).in_dir(&self.shared.options.dir)
+    }
+
+    /// A file for the next segment. Where there is space but no inode, it is one that only tells of a segment before, and does so until
+    /// this one has its name.
+    fn create_next(&self, size: u64) -> (PathBuf, io::Result<Arc<dyn LogFile>>) {
+        let files = &self.shared.files;
+        let path = FileName::Begin.in_dir(&self.shared.options.dir);
+        let created = files.create(&path, size);
+        let gone = self.shared.table().gone.last().map(|generation| self.gone(*generation));
+        match (&created, gone) {
+            (Err(error), Some(gone)) if error.kind() == io::ErrorKind::StorageFull => {
+                let _ = files.remove(&path);
+                let file = files.open(&gone, true);
+                (gone, file)
+            }
+            _ => (path, created),
         }
     }
 

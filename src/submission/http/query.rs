@@ -126,8 +126,9 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), &'static str> {
     }
 }
 
-/// A foreign name as an answer may show it.
+/// A foreign name as an answer may show it; one of no characters has quotes.
 pub(super) fn clean(name: &str) -> String {
+    let name = if name.is_empty() { "\"\"" } else { name };
     name.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
