@@ -48,7 +48,7 @@ impl<'a> World<'a> {
         let options = LogOptions {
             // It heals at the next chance, or not before it is closed.
             retry: Duration::from_secs(3600 * bit(0)),
-            disk_free_min: 64 << 10 * bit(1),
+            disk_free_min: (64 << 10) * bit(1),
             queue_bytes_max: if bit(2) == 1 { 16 << 10 } else { 64 << 20 },
             recycle_max: usize::from(setting >> 3 & 3),
             drive: Drive::Stepped(Arc::new(|| {})),
