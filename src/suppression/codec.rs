@@ -344,6 +344,10 @@ impl Block {
             return Err(BlockError);
         }
         let (count, contexts) = (r.u16()?, r.u16()?);
+        if count == 0 {
+            // Whoever reads on looks at the first row.
+            return Err(BlockError);
+        }
         r.bytes(count * 10)?;
         let mut found = SmallVec::new();
         for _ in 0..contexts {

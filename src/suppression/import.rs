@@ -154,6 +154,8 @@ impl Importer {
                 self.done.rows += 1;
                 self.done.refused += 1;
                 if self.done.errors.len() < ERRORS_MAX {
+                    // Some quote what the row says.
+                    let why = why.replace(char::is_control, "\u{fffd}");
                     self.done.errors.push(RowError { line: self.line, why });
                 }
             }
