@@ -21,6 +21,8 @@ use crate::clock::Timestamp;
 const VERSION: u8 = 1;
 /// A block is closed when its entries have so many octets.
 const BLOCK_OCTETS: usize = 8 << 10;
+/// Entries of a block, at most: each has ten octets and more.
+pub(super) const BLOCK_ROWS: usize = BLOCK_OCTETS / 10 + 1;
 /// Evidence and sources are cut to so many octets.
 const TEXT_MAX: usize = 255;
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 
-use super::codec::{Block, BlockBuilder, Kind, Row};
+use super::codec::{BLOCK_ROWS, Block, BlockBuilder, Kind, Row};
 use super::filter::Filter;
 use super::place;
 use super::telling::Lines;
@@ -146,7 +146,7 @@ impl Run {
         if lost > 0 {
             tracing::error!(run = id, blocks = lost, "entries of the suppression list are lost; import them again");
         }
-        let filter = Filter::new(about.entries().min(there.len() as u64 * ROWS_MAX) as usize);
+        let filter = Filter::new(about.entries().min((there.len() * BLOCK_ROWS) as u64) as usize);
         let (mut fences, mut marks) = (Vec::with_capacity(there.len()), Vec::new());
         for number in there {
             let mark = Bookmark::default();
