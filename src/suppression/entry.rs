@@ -35,14 +35,35 @@ impl Scope {
         let list = list.unwrap_or(&stream.campaign);
         Scope::List { tenant: (*stream.tenant).into(), list: list.into() }
     }
+
+    /// That of a tenant or its list, by names that people give. `None`: one of them is none.
+    pub(super) fn named(tenant: &str, list: Option<&str>) -> Option<Scope> {
+        let is_name = |name: &str| name.len() <= NAME_MAX && !name.chars().any(char::is_control);
+        match list {
+            None => is_name(tenant).then(|| Scope::Tenant(tenant.into())),
+            Some(list) => (is_name(tenant) && is_name(list) && !list.is_empty())
+                .then(|| Scope::List { tenant: tenant.into(), list: list.into() }),
+        }
+    }
+
+    /// Whose it is; `None`: everybody's.
+    pub fn tenant(&self) -> Option<&str> {
+        match self {
+            Scope::Global => None,
+            Scope::Tenant(tenant) | Scope::List { tenant, .. } => Some(tenant),
+        }
+    }
 }
 
-/// `global`, `tenant:NAME`, `list:TENANT/LIST`.
+/// `global`, `tenant:NAME`, `list:TENANT/LIST`. A slash in the name of a list's tenant is `%2F`, a percent sign `%25`.
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Scope::Global => f.write_str("global"),
             Scope::Tenant(tenant) => write!(f, "tenant:{tenant}"),
+            Scope::List { tenant, list } if tenant.contains(['/', '%']) => {
+                write!(f, "list:{}/{list}", tenant.replace('%', "%25").replace('/', "%2F"))
+            }
             Scope::List { tenant, list } => write!(f, "list:{tenant}/{list}"),
         }
     }
@@ -52,14 +73,12 @@ impl FromStr for Scope {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<Scope, TextError> {
-        let names = |all: &[&str]| all.iter().all(|name| name.len() <= NAME_MAX && !name.chars().any(char::is_control));
         let scope = match text.split_once(':') {
             None if text == "global" => Some(Scope::Global),
-            Some(("tenant", tenant)) if names(&[tenant]) => Some(Scope::Tenant(tenant.into())),
+            Some(("tenant", tenant)) => Scope::named(tenant, None),
             Some(("list", list)) => list
                 .split_once('/')
-                .filter(|(tenant, list)| !list.is_empty() && names(&[tenant, list]))
-                .map(|(tenant, list)| Scope::List { tenant: tenant.into(), list: list.into() }),
+                .and_then(|(tenant, list)| Scope::named(&tenant.replace("%2F", "/").replace("%25", "%"), Some(list))),
             _ => None,
         };
         scope.ok_or(TextError::Scope)

@@ -97,9 +97,12 @@ async fn who_is_meant() {
 
 #[test]
 fn words_read_as_they_are_written() {
-    for scope in ["global", "tenant:shop", "tenant:", "list:shop/news", "list:shop/a/b:c"] {
+    for scope in ["global", "tenant:shop", "tenant:", "list:shop/news", "list:shop/a/b:c", "list:a%2Fb%25/c%25"] {
         assert_eq!(scope.parse::<Scope>().unwrap().to_string(), scope);
     }
+    let of_slash = Scope::List { tenant: "a/b%".into(), list: "c%".into() };
+    assert_eq!(of_slash.to_string(), "list:a%2Fb%25/c%");
+    assert_eq!(of_slash.to_string().parse(), Ok(of_slash));
     for wrong in ["", "Global", "shop", "list:news", "list:shop/", "tenant:a\nb"] {
         assert_eq!(wrong.parse::<Scope>(), Err(TextError::Scope), "{wrong:?}");
     }

@@ -150,13 +150,16 @@ impl<'a> EntryText<'a> {
             }
             (Some(_), _, _) => return Err(wrong("scope", "either scope, or tenant and list")),
             (None, Some(tenant), Some(list)) => {
-                let scope = format!("list:{tenant}/{list}").parse();
-                ("list", scope.map_err(|_| wrong("list", "a list has a name of at most 255 octets"))?)
+                let scope = Scope::named(tenant, Some(list));
+                ("list", scope.ok_or_else(|| wrong("list", "tenant and list have names of at most 255 octets"))?)
             }
             (None, None, Some(_)) => return Err(wrong("tenant", "whose list is it?")),
             (None, _, None) => match (&self.tenant, &defaults.scope, tenant) {
                 (None, Some(scope), _) => ("scope", scope.clone()),
-                (_, _, Some(tenant)) => ("tenant", Scope::Tenant(tenant.into())),
+                (_, _, Some(tenant)) => {
+                    let scope = Scope::named(tenant, None);
+                    ("tenant", scope.ok_or_else(|| wrong("tenant", "a tenant has a name of at most 255 octets"))?)
+                }
                 (_, None, None) => return Err(wrong("scope", TextError::Scope)),
                 (Some(_), Some(_), None) => unreachable!("a tenant that is named is one"),
             },
