@@ -36,15 +36,15 @@ pub mod telemetry;
 #[doc(hidden)]
 pub mod probe {
     use crate::{
-        access, admin, config, delivery, feedback, inbound, ledger, log, mail, queue, routing, shaping, signing, spool,
-        submission,
+        access, admin, cli, config, delivery, events, feedback, inbound, ledger, log, mail, queue, routing, shaping,
+        signing, spool, submission, suppression,
     };
 
     /// Takes foreign octets; panics if what is promised of them does not hold.
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 38] = [
+    pub const TARGETS: [(&str, Target); 41] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -68,6 +68,9 @@ pub mod probe {
         ("state", spool::probe::state),
         ("segment", log::probe::segment),
         ("life", log::probe::life),
+        ("disk", disk),
+        ("operator", operator),
+        ("import", suppression::probe::import),
         ("ledger", ledger::probe::record),
         ("config", config::probe::config),
         ("report", feedback::probe::report),
@@ -84,6 +87,42 @@ pub mod probe {
         ("author", access::probe::author),
         ("token", access::probe::token),
     ];
+
+    /// What else is read back from a disk; the first octet, a letter of these, says what.
+    const ON_DISK: [(u8, Target); 8] = [
+        (b's', suppression::probe::block),
+        (b'r', ledger::probe::run),
+        (b'v', ledger::probe::indexed),
+        (b'i', events::probe::index),
+        (b'e', events::probe::tail),
+        (b't', access::probe::tenant),
+        (b'k', shaping::probe::kept),
+        (b'b', queue::probe::kept),
+    ];
+
+    /// What operators write and programs of this host hand us; the first octet, a letter of these, says what.
+    const OF_OPERATORS: [(u8, Target); 4] = [
+        (b'p', shaping::probe::profile),
+        (b'k', signing::probe::key),
+        (b'l', cli::probe::letter),
+        (b'a', cli::probe::arguments),
+    ];
+
+    fn disk(octets: &[u8]) {
+        choose(&ON_DISK, octets);
+    }
+
+    fn operator(octets: &[u8]) {
+        choose(&OF_OPERATORS, octets);
+    }
+
+    fn choose(targets: &[(u8, Target)], octets: &[u8]) {
+        if let Some((which, rest)) = octets.split_first()
+            && let Some((_, target)) = targets.iter().find(|(letter, _)| letter == which)
+        {
+            target(rest);
+        }
+    }
 
     /// The target of that name.
     ///

@@ -32,8 +32,14 @@ fn every_seed_holds() {
 fn every_folder_and_program_belongs_to_a_target() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("readable");
+    let table = fs::read_to_string(root.join("README.md")).expect("readable");
+    let told = |name: &str| {
+        let first = |row: &str| row.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{name}`")));
+        table.lines().any(|row| row.starts_with('|') && first(row))
+    };
     for (name, _) in TARGETS {
         assert!(manifest.contains(&format!("name = \"{name}\"\n")), "fuzz/Cargo.toml does not build {name}");
+        assert!(told(name), "fuzz/README.md does not say what must hold for {name}");
     }
     for dir in ["seeds", "fuzz_targets"] {
         for entry in fs::read_dir(root.join(dir)).expect("readable") {

@@ -7,6 +7,8 @@ mod demo;
 mod dkim;
 mod explain;
 mod orders;
+#[doc(hidden)]
+pub mod probe;
 mod queue;
 mod send;
 mod serve;

@@ -18,6 +18,7 @@ mod kept;
 mod limit;
 mod load;
 mod page;
+mod pem;
 #[doc(hidden)]
 pub mod probe;
 mod problem;
@@ -47,6 +48,7 @@ pub use kept::{EventsConfig, LedgerConfig, SpoolConfig};
 pub use limit::{Dimension, LimitConfig};
 pub use load::{Places, read_table};
 pub use page::{PageProblem, PageTemplate, Place};
+pub use pem::pem_fault;
 pub use problem::{Problem, Severity};
 pub use rate::{ByteRate, RateLimit};
 pub use reports::{Reporting, ReportsConfig, ReportsSend, StreamReportsConfig};

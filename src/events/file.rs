@@ -155,6 +155,12 @@ fn whole_groups(tail: &[u8]) -> usize {
     end
 }
 
+/// What of the end of a file is kept, and the last position in it.
+pub(super) fn probe(tail: &[u8]) -> (&[u8], Option<Position>) {
+    let kept = &tail[..whole_groups(tail)];
+    (kept, last_position(kept))
+}
+
 fn last_position(lines: &[u8]) -> Option<Position> {
     let lines = lines.strip_suffix(b"\n")?;
     let start = memchr::memrchr(b'\n', lines).map_or(0, |at| at + 1);

@@ -23,6 +23,12 @@ const RECEIPTS_VERSION: u8 = 2;
 /// Octets of a receipt on disk.
 pub(super) const KEPT_LEN: usize = 44;
 
+/// Octets of a page of a run, the last four of them its checksum.
+pub(super) const PAGE: usize = 4096;
+
+/// Receipts in a page.
+pub(super) const PER_PAGE: usize = (PAGE - 4) / KEPT_LEN;
+
 /// A receipt as it is kept.
 ///
 /// `name` is SHA-256 of tenant and key, cut to 128 bits: among ten million keys two share a name with a chance of 10^-25, and
@@ -225,6 +231,10 @@ impl RunHead {
         let (filter, _) = r.bytes(lengths[2].saturating_mul(8), "filter")?.as_chunks();
         let filter = filter.iter().map(|word| u64::from_le_bytes(*word)).collect();
         r.end()?;
+        // Whoever merges runs makes room for all they count.
+        if (count as usize).div_ceil(PER_PAGE) != lengths[1] {
+            return Err(CodecError("count"));
+        }
         Ok(RunHead { through, covers, count, until_max, long, printed, replaces, fences, filter })
     }
 }
@@ -312,7 +322,7 @@ mod tests {
         let run = RunHead {
             through: position(9),
             covers: position(2),
-            count: 5,
+            count: PER_PAGE as u32 + 5,
             until_max: 77,
             long: true,
             printed: true,
@@ -322,8 +332,12 @@ mod tests {
         };
         let head = run.write();
         assert_eq!(RunHead::read(&head), Ok(run.clone()));
-        assert_eq!(RunHead::read(&[&[1], &head[1..]].concat()), Ok(RunHead { printed: false, ..run }));
+        let unprinted = RunHead { printed: false, ..run.clone() };
+        assert_eq!(RunHead::read(&[&[1], &head[1..]].concat()), Ok(unprinted));
         assert!((0..head.len()).all(|len| RunHead::read(&head[..len]).is_err()));
+        for count in [0, PER_PAGE as u32, 2 * PER_PAGE as u32 + 1, u32::MAX] {
+            assert_eq!(RunHead::read(&RunHead { count, ..run.clone() }.write()), Err(CodecError("count")));
+        }
         let facts = vec![
             Fact { table: Table::Tenants, key: b"shop".to_vec(), value: Some(Bytes::from_static(b"{}")) },
             Fact { table: Table::Usage, key: b"".to_vec(), value: None },

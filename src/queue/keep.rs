@@ -12,10 +12,11 @@ use serde::de::DeserializeOwned;
 
 use super::Queue;
 use super::scheduler::Kept;
+use crate::clock::Timestamp;
 use crate::events::{About, Notice, NoticeKind};
 use crate::ledger::{Ledger, LedgerError, Table};
 use crate::mail::MessageId;
-use crate::shaping::bucket::Rate;
+use crate::shaping::bucket::{Bucket, Rate};
 use crate::shaping::warmup::Step;
 use crate::shaping::{Fill, FillName};
 
@@ -24,6 +25,9 @@ const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Greylisted messages in one record of the ledger.
 const WISHES_PER_RECORD: usize = 1000;
+
+/// Tokens that one transaction takes at most; as many may be owed.
+const TRANSACTION_MAX: f64 = 1000.0;
 
 /// The first octet of a bucket that is kept.
 const VERSION: u8 = 1;
@@ -49,6 +53,19 @@ impl KeptFill {
         out.into()
     }
 
+    /// As the queue has it, whose clock says `now` when that on the wall says `timestamp`; `None`: it is full. If the clock on the wall was
+    /// far ahead when this was kept, nobody waits for a time that was a mistake: no bucket lacks more than itself and a transaction.
+    fn fill(&self, now: u64, timestamp: Timestamp) -> Option<Fill> {
+        let most = (self.rate.burst() + TRANSACTION_MAX) * 1e3 / self.rate.per_second();
+        let lacks = self.full_at.saturating_sub(timestamp.0).min(most as u64);
+        (lacks > 0).then(|| Fill { full_at: now.saturating_add(lacks), rate: self.rate })
+    }
+
+    /// What `fill` on the queue's clock is on the wall's.
+    fn of(fill: &Fill, now: u64, timestamp: Timestamp) -> KeptFill {
+        KeptFill { full_at: timestamp.0.saturating_add(fill.full_at.saturating_sub(now)), rate: fill.rate }
+    }
+
     /// `None`: not ours, or nothing that could be true.
     fn read(octets: &[u8]) -> Option<KeptFill> {
         let (full_at, rest) = octets.strip_prefix(&[VERSION])?.split_first_chunk::<8>()?;
@@ -60,6 +77,20 @@ impl KeptFill {
     }
 }
 
+/// For fuzzing: a bucket that can be read is written so that it reads the same, and holds back nothing for longer than if it were empty and
+/// a transaction were owed.
+pub fn kept(octets: &[u8]) {
+    let Some(kept) = KeptFill::read(octets) else { return };
+    assert_eq!(KeptFill::read(&kept.write()), Some(kept));
+    let (now, timestamp) = (5000, Timestamp(1_795_348_800_000));
+    let Some(fill) = kept.fill(now, timestamp) else { return };
+    let level = Bucket::full_from(fill.full_at).level(fill.rate, now);
+    // But for rounding.
+    assert!(level >= -TRANSACTION_MAX - 1.0 - fill.rate.burst() * 1e-12 && fill.full_at > now, "{level}");
+    let again = KeptFill::of(&fill, now, timestamp);
+    assert!(again.full_at <= kept.full_at && again.fill(now, timestamp) == Some(fill));
+}
+
 impl Queue {
     /// Goes on from what the ledger has of all this.
     pub(super) fn recall_kept(&self, ledger: &Ledger) -> Result<(), LedgerError> {
@@ -69,10 +100,7 @@ impl Queue {
         let read = |(name, octets): (Vec<u8>, Bytes)| Some((FillName::from(name), KeptFill::read(&octets)?));
         let known: HashMap<FillName, KeptFill> = known.into_iter().filter_map(read).collect();
         let (now, timestamp) = (self.now(), self.clock.timestamp());
-        let fills = known.iter().filter(|(_, kept)| kept.full_at > timestamp.0).map(|(name, kept)| {
-            let full_at = now + (kept.full_at - timestamp.0);
-            (name.clone(), Fill { full_at, rate: kept.rate })
-        });
+        let fills = known.iter().filter_map(|(name, kept)| Some((name.clone(), kept.fill(now, timestamp)?)));
         {
             let mut scheduler = self.lock();
             scheduler.steering().warmup.restore(warmups);
@@ -137,9 +165,8 @@ impl Queue {
     async fn keep_fills(&self) {
         let (now, timestamp) = (self.now(), self.clock.timestamp());
         let fills = self.lock().shaper.limits.fills(now);
-        let on_wall =
-            |fill: Fill| KeptFill { full_at: timestamp.0 + fill.full_at.saturating_sub(now), rate: fill.rate };
-        let fills: HashMap<FillName, KeptFill> = fills.into_iter().map(|(name, fill)| (name, on_wall(fill))).collect();
+        let on_wall = |(name, fill)| (name, KeptFill::of(&fill, now, timestamp));
+        let fills: HashMap<FillName, KeptFill> = fills.into_iter().map(on_wall).collect();
         let facts: Vec<(Vec<u8>, Option<Bytes>)> = {
             let saved = self.saved_fills();
             let gone = saved.keys().filter(|name| !fills.contains_key(*name)).map(|name| (name.to_vec(), None));
@@ -203,5 +230,18 @@ mod tests {
         }
         assert_eq!(KeptFill::read(&[2; 25]), None);
         assert_eq!(KeptFill::read(&[&[VERSION][..], &[0; 24]].concat()), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_holds_nothing_back_for_long() {
+        const DAY: u64 = 86_400_000;
+        let now = Timestamp(1_795_348_800_000);
+        let rate = Rate::new(1000.0, Duration::from_secs(86_400), 1000.0);
+        let lacks = |full_at| KeptFill { full_at, rate }.fill(77, now).map(|fill| fill.full_at - 77);
+        assert_eq!((lacks(now.0), lacks(0)), (None, None));
+        assert_eq!(lacks(now.0 + DAY), Some(DAY));
+        for wild in [now.0 + 4000 * DAY, u64::MAX] {
+            assert!(lacks(wild).is_some_and(|lacks| lacks.abs_diff(2 * DAY) < 10), "{:?}", lacks(wild));
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+pub use super::keep::kept;
 pub use crowd::Crowd;
 use routes::ROUTES;
 #[cfg(test)]

@@ -139,7 +139,7 @@ struct Counts {
 /// What is kept of one stream at one provider over restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    watched: Watched,
+    pub(super) watched: Watched,
     hour: Parts,
     day: Parts,
     told: [Level; 2],
@@ -288,7 +288,7 @@ impl Brake {
                 self.gone.push(watched);
                 continue;
             }
-            let mut counts = Counts { told, at, ..Counts::new(now) };
+            let mut counts = Counts { told, at: at.min(now), ..Counts::new(now) };
             counts.hour.restore(hour, now);
             counts.day.restore(day, now);
             self.make_room(now);

@@ -187,8 +187,8 @@ impl Warmup {
     /// So many recipients go by the source now.
     pub fn take(&mut self, source: &str, provider: &str, recipients: u64, now: Timestamp) {
         if let Some((track, _)) = self.track(source, provider, now) {
-            track.kept.sent += recipients;
-            track.kept.sent_in_hour += recipients;
+            track.kept.sent = track.kept.sent.saturating_add(recipients);
+            track.kept.sent_in_hour = track.kept.sent_in_hour.saturating_add(recipients);
             track.dirty = true;
         }
     }
@@ -197,15 +197,16 @@ impl Warmup {
     pub fn sign(&mut self, source: &str, provider: &str, sign: Sign, recipients: u64, now: Timestamp) {
         let Some((track, plan)) = self.track(source, provider, now) else { return };
         let kept = &mut track.kept;
-        *match sign {
+        let counted = match sign {
             Sign::Delivered => &mut kept.delivered,
             Sign::Refused => &mut kept.refused,
             Sign::Complained => &mut kept.complained,
-        } += recipients;
+        };
+        *counted = counted.saturating_add(recipients);
         track.dirty = true;
         let share = |part: u64, of: u64| part as f64 / of.max(1) as f64;
-        let refused =
-            kept.refused >= REFUSED_MIN && share(kept.refused, kept.refused + kept.delivered) >= plan.deferrals_max;
+        let refused = kept.refused >= REFUSED_MIN
+            && share(kept.refused, kept.refused.saturating_add(kept.delivered)) >= plan.deferrals_max;
         let complained =
             kept.complained >= COMPLAINED_MIN && share(kept.complained, kept.delivered) >= plan.complaints_max;
         if (refused || complained) && !kept.braked && kept.step < plan.per_day.len() {
@@ -243,7 +244,7 @@ impl Warmup {
         Some(Progress {
             source: source.into(),
             provider: provider.into(),
-            day: (kept.step + 1).min(plan.per_day.len()),
+            day: kept.step.saturating_add(1).min(plan.per_day.len()),
             days: plan.per_day.len(),
             sent: kept.sent,
             per_day,

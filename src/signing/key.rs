@@ -6,6 +6,8 @@ use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::config::pem_fault;
+
 /// RFC 8301 §3.2 asks signers for at least 2048 bits; receivers treat shorter keys as no signature.
 const RSA_BITS_MIN: usize = 2048;
 /// The longest the cryptographic library takes, and more than a DNS record should hold.
@@ -65,7 +67,7 @@ impl Key {
         refuse_other_sections(pem)?;
         let der = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
             rustls_pki_types::pem::Error::NoItemsFound => KeyError::NoKey,
-            error => KeyError::Damaged(error.to_string()),
+            error => KeyError::Damaged(pem_fault(&error)),
         })?;
         Key::from_der(der)
     }

@@ -258,6 +258,16 @@ fn records_are_those_openssl_would_give() {
 }
 
 #[test]
+fn an_error_tells_nothing_of_a_key_that_lost_its_line_ends() {
+    let key = text("keys/ed25519.pem");
+    for between in [" ", "\\n", ""] {
+        let line = key.replace('\n', between);
+        let told = keygen::dns_record(&line).expect_err("no lines").to_string();
+        assert!(told.len() < 150 && !told.contains("45, 45"), "{told}");
+    }
+}
+
+#[test]
 fn a_key_file_is_private_and_never_overwritten() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a directory");

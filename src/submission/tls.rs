@@ -8,16 +8,18 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 
+use crate::config::pem_fault;
+
 /// Why a certificate cannot be used. Names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read, or is no PEM.
-    #[error("{path}")]
+    #[error("{path}: {why}")]
     Read {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: pem::Error,
+        /// Why; nothing of the file.
+        why: String,
     },
     /// There is no certificate in it.
     #[error("{path}: no certificate in it")]
@@ -90,7 +92,7 @@ pub(super) fn load(files: &ServerTls<'_>) -> Result<Arc<ServerConfig>, TlsError>
     let chain = certificates(cert)?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|source| match source {
         pem::Error::NoItemsFound => TlsError::NoKey { path: key.into() },
-        source => TlsError::Read { path: key.into(), source },
+        error => TlsError::Read { path: key.into(), why: pem_fault(&error) },
     })?;
     let clients = client_ca.map(authorities).transpose()?;
     let unusable = |source| TlsError::Unusable { cert: cert.into(), key: key.into(), source };
@@ -116,7 +118,7 @@ pub(super) fn load(files: &ServerTls<'_>) -> Result<Arc<ServerConfig>, TlsError>
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = |source| TlsError::Read { path: path.into(), source };
+    let read = |error| TlsError::Read { path: path.into(), why: pem_fault(&error) };
     let found: Vec<_> = CertificateDer::pem_file_iter(path).and_then(|found| found.collect()).map_err(read)?;
     if found.is_empty() { Err(TlsError::NoCertificate { path: path.into() }) } else { Ok(found) }
 }
@@ -157,6 +159,14 @@ mod tests {
         check(&empty, &key, "empty.pem: no certificate in it");
         check(&cert, &empty, "empty.pem: no private key in it");
         check(&cert, &other_key, "cert.pem with key ");
+        let one_line = file("line.pem", &ours.signing_key.serialize_pem().replace('\n', " "));
+        let error = load_tls(&cert, &one_line, None).expect_err("no lines").to_string();
+        assert!(
+            error.ends_with(
+                "line.pem: BEGIN and END do not stand on lines of their own; perhaps its line ends were lost"
+            ),
+            "{error}"
+        );
         let error = load_tls(&cert, &key, Some(&empty)).expect_err("no authority").to_string();
         assert!(error.contains("empty.pem: no certificate in it"), "{error}");
     }

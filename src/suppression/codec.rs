@@ -21,6 +21,8 @@ use crate::clock::Timestamp;
 const VERSION: u8 = 1;
 /// A block is closed when its entries have so many octets.
 const BLOCK_OCTETS: usize = 8 << 10;
+/// Entries of a block, at most: each has ten octets and more.
+pub(super) const BLOCK_ROWS: usize = BLOCK_OCTETS / 10 + 1;
 /// Evidence and sources are cut to so many octets.
 const TEXT_MAX: usize = 255;
 
@@ -344,6 +346,10 @@ impl Block {
             return Err(BlockError);
         }
         let (count, contexts) = (r.u16()?, r.u16()?);
+        if count == 0 {
+            // Whoever reads on looks at the first row.
+            return Err(BlockError);
+        }
         r.bytes(count * 10)?;
         let mut found = SmallVec::new();
         for _ in 0..contexts {

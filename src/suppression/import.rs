@@ -154,6 +154,8 @@ impl Importer {
                 self.done.rows += 1;
                 self.done.refused += 1;
                 if self.done.errors.len() < ERRORS_MAX {
+                    // Some quote what the row says.
+                    let why = why.replace(char::is_control, "\u{fffd}");
                     self.done.errors.push(RowError { line: self.line, why });
                 }
             }
@@ -322,7 +324,8 @@ mod tests {
             Format::Ndjson,
             Some("shop"),
             "{\"address\": \"ann@us.example\"}\n{\"domain\": \"us.example\", \"list\": \"news\"}\n{\"address\": \"x@y.example\", \"scope\": \"global\"}\n\
-             {\"address\": \"x@y.example\", \"tenant\": \"other\"}\n{\"addres\": 1}\n{}\n{\"address\": \"a@b.example\", \"hash\": \"00\"}\n",
+             {\"address\": \"x@y.example\", \"tenant\": \"other\"}\n{\"addres\": 1}\n{}\n{\"address\": \"a@b.example\", \"hash\": \"00\"}\n\
+             {\"a\\u0007\\nb\": 1}\n",
             &[
                 &format!("@us.example,list:shop/news,manual,,{SINCE},"),
                 &format!("ann@us.example,tenant:shop,manual,,{SINCE},"),
@@ -333,6 +336,7 @@ mod tests {
                 "5: unknown field `addres`, expected one of `address`, `domain`, `hash`, `scope`, `tenant`, `list`, `reason`, `evidence`, `source`, `since`, `until` at column 9",
                 "6: address: an address, a domain or a hash is needed",
                 "7: address: one of address, domain and hash is enough",
+                "8: unknown field `a\u{fffd}\u{fffd}b`, expected one of `address`, `domain`, `hash`, `scope`, `tenant`, `list`, `reason`, `evidence`, `source`, `since`, `until` at column 13",
             ],
         );
     }

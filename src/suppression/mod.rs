@@ -22,6 +22,8 @@ mod filter;
 mod import;
 mod learn;
 mod place;
+#[doc(hidden)]
+pub mod probe;
 mod read;
 mod run;
 mod store;

@@ -50,6 +50,11 @@ pub(super) fn block(run: u32, block: u32) -> Vec<u8> {
     [&[BLOCK][..], &run.to_be_bytes(), &block.to_be_bytes()].concat()
 }
 
+/// What the keys of a run's blocks begin with.
+pub(super) fn blocks(run: u32) -> Vec<u8> {
+    [&[BLOCK][..], &run.to_be_bytes()].concat()
+}
+
 /// Run and number, from the key of a block.
 pub(super) fn block_in(key: &[u8]) -> Option<(u32, u32)> {
     let [BLOCK, a, b, c, d, e, f, g, h] = *key else { return None };

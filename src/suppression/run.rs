@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 
-use super::codec::{Block, BlockBuilder, Kind, Row};
+use super::codec::{BLOCK_ROWS, Block, BlockBuilder, Kind, Row};
 use super::filter::Filter;
 use super::place;
 use super::telling::Lines;
@@ -15,6 +15,11 @@ use crate::ledger::{Bookmark, Ledger, LedgerError, Table};
 const FLIGHT_MAX: usize = 4 << 20;
 /// Octets that the index may lack before a writer waits for it; they are in memory.
 const BEHIND_MAX: usize = 8 << 20;
+
+/// More rows are in no block: it says how many in two octets.
+const ROWS_MAX: u64 = 1 << 16;
+/// Blocks looked for in one go.
+const PAGE: usize = 4096;
 
 /// What is held in memory of a run.
 #[derive(Debug)]
@@ -56,12 +61,16 @@ impl About {
         let (numbers, rest) = numbers.as_chunks::<8>();
         let [blocks, global, tenant, list, repeats, until_min] = numbers.try_into().ok()?;
         let number = u64::from_le_bytes;
-        (*version == 1 && rest.is_empty()).then_some(About {
+        let about = About {
             blocks: u32::try_from(number(blocks)).ok()?,
             counts: [number(global), number(tenant), number(list)],
             repeats: number(repeats),
             until_min: number(until_min),
-        })
+        };
+        // Nobody is to reckon with numbers that cannot be.
+        let entries = about.counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
+        let possible = entries.is_some_and(|entries| entries <= u64::from(about.blocks) * ROWS_MAX);
+        (*version == 1 && rest.is_empty() && possible).then_some(about)
     }
 }
 
@@ -89,6 +98,18 @@ impl From<super::codec::BlockError> for RunError {
 fn read_block(ledger: &Ledger, run: u32, block: u32, mark: &Bookmark) -> Result<Block, RunError> {
     let octets = ledger.get_marked(Table::Suppressions, &place::block(run, block), mark)?.ok_or(RunError::Gone)?;
     Ok(Block::read(octets)?)
+}
+
+/// The blocks of a run that are there, whatever is said of it.
+fn blocks_there(ledger: &Ledger, run: u32) -> Result<Vec<u32>, LedgerError> {
+    let (mut there, prefix) = (Vec::new(), place::blocks(run));
+    let mut from = Some(prefix.clone());
+    while let Some(start) = from {
+        let page = ledger.page(Table::Suppressions, &prefix, &start, PAGE)?;
+        there.extend(page.facts.iter().filter_map(|(key, _)| place::block_in(key)).map(|(_, number)| number));
+        from = page.next;
+    }
+    Ok(there)
 }
 
 impl Run {
@@ -119,20 +140,19 @@ impl Run {
     /// What stands in the ledger when it is opened. Blocks that its log has lost are passed over, as it passes over all that it has
     /// lost.
     pub(super) fn read(ledger: &Ledger, id: u32, about: About) -> Result<Run, RunError> {
-        let filter = Filter::new(about.entries() as usize);
-        let (mut fences, mut marks) = (Vec::with_capacity(about.blocks as usize), Vec::new());
-        for number in 0..about.blocks {
+        let mut there = blocks_there(ledger, id)?;
+        there.retain(|number| *number < about.blocks);
+        let lost = about.blocks as usize - there.len();
+        if lost > 0 {
+            tracing::error!(run = id, blocks = lost, "entries of the suppression list are lost; import them again");
+        }
+        let filter = Filter::new(about.entries().min((there.len() * BLOCK_ROWS) as u64) as usize);
+        let (mut fences, mut marks) = (Vec::with_capacity(there.len()), Vec::new());
+        for number in there {
             let mark = Bookmark::default();
             let block = match read_block(ledger, id, number, &mark) {
-                Ok(block) if block.len() > 0 => block,
-                Ok(_) | Err(RunError::Gone) => {
-                    tracing::error!(
-                        run = id,
-                        block = number,
-                        "entries of the suppression list are lost; import them again"
-                    );
-                    continue;
-                }
+                Ok(block) => block,
+                Err(RunError::Gone) => continue,
                 Err(error) => return Err(error),
             };
             fences.push((block.hash(0), number));
@@ -303,5 +323,32 @@ impl<'a> Cursor<'a> {
     pub(super) fn step(&mut self) -> Result<(), RunError> {
         self.row += 1;
         if self.block.as_ref().is_some_and(|block| self.row >= block.len()) { self.load() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Suppressions;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::SuppressionConfig;
+    use crate::telemetry::Metrics;
+
+    /// A list of which one run says this of itself, and has no block: how many entries it shows, or that it cannot be read.
+    fn entries(about: &About) -> Option<usize> {
+        let ledger = Arc::new(Ledger::default());
+        let flight = Arc::new(Flight::default());
+        flight.put(&ledger, vec![(place::run(1), Some(about.write()))]).unwrap();
+        flight.wait(0).unwrap();
+        let list = Suppressions::open(ledger, &SuppressionConfig::default(), Arc::new(Metrics::new()), Clock).ok()?;
+        Some(list.list(0, 10).unwrap().entries.len())
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_take_no_memory() {
+        let wild = About { blocks: u32::MAX, counts: [1 << 47, 0, 0], ..About::default() };
+        assert_eq!(entries(&wild), Some(0), "its blocks are lost");
+        assert_eq!(entries(&About { counts: [u64::MAX, 1, 0], ..wild }), None);
+        assert_eq!(entries(&About { blocks: 1, counts: [0, 1 << 17, 0], ..wild }), None);
     }
 }

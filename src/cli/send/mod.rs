@@ -12,6 +12,7 @@
 mod addresses;
 mod arguments;
 mod letter;
+pub mod probe;
 mod session;
 mod tls;
 

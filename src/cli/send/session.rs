@@ -247,7 +247,7 @@ fn stuffed(content: &[u8]) -> Vec<u8> {
 }
 
 /// xtext (RFC 3461 §4).
-fn xtext(text: &str) -> String {
+pub(super) fn xtext(text: &str) -> String {
     let encode = |octet: u8| match octet {
         b'!'..=b'~' if !b"+=".contains(&octet) => char::from(octet).to_string(),
         _ => format!("+{octet:02X}"),

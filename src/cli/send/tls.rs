@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::{EX_CONFIG, EX_TEMPFAIL, EX_USAGE, Failure};
+use crate::config::pem_fault;
 
 /// When TLS begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +88,7 @@ fn authorities(file: &Path) -> Result<RootCertStore, Failure> {
     let failed = |why: String| Failure { code: EX_CONFIG, why: format!("{}: {why}", PathBuf::from(file).display()) };
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut roots = RootCertStore::empty();
-    match roots.add_parsable_certificates(found.map_err(|error| failed(error.to_string()))?) {
+    match roots.add_parsable_certificates(found.map_err(|error| failed(pem_fault(&error)))?) {
         (0, _) => Err(failed("no certificate of an authority in it".into())),
         _ => Ok(roots),
     }

@@ -94,6 +94,11 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// As [`Origin::read`], for probes.
+    pub(in crate::events) fn probe(line: &[u8]) -> Option<Origin> {
+        Origin::read(line)
+    }
+
     /// `None`: the line tells of no end, or of nothing we know.
     pub(super) fn read(line: &[u8]) -> Option<Origin> {
         let line: Line = serde_json::from_slice(line).ok().filter(|line: &Line| line.event.is_end())?;

@@ -163,6 +163,24 @@ impl Run {
         }
     }
 
+    /// All its entries, and where it ends, which is behind `before` and within a file of `len` octets. And whether they are as a writer
+    /// leaves them: in order, and between the least and the greatest.
+    pub(in crate::events) fn probe(
+        &self,
+        reads: &Reads,
+        file: &File,
+        len: u64,
+        before: u64,
+    ) -> (Vec<Entry>, u64, bool) {
+        let end = self.end().expect("checked when it was read");
+        assert!(before < self.at && self.at <= end && end <= len);
+        let entries = self.entries(reads, file, 0, self.head.count).expect("memory can be read");
+        assert_eq!(entries.len() as u64, self.head.count);
+        let known = self.head.least..=self.head.greatest;
+        let as_written = entries.is_sorted() && entries.iter().all(|entry| known.contains(&entry.message));
+        (entries, end, as_written)
+    }
+
     /// At most `count` entries from this one on; none behind the end.
     pub(super) fn entries(&self, reads: &Reads, file: &File, first: u64, count: u64) -> io::Result<Vec<Entry>> {
         let count = count.min(self.head.count.saturating_sub(first)) as usize;

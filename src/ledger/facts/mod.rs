@@ -38,7 +38,7 @@ pub(crate) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
 use index::{Applied, Entry, INDEXED_MAX, Index};
 use memory::MemoryIndex;
-pub(super) use sled::SledIndexes;
+pub(super) use sled::{SledIndexes, probe};
 
 const FACTS: u8 = 1;
 

@@ -141,6 +141,20 @@ fn place(table: Table, key: &[u8]) -> Vec<u8> {
     place
 }
 
+/// What is kept of a fact: its position, and its value or how long that is.
+fn write_entry(at: Position, value: &[u8]) -> Vec<u8> {
+    let mut entry = Vec::with_capacity(9 + value.len().min(INDEXED_MAX));
+    write_position(&mut entry, at);
+    if value.len() <= INDEXED_MAX {
+        entry.push(HERE);
+        entry.extend_from_slice(value);
+    } else {
+        entry.push(ELSEWHERE);
+        entry.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    }
+    entry
+}
+
 fn read_entry(octets: &[u8]) -> Result<Entry> {
     let mut r = Reader(octets);
     let mut read = || Ok((r.position("position")?, r.array::<1>("flag")?));
@@ -157,18 +171,43 @@ fn value_len(entry: &[u8]) -> usize {
     }
 }
 
+fn write_applied(applied: Applied) -> Vec<u8> {
+    let mut said = vec![FORMAT];
+    write_position(&mut said, applied.through);
+    [applied.facts, applied.octets].iter().for_each(|number| said.extend_from_slice(&number.to_le_bytes()));
+    said
+}
+
+fn read_applied(said: &[u8]) -> Option<Applied> {
+    let mut r = Reader(said);
+    let [format] = r.array("format").ok()?;
+    let through = r.position("position").ok()?;
+    let facts = u64::from_le_bytes(r.array("count").ok()?);
+    let octets = u64::from_le_bytes(r.array("octets").ok()?);
+    (format == FORMAT).then_some(Applied { through, facts, octets })
+}
+
+/// For fuzzing: what an index says of a fact or of itself. What can be read is written so that it reads the same, and a value is as long as
+/// it is said to be.
+pub(in crate::ledger) fn probe(octets: &[u8]) {
+    if let Some(applied) = read_applied(octets) {
+        assert!(octets.starts_with(&write_applied(applied)));
+    }
+    let Ok(Entry { at, value }) = read_entry(octets) else { return };
+    if let Some(value) = value.filter(|value| value.len() <= INDEXED_MAX) {
+        let written = write_entry(at, &value);
+        assert_eq!(value_len(&written), value.len());
+        let again = read_entry(&written).expect("it was written");
+        assert_eq!((again.at, again.value), (at, Some(value)));
+    }
+    let long = write_entry(at, &[0; INDEXED_MAX + 1]);
+    assert_eq!((value_len(&long), read_entry(&long).expect("it was written").value), (INDEXED_MAX + 1, None));
+}
+
 impl Index for SledIndex {
     fn applied(&self) -> Result<Option<Applied>> {
         let Some(octets) = guard(|| self.db.get(APPLIED))? else { return Ok(None) };
-        let read = || {
-            let mut r = Reader(&octets);
-            let [format] = r.array("format").ok()?;
-            let through = r.position("position").ok()?;
-            let facts = u64::from_le_bytes(r.array("count").ok()?);
-            let octets = u64::from_le_bytes(r.array("octets").ok()?);
-            (format == FORMAT).then_some(Applied { through, facts, octets })
-        };
-        read().map(Some).ok_or_else(|| IndexError("it was laid out by another version".into()))
+        read_applied(&octets).map(Some).ok_or_else(|| IndexError("it was laid out by another version".into()))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Entry>> {
@@ -197,17 +236,9 @@ impl Index for SledIndex {
                 let (place, key_len) = (place(fact.table, &fact.key), fact.key.len());
                 let before = match &fact.value {
                     Some(value) => {
-                        let mut entry = Vec::with_capacity(9 + value.len().min(INDEXED_MAX));
-                        write_position(&mut entry, *at);
-                        if value.len() <= INDEXED_MAX {
-                            entry.push(HERE);
-                            entry.extend_from_slice(value);
-                        } else {
-                            entry.push(ELSEWHERE);
-                            entry.extend_from_slice(&(value.len() as u32).to_le_bytes());
-                        }
-                        (count, octets) = (count + 1, octets + fact_len(key_len, value.len()));
-                        self.db.insert(place, entry)?
+                        count = count.saturating_add(1);
+                        octets = octets.saturating_add(fact_len(key_len, value.len()));
+                        self.db.insert(place, write_entry(*at, value))?
                     }
                     None => self.db.remove(place)?,
                 };
@@ -217,13 +248,11 @@ impl Index for SledIndex {
                 }
             }
             // Last, and sled recovers a first part of what was written: so it is never ahead of the facts.
-            let mut said = vec![FORMAT];
-            write_position(&mut said, through);
-            [count, octets].iter().for_each(|number| said.extend_from_slice(&number.to_le_bytes()));
-            self.db.insert(APPLIED, said)?;
+            let applied = Applied { through, facts: count, octets };
+            self.db.insert(APPLIED, write_applied(applied))?;
             self.db.flush()?;
             self.raw.sync_data()?;
-            Ok(Applied { through, facts: count, octets })
+            Ok(applied)
         })
     }
 }

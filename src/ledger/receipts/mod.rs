@@ -23,6 +23,7 @@ mod filter;
 mod names;
 mod replay;
 mod run;
+pub(super) use run::probe;
 mod writer;
 
 use std::collections::VecDeque;

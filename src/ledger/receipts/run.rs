@@ -7,13 +7,8 @@ use bytes::Bytes;
 
 use super::filter::Filter;
 use crate::clock::Timestamp;
-use crate::ledger::codec::{KEPT_LEN, Kept, RunHead};
+use crate::ledger::codec::{KEPT_LEN, Kept, PAGE, PER_PAGE, RunHead};
 use crate::log::{Location, Log, LogError, Position};
-
-/// Octets of a page, the last four of them its checksum.
-const PAGE: usize = 4096;
-/// Receipts in a page.
-const PER_PAGE: usize = (PAGE - 4) / KEPT_LEN;
 
 /// Why a run could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +90,39 @@ impl Run {
         let (kept, _) = content.as_chunks::<KEPT_LEN>();
         let count = PER_PAGE.min((self.count as usize).saturating_sub(page * PER_PAGE));
         Ok(kept[..count].iter().map(|kept| Kept::read(kept, self.printed)).collect())
+    }
+}
+
+/// A run in a log of its own, whose head can be read, and whose pages may be anything: the names that stand in them, and those beside
+/// them, are looked up, and all of it is merged with itself. What is found bears the name. If the pages are as a writer leaves them, all
+/// are found, and merging says nothing else.
+pub(in crate::ledger) fn probe(log: &Log, location: Location, head: RunHead, pages: &[u8]) {
+    let count = head.count as usize;
+    let run = Arc::new(Run::new(location, head));
+    let names =
+        pages.chunks(PAGE).flat_map(|page| page.as_chunks::<KEPT_LEN>().0).map(|kept| Kept::read(kept, true).name);
+    for name in names.flat_map(|name| [name, name ^ 1, name ^ 1 << 96]).take(1000) {
+        if let Ok(Some(found)) = run.find(log, name) {
+            assert_eq!(found.name, name);
+        }
+        let _ = run.may_hold(name);
+    }
+    let all: Result<Vec<Vec<Kept>>, RunError> = (0..run.fences.len()).map(|page| run.page(log, page)).collect();
+    let merged = merge(log, &[Arc::clone(&run), Arc::clone(&run)], Timestamp(0));
+    assert_eq!(all.is_ok(), merged.is_ok(), "what cannot be read is left out");
+    assert!(all.is_err() || !run.is_damaged());
+    let (Ok(all), Ok(merged)) = (all, merged) else { return };
+    assert!(merged.count as usize <= 2 * count);
+    let fenced = all.iter().zip(&run.fences).all(|(page, fence)| (page[0].name >> 96) as u32 == *fence);
+    let all = all.concat();
+    assert_eq!(all.len(), count);
+    if fenced && all.is_sorted_by(|one, next| one.name < next.name) {
+        for kept in &all {
+            assert_eq!(run.find(log, kept.name).expect("it was read above"), Some(*kept));
+        }
+        let held = all.iter().filter(|kept| kept.holds(Timestamp(0)));
+        assert_eq!(merged.count as usize, held.clone().count());
+        assert!(held.into_iter().all(|kept| merged.filter.may_hold(kept.name)));
     }
 }
 

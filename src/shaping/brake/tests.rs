@@ -164,3 +164,18 @@ fn a_clock_set_back_breaks_nothing() {
     }
     assert_eq!(brake.len(), 1);
 }
+
+#[test]
+fn a_clock_that_was_ahead_counts_for_a_day_and_no_longer() {
+    let mut ahead = Brake::new(policy());
+    let list = watched("spring");
+    ahead.count(&list, Fact::Delivered, 90, at(1 << 22));
+    ahead.count(&list, Fact::UnknownUser, 9, at((1 << 22) + 60));
+    let kept: Vec<Kept> = ahead.changed().into_iter().filter_map(|(_, kept)| kept).collect();
+    let mut brake = Brake::new(policy());
+    brake.restore(kept, at(0));
+    let told = levels(&brake.count(&list, Fact::UnknownUser, 1, at(1)));
+    assert_eq!(told, [(Harm::UnknownUsers, Level::Pause)], "what was counted is not forgotten");
+    brake.count(&list, Fact::Delivered, 1, at(25 * 60));
+    assert_eq!(brake.shares(&list), Some((0.0, 0.0)));
+}

@@ -59,14 +59,23 @@ impl Window {
 
     /// These were counted before.
     pub(super) fn restore(&mut self, parts: Parts, now: Timestamp) {
+        let current = now.0 / self.step;
         for (number, counts) in parts.into_iter().take(self.steps as usize) {
-            // In order, as they were written.
-            if self.parts.back().is_none_or(|(newest, _)| *newest < number) {
-                self.sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum = sum.saturating_add(n));
-                self.parts.push_back((number, counts));
+            // One ahead of us was written before the clock was set back; it counts as if it were now, and grows old from now on.
+            let number = number.min(current);
+            if current - number >= self.steps {
+                continue;
             }
+            match self.parts.back_mut() {
+                // In order, as they were written.
+                Some((newest, _)) if *newest > number => continue,
+                Some((newest, known)) if *newest == number => {
+                    known.iter_mut().zip(counts).for_each(|(known, n)| *known = known.saturating_add(n));
+                }
+                _ => self.parts.push_back((number, counts)),
+            }
+            self.sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum = sum.saturating_add(n));
         }
-        self.slide(now.0 / self.step);
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -39,9 +39,13 @@ pub(super) fn in_hour(per_day: u64) -> u64 {
 }
 
 impl Kept {
-    /// Begins a new hour or day if it is time; what that changes. A clock set back begins none.
+    /// Begins a new hour or day if it is time; what that changes. A clock set back begins none; if it is by more than two days, what was
+    /// counted counts as today's: nobody waits for a day that was a mistake.
     pub(super) fn turn(&mut self, plan: &Plan, now: Timestamp) -> Option<Stepped> {
         let (today, hour) = (now.0 / DAY, now.0 / HOUR);
+        if self.today > today + 1 || self.hour > hour + 48 {
+            (self.today, self.hour) = (today, hour);
+        }
         if hour > self.hour {
             (self.hour, self.sent_in_hour) = (hour, 0);
         }
@@ -57,7 +61,7 @@ impl Kept {
             Some(_) => None,
         };
         let stepped = match stepped {
-            Some(Stepped::Forward) if self.step + 1 >= plan.per_day.len() => Some(Stepped::Warm),
+            Some(Stepped::Forward) if self.step.saturating_add(1) >= plan.per_day.len() => Some(Stepped::Warm),
             stepped => stepped,
         };
         match stepped {
@@ -75,7 +79,7 @@ impl Kept {
             source: self.source.clone(),
             provider: self.provider.clone(),
             what,
-            day: (self.step + 1).min(plan.per_day.len()),
+            day: self.step.saturating_add(1).min(plan.per_day.len()),
             per_day: plan.per_day.get(self.step).copied().unwrap_or(0),
         }
     }

@@ -132,3 +132,36 @@ fn a_clock_set_back_begins_no_new_day() {
     assert_eq!(warmup.room("new", "google", at(0, 3)), Room::Full(at(2, 0)));
     assert_eq!(stepped(&mut warmup), []);
 }
+
+#[test]
+fn a_clock_that_was_ahead_holds_nothing_back_for_long() {
+    let mut ahead = Warmup::new(vec![plan(None, &[10, 20])], Vec::new());
+    ahead.take("new", "google", 10, at(4000, 3));
+    let mut warmup = Warmup::new(vec![plan(None, &[10, 20])], ahead.changed());
+    assert_eq!(warmup.room("new", "google", at(0, 3)), Room::Full(at(1, 0)), "what was sent is not forgotten");
+    assert_eq!(warmup.room("new", "google", at(1, 0)), Room::Left(3));
+    assert_eq!(stepped(&mut warmup), [Stepped::Forward]);
+    // An hour is no reason to begin a day twice.
+    warmup.take("new", "google", 20, at(1, 23));
+    assert_eq!(warmup.room("new", "google", at(0, 23)), Room::Full(at(2, 0)));
+}
+
+#[test]
+fn numbers_that_cannot_be_do_no_harm() {
+    let wild = Kept {
+        step: usize::MAX,
+        sent: u64::MAX,
+        refused: u64::MAX,
+        today: u64::MAX,
+        hour: u64::MAX,
+        ..Kept::default()
+    };
+    let kept = Kept { source: "new".into(), provider: "google".into(), ..wild };
+    let mut warmup = Warmup::new(vec![plan(None, &[10, 20])], vec![Kept { step: 0, ..kept.clone() }]);
+    warmup.take("new", "google", 1, at(0, 0));
+    warmup.sign("new", "google", Sign::Refused, 1, at(0, 0));
+    assert_eq!(warmup.room("new", "google", at(0, 0)), Room::Full(at(1, 0)));
+    let mut warm = Warmup::new(vec![plan(None, &[10, 20])], vec![kept]);
+    assert_eq!(warm.room("new", "google", at(0, 0)), Room::Warm);
+    assert_eq!(warm.progress(at(0, 0))[0].day, 2);
+}

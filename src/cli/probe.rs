@@ -1,0 +1,3 @@
+//! Ways in for fuzz targets; see [`crate::probe`].
+
+pub use super::send::probe::{arguments, letter};
