@@ -36,15 +36,15 @@ pub mod telemetry;
 #[doc(hidden)]
 pub mod probe {
     use crate::{
-        access, cli, config, delivery, events, feedback, inbound, ledger, log, mail, queue, shaping, signing, spool,
-        submission, suppression,
+        access, admin, cli, config, delivery, events, feedback, inbound, ledger, log, mail, queue, routing, shaping,
+        signing, spool, submission, suppression,
     };
 
     /// Takes foreign octets; panics if what is promised of them does not hold.
     pub type Target = fn(&[u8]);
 
     /// Every target, by the name of its folder in `fuzz/seeds` and of its program in `fuzz/fuzz_targets`.
-    pub const TARGETS: [(&str, Target); 34] = [
+    pub const TARGETS: [(&str, Target); 41] = [
         ("address", mail::probe::address),
         ("domain", mail::probe::domain),
         ("header", |octets| _ = mail::probe::header(octets)),
@@ -52,11 +52,17 @@ pub mod probe {
         ("content", submission::probe::content),
         ("dialogue", submission::probe::dialogue),
         ("submission", submission::http::probe::submission),
+        ("http", submission::http::probe::http),
+        ("grpc", submission::grpc::probe::grpc),
+        ("identity", submission::web::probe::identity),
+        ("admin", admin::probe::admin),
         ("replies", delivery::probe::replies),
         ("capabilities", delivery::probe::capabilities),
         ("receiver", delivery::probe::receiver),
+        ("receiver_auth", delivery::probe::receiver_auth),
         ("stuffing", delivery::probe::stuffing),
         ("socks", delivery::probe::socks),
+        ("dns", routing::probe::dns),
         ("wait", shaping::probe::wait),
         ("envelope", spool::probe::envelope),
         ("state", spool::probe::state),
@@ -75,6 +81,7 @@ pub mod probe {
         ("tlsrpt", feedback::probe::tlsrpt),
         ("mime", feedback::probe::mime),
         ("mailbox", inbound::probe::mailbox),
+        ("unsubscribe", inbound::probe::unsubscribe),
         ("signing", signing::probe::message),
         ("schedule", queue::probe::schedule),
         ("author", access::probe::author),

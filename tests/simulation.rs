@@ -10,6 +10,9 @@
 //!     POSTHASTE_SEED=17 cargo test --test simulation week   # that one
 //!     POSTHASTE_SEEDS=500 cargo test --test simulation week # so many, from 1
 //!     POSTHASTE_TRACE=1 … -- --nocapture                    # every step of every dialogue
+//!     cargo test --test simulation three_weeks -- --ignored --nocapture # memory over three weeks, as the system counts it
+//!
+//! One more week is of a seed by chance, which is printed where it fails, with the command that shows it again.
 //!
 //! The receivers are those of `posthaste demo` (`src/demo/receiver/`): a new behaviour is a new habit there.
 
@@ -36,6 +39,9 @@ mod week;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
 use traffic::Volume;
 use week::Outcome;
 
@@ -51,6 +57,9 @@ const WEEK: Volume = Volume {
 
 /// A shorter stretch of the same.
 const DAY: Volume = Volume { days: 1, floods: 1, ..WEEK };
+
+/// Three weeks of the same.
+const WEEKS: Volume = Volume { days: 21, floods: 12, ..WEEK };
 
 fn check(seed: u64, volume: Volume) -> Outcome {
     let outcome = week::run(seed, volume);
@@ -71,9 +80,47 @@ fn a_week_of_traffic() {
         (None, Some(count)) => (1..=count).collect(),
         (None, None) => vec![1],
     };
-    for seed in seeds {
-        check(seed, WEEK);
+    seeds.into_iter().for_each(check_week);
+}
+
+/// A week is as it should be, and holds no more than a day did.
+fn check_week(seed: u64) {
+    let (day, week) = (check(seed, DAY).tally.held, check(seed, WEEK).tally.held);
+    assert_eq!(week.grew(&day), [""; 0], "POSTHASTE_SEED={seed}: {day:?} {week:?}");
+}
+
+/// Every run of the tests is another one. What it shows is shown again by the seed it prints.
+#[test]
+fn a_seed_that_nobody_has_seen() {
+    if from_environment("POSTHASTE_SEED").or(from_environment("POSTHASTE_SEEDS")).is_some() {
+        return;
     }
+    // Chance from the system, without asking the clock.
+    let seed = RandomState::new().build_hasher().finish() % 1_000_000_000;
+    println!("again: POSTHASTE_SEED={seed} cargo test --test simulation week");
+    check_week(seed);
+}
+
+/// Three weeks take no more memory than one, as the system counts it, but for the books and the simulated disk.
+#[test]
+#[ignore = "it takes minutes, and the process for itself"]
+fn three_weeks_take_no_more_memory_than_one() {
+    // The most in the first week, and after it: of the process, of books and disk.
+    let (mut first, mut later) = ([0; 2], [0; 2]);
+    let outcome = week::watched(from_environment("POSTHASTE_SEED").unwrap_or(1), WEEKS, &mut |hour| {
+        let most = if hour.passed < Duration::from_secs(7 * 86_400) { &mut first } else { &mut later };
+        *most = [most[0].max(resident()), most[1].max(hour.world)];
+    });
+    assert_eq!(outcome.faults, [""; 0]);
+    let [more, explained] = [0, 1].map(|of: usize| later[of].saturating_sub(first[of]) >> 10);
+    println!("{} KiB after a week; {more} KiB more after three, {explained} KiB of it books and disk", first[0] >> 10);
+    assert!(first[0] > 0 && more < explained + explained / 4 + (16 << 10), "{first:?} {later:?}");
+}
+
+/// Octets of memory that the process has.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    4096 * statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One command line of an SMTP client: `src/submission/probe.rs` or below says what is checked.
+//! One command line of an SMTP client: `src/submission/smtp/probe.rs` says what is checked.
 
 #![no_main]
 

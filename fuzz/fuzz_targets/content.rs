@@ -1,4 +1,4 @@
-//! Content behind DATA and BDAT: `src/submission/probe.rs` or below says what is checked.
+//! Content behind DATA and BDAT: `src/submission/smtp/probe.rs` says what is checked.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A whole dialogue with an SMTP client: `src/submission/probe.rs` or below says what is checked.
+//! A whole dialogue with an SMTP client: `src/submission/smtp/probe.rs` says what is checked.
 
 #![no_main]
 

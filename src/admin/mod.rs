@@ -30,6 +30,8 @@
 //! secret.
 
 mod orders;
+#[doc(hidden)]
+pub mod probe;
 mod problem;
 mod queue;
 mod suppressions;

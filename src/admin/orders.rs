@@ -142,7 +142,7 @@ pub(super) async fn explain(
 }
 
 /// What is asked, as an order.
-fn new_order(request: OrderRequest) -> Result<NewOrder, Problem> {
+pub(super) fn new_order(request: OrderRequest) -> Result<NewOrder, Problem> {
     let OrderRequest { deed, per_second, scope, lasts, reason, by } = request;
     let deed = match (deed.as_str(), per_second) {
         ("pause", None) => Deed::Pause,

@@ -85,7 +85,8 @@ impl From<JsonRejection> for Problem {
     /// axum says `…: FIELD: WHY` where the text is JSON and a field has the wrong type or is unknown. That is a bad request
     /// like any other.
     fn from(rejection: JsonRejection) -> Problem {
-        let text = rejection.body_text();
+        // It may name a field as the client wrote it.
+        let text = rejection.body_text().replace(char::is_control, "?");
         let (status, detail) = match &rejection {
             JsonRejection::JsonDataError(_) => {
                 (StatusCode::BAD_REQUEST, text.split_once(": ").map_or(text.as_str(), |(_, detail)| detail))

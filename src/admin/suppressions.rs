@@ -119,7 +119,7 @@ impl SuppressionQuery {
         })
     }
 
-    fn defaults(&self) -> Result<Defaults, Problem> {
+    pub(super) fn defaults(&self) -> Result<Defaults, Problem> {
         let Wanted { scope, reason, .. } = self.wanted()?;
         Ok(Defaults {
             tenant: self.tenant.as_deref().map(Box::from),

@@ -146,7 +146,7 @@ pub(super) async fn revoke(
 
 /// A [`TenantRequest`] that parsed.
 #[derive(Debug)]
-struct Change {
+pub(super) struct Change {
     from_domains: Option<Vec<Domain>>,
     classes: Option<Vec<Class>>,
     rest: TenantRequest,
@@ -154,7 +154,7 @@ struct Change {
 
 impl TenantRequest {
     /// Parses what is text, and names every entry that does not parse.
-    fn read(self) -> (Change, Vec<BadField>) {
+    pub(super) fn read(self) -> (Change, Vec<BadField>) {
         let mut problems = Vec::new();
         let mut bad = |field: String, why: String| problems.push(BadField { field, why });
         let mut domain = |(at, text): (usize, &String)| {
@@ -179,7 +179,7 @@ fn none(problems: Vec<BadField>) -> Result<(), ChangeError> {
 }
 
 impl Change {
-    fn apply(self, tenant: &mut Tenant) {
+    pub(super) fn apply(self, tenant: &mut Tenant) {
         fn set<T>(to: &mut T, new: Option<T>) {
             if let Some(new) = new {
                 *to = new;

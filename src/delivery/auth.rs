@@ -43,6 +43,9 @@ pub(super) async fn authenticate<S: Io>(
 fn failure(error: Error, limit: Duration) -> Failure {
     let ours = |text: String| Failure::ours(Blame::EgressPath, EnhancedCode(4, 7, 0), text);
     match error {
+        Error::AuthenticationFailed(reply) | Error::UnexpectedReply(reply) if !(400..600).contains(&reply.code) => {
+            Broken::Garbage { command: "AUTH", garbage: Garbage::Unexpected(reply.code) }.into_failure()
+        }
         Error::AuthenticationFailed(reply) | Error::UnexpectedReply(reply) => {
             // Its parser keeps the enhanced code as bytes and the text as it came.
             let [class, subject, detail] = reply.esc;

@@ -230,8 +230,11 @@ fn without_quirks(mut capabilities: Capabilities, quirks: Quirks) -> Capabilitie
     capabilities
 }
 
-/// Refused before any message: most often it is our address that is not liked.
+/// Refused before any message: most often it is our address that is not liked. What is neither yes nor no is nonsense.
 fn remote(command: &'static str, reply: ReplyRef<'_>) -> Failure {
+    if !(400..600).contains(&reply.code) {
+        return Broken::Garbage { command, garbage: Garbage::Unexpected(reply.code) }.into_failure();
+    }
     let blame = if command == "STARTTLS" { Blame::Site } else { Blame::EgressPath };
     Failure { blame, origin: Origin::Remote { command }, reply: reply.to_reply() }
 }

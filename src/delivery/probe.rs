@@ -1,5 +1,7 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
+mod relay;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -20,6 +22,8 @@ use crate::clock::Clock;
 use crate::config::{Credentials, DeliveryConfig, TlsPolicy};
 use crate::mail::{Outcome, Recipient, Reply, ReversePath};
 use crate::telemetry::Metrics;
+
+pub use relay::receiver_auth;
 
 /// What a receiver says, after an octet that says how to cut it: however it is cut, the same replies come out, and
 /// nonsense is seen in the same place. Texts are harmless, codes make sense.
@@ -155,7 +159,13 @@ const STUFFED: &[u8] = b"..A: b\r\n\r\nc\r\n..d\r\n.\r\n";
 
 /// As many messages as the session is good for, at most three.
 async fn talk(line: Line) -> Vec<Transaction> {
-    let Some(mut connection) = open(line).await else { return Vec::new() };
+    match open(line).await {
+        Some(connection) => deliver_some(connection).await,
+        None => Vec::new(),
+    }
+}
+
+async fn deliver_some(mut connection: Connection<Line>) -> Vec<Transaction> {
     let reverse_path: ReversePath = "a@us.example".parse().expect("an address");
     let recipients = ["b@them.example", "c@them.example"].map(|to| Recipient::new(to.parse().expect("an address")));
     let content = Bytes::from_static(CONTENT);

@@ -31,7 +31,7 @@ use crate::submission::{Rejection, RejectionKind};
 use crate::suppression::{Evidence, Reason};
 
 /// Octets of a request's body that are looked at; honest ones have a few dozen.
-const BODY_MAX: usize = 4 << 10;
+pub(super) const BODY_MAX: usize = 4 << 10;
 
 /// Words of a subject that are looked at.
 const WORDS_MAX: usize = 20;
@@ -157,7 +157,7 @@ async fn post(
 }
 
 /// What a body asks for: one pair of a form, URL-encoded or multipart (RFC 8058 §3.1 allows both).
-fn way(body: &[u8]) -> Option<&'static str> {
+pub(super) fn way(body: &[u8]) -> Option<&'static str> {
     let body = String::from_utf8_lossy(body);
     let squeezed: String = body.chars().filter(|c| !c.is_whitespace()).collect();
     let multipart = |name: &str, value: &str| squeezed.contains(&format!("name=\"{name}\"{value}--"));

@@ -36,6 +36,8 @@ use crate::log::{Files, Health, Log, LogError, LogOptions, Position, SegmentId, 
 use crate::mail::{Keyed, Receipt};
 use crate::telemetry::Metrics;
 use codec::Fact;
+#[cfg(test)]
+pub(crate) use facts::MemoryIndexes;
 use facts::{Facts, Indexes, SledIndexes};
 use receipts::{Pace, Receipts};
 
@@ -153,10 +155,23 @@ impl Ledger {
     /// For tests on a simulated disk: in a hurry, with small runs.
     #[cfg(test)]
     pub(crate) fn open_small(files: &crate::log::sim::SimFiles) -> Ledger {
+        Ledger::open_small_with(files, MemoryIndexes::default())
+    }
+
+    /// The same with the index that is in this folder.
+    #[cfg(test)]
+    pub(crate) fn open_small_on_sled(files: &crate::log::sim::SimFiles, dir: &Path) -> Ledger {
+        Ledger::open_small_with(files, SledIndexes { dir: dir.to_owned(), cache: 1 << 20 })
+    }
+
+    /// The same with these indexes.
+    #[cfg(test)]
+    #[allow(private_bounds, reason = "a test has the few there are")]
+    pub(crate) fn open_small_with(files: &crate::log::sim::SimFiles, indexes: impl Indexes + 'static) -> Ledger {
         let linger = std::time::Duration::from_millis(1);
         let proven_after = std::time::Duration::ZERO;
         let pace = Pace { linger, recent_max: 40, batches_max: 20, segment_size: 64 << 10, proven_after };
-        let (files, indexes) = (Arc::new(files.clone()), Box::<facts::MemoryIndexes>::default());
+        let (files, indexes) = (Arc::new(files.clone()), Box::new(indexes));
         let config = LedgerConfig::default();
         let metrics = Arc::new(Metrics::new());
         Ledger::open_with(Path::new("/ledger"), &config, pace, files, indexes, metrics, Clock).unwrap()
@@ -186,6 +201,12 @@ impl Ledger {
         }
         self.receipts.close_log();
         self.facts.close_log();
+    }
+
+    /// The first segment that the log of facts has; those before were compacted.
+    #[cfg(test)]
+    pub(crate) fn facts_begin_at(&self) -> Option<SegmentId> {
+        self.facts.begins_at()
     }
 
     /// The value of a key. Takes microseconds; may read from disk.

@@ -30,9 +30,11 @@ pub(super) fn answer(
         Outcome::Deferred(failure) | Outcome::Failed(failure) => Some(failure),
     });
     let mut heard = refused.chain(failure);
+    let taken = outcomes.iter().flatten().any(|outcome| matches!(outcome, Outcome::Delivered { .. }));
     match (heard.any(|failure| says_slow(failure, (profiles, provider))), outcomes.iter().any(Option::is_some)) {
         (true, _) => Answer::Throttled,
-        (false, true) => Answer::Passed,
+        (false, true) if taken => Answer::Passed,
+        (false, true) => Answer::TurnedDown,
         (false, false) => Answer::Lost,
     }
 }
@@ -159,11 +161,13 @@ mod tests {
     #[test]
     fn one_slow_recipient_is_a_slow_message() {
         let slow = || failure("451 4.7.28 rate limited, slow down");
-        let yes = || Outcome::Failed(failure("550 5.1.1 no such user"));
+        let no = || Outcome::Failed(failure("550 5.1.1 no such user"));
+        let yes = Outcome::Delivered { reply: failure("250 2.0.0 taken").reply };
         let profiles = Profiles::built_in();
         let receiver = (&profiles, "default");
-        assert_eq!(answer(&[Some(yes()), Some(Outcome::Deferred(slow()))], None, receiver), Answer::Throttled);
-        assert_eq!(answer(&[Some(yes()), None], None, receiver), Answer::Passed);
+        assert_eq!(answer(&[Some(no()), Some(Outcome::Deferred(slow()))], None, receiver), Answer::Throttled);
+        assert_eq!(answer(&[Some(no()), None], None, receiver), Answer::TurnedDown);
+        assert_eq!(answer(&[Some(no()), Some(yes)], None, receiver), Answer::Passed);
         assert_eq!(answer(&[None], Some(&slow()), receiver), Answer::Throttled);
         let broken = Failure::ours(Blame::EgressPath, EnhancedCode(4, 4, 2), "connection lost");
         assert_eq!(answer(&[None], Some(&broken), receiver), Answer::Lost);

@@ -28,7 +28,7 @@ const FAILURE_WAIT: Duration = Duration::from_secs(60);
 const QUESTIONS_MAX: usize = 512;
 
 /// TTLs are believed within these bounds; 0 would have every message ask anew.
-const TTL_MIN: Duration = Duration::from_secs(1);
+pub(super) const TTL_MIN: Duration = Duration::from_secs(1);
 pub(super) const TTL_MAX: Duration = Duration::from_secs(86_400);
 
 /// Who is asked, and how long.
@@ -69,6 +69,9 @@ pub struct MxAnswer {
     /// How long they hold.
     pub ttl: Duration,
 }
+
+/// Addresses of a host, how long they hold, and why one family is not among them if that could not be learned.
+pub(super) type Addresses = (Vec<IpAddr>, Duration, Option<DnsError>);
 
 /// What a look-up without records means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,24 +142,12 @@ impl Dns {
             Source::Resolver(resolver) => resolver,
             Source::Table(table) => return self.hear(table.mx(domain)).await,
         };
-        let lookup = self.lookup(resolver, domain, RecordType::MX).await?;
-        let records: Vec<(u16, String)> = lookup
-            .records
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::MX(mx) => Some((mx.preference, exchange_text(&mx.exchange))),
-                _ => None,
-            })
-            .collect();
-        match records.is_empty() {
-            true => Err(DnsError::NoRecords { ttl: NEGATIVE_TTL }),
-            false => Ok(MxAnswer { records, ttl: ttl_of(&lookup) }),
-        }
+        Ok(mx_answer(&self.lookup(resolver, domain, RecordType::MX).await?))
     }
 
     /// The addresses of `host`, through CNAMEs: IPv6 and IPv4 by turns, never empty, how long they hold, and why one
     /// family is not among them if that could not be learned.
-    pub(super) async fn addresses(&self, host: &Domain) -> Result<(Vec<IpAddr>, Duration, Option<DnsError>), DnsError> {
+    pub(super) async fn addresses(&self, host: &Domain) -> Result<Addresses, DnsError> {
         let resolver = match &self.source {
             Source::Resolver(resolver) => resolver,
             Source::Table(table) => {
@@ -165,14 +156,7 @@ impl Dns {
         };
         let lookup = |record_type| self.lookup(resolver, host, record_type);
         let (v6, v4) = tokio::join!(lookup(RecordType::AAAA), lookup(RecordType::A));
-        let ttl = [&v6, &v4].into_iter().flatten().map(ttl_of).min().unwrap_or(NEGATIVE_TTL);
-        let found = interleave(ips(&v6), ips(&v4));
-        if !found.is_empty() {
-            let unknown = [v6, v4].into_iter().filter_map(Result::err);
-            return Ok((found, ttl, unknown.into_iter().find(|error| matches!(error, DnsError::Unknown { .. }))));
-        }
-        let none = || DnsError::NoRecords { ttl: NEGATIVE_TTL };
-        Err(both(v6.err().unwrap_or_else(none), v4.err().unwrap_or_else(none)))
+        addresses_of(v6, v4)
     }
 
     /// Waits for what a table says.
@@ -204,7 +188,7 @@ fn no_answer(within: Duration) -> DnsError {
     DnsError::Unknown { what: format!("no answer within {within:?}"), wait: FAILURE_WAIT }
 }
 
-fn options(config: &DnsConfig, system: ResolverOpts) -> ResolverOpts {
+pub(super) fn options(config: &DnsConfig, system: ResolverOpts) -> ResolverOpts {
     let mut options = system;
     options.ndots = 0;
     options.use_hosts_file = ResolveHosts::Never;
@@ -215,7 +199,33 @@ fn options(config: &DnsConfig, system: ResolverOpts) -> ResolverOpts {
     options.attempts = 2;
     options.positive_max_ttl = Some(TTL_MAX);
     options.negative_max_ttl = Some(TTL_MAX);
+    // Which records answer is told from the CNAMEs in between.
+    options.preserve_intermediates = true;
     options
+}
+
+/// The MX records that were found.
+pub(super) fn mx_answer(found: &Records) -> MxAnswer {
+    let records = found.records.iter().filter_map(|record| match &record.data {
+        RData::MX(mx) => Some((mx.preference, exchange_text(&mx.exchange))),
+        _ => None,
+    });
+    MxAnswer { records: records.collect(), ttl: ttl_of(found) }
+}
+
+/// The addresses of both families.
+pub(super) fn addresses_of(
+    v6: Result<Records, DnsError>,
+    v4: Result<Records, DnsError>,
+) -> Result<Addresses, DnsError> {
+    let ttl = [&v6, &v4].into_iter().flatten().map(ttl_of).min().unwrap_or(NEGATIVE_TTL);
+    let found = interleave(ips(&v6), ips(&v4));
+    if !found.is_empty() {
+        let unknown = [v6, v4].into_iter().filter_map(Result::err);
+        return Ok((found, ttl, unknown.into_iter().find(|error| matches!(error, DnsError::Unknown { .. }))));
+    }
+    let none = || DnsError::NoRecords { ttl: NEGATIVE_TTL };
+    Err(both(v6.err().unwrap_or_else(none), v4.err().unwrap_or_else(none)))
 }
 
 fn exchange_text(name: &Name) -> String {
@@ -259,7 +269,7 @@ fn both(v6: DnsError, v4: DnsError) -> DnsError {
 }
 
 /// Only NXDOMAIN and an empty answer are a no; every other error says nothing about the name.
-fn meaning(error: &NetError) -> DnsError {
+pub(super) fn meaning(error: &NetError) -> DnsError {
     let unknown = |what: String, wait| DnsError::Unknown { what, wait };
     match error {
         NetError::Dns(Answer::NoRecordsFound(none)) => {

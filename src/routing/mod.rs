@@ -18,6 +18,8 @@ mod dns;
 mod egress;
 mod fixed;
 mod mx;
+#[doc(hidden)]
+pub mod probe;
 mod quick;
 mod route;
 mod special;

@@ -8,7 +8,7 @@ use crate::clock::Instant;
 use crate::mail::{Blame, Domain, EnhancedCode, Failure, Origin, Reply};
 
 /// Hosts of one domain that are used at most, best preference first, so that no zone can make us hold or try thousands.
-const HOSTS_MAX: usize = 32;
+pub(super) const HOSTS_MAX: usize = 32;
 
 /// What an MX answer means.
 #[derive(Debug, PartialEq, Eq)]

@@ -26,6 +26,9 @@ const REST: Duration = Duration::from_secs(10);
 /// A question with its answer takes less on average; those with many records or long ones push others out.
 const ENTRY_OCTETS: usize = 2048;
 
+/// Names that CNAMEs lead to, with the first. hickory asks for 8 at most.
+const NAMES_MAX: usize = 16;
+
 /// How long a name whose answer was not plain is left to hickory.
 const DETOUR: Duration = Duration::from_secs(60);
 
@@ -52,7 +55,7 @@ struct Health {
     rests_until: Instant,
 }
 
-type Question = (Name, RecordType);
+pub(super) type Question = (Name, RecordType);
 
 /// Until when, and the records; none: hickory knows.
 type Entry = (Instant, Option<Arc<[Record]>>);
@@ -102,8 +105,8 @@ impl Quick {
             }
         }
         // In a box of its own: it is large, few need it, and every look-up under way would have room for it.
-        let lookup = Box::pin(self.hickory.lookup(question.0, record_type)).await?;
-        Ok(Records { ttl: ttl(lookup.answers()), records: lookup.answers().into() })
+        let lookup = Box::pin(self.hickory.lookup(question.0.clone(), record_type)).await?;
+        Records::through_aliases(lookup.answers(), &question)
     }
 
     /// What the first server says, if that is plain.
@@ -119,11 +122,45 @@ impl Quick {
         let now = self.clock.instant();
         health().note(asked, answer.is_ok(), now);
         let answer = answer.ok()?;
-        let records: Option<Arc<[Record]>> = is_plain(&answer, question).then(|| answer.into_message().answers.into());
-        let found = records.clone().map(|records| Records { ttl: ttl(&records), records });
+        let found = Records::plain(answer, question);
         let until = now + found.as_ref().map_or(DETOUR, |found| found.ttl);
-        self.cache.lock().expect("no code panics under this lock").insert(question.clone(), (until, records));
+        let entry = (until, found.as_ref().map(|found| Arc::clone(&found.records)));
+        self.cache.lock().expect("no code panics under this lock").insert(question.clone(), entry);
         found
+    }
+}
+
+impl Records {
+    /// What a plain answer says; `None`: it is not plain.
+    pub(super) fn plain(answer: DnsResponse, question: &Question) -> Option<Records> {
+        is_plain(&answer, question).then(|| {
+            let records: Arc<[Record]> = answer.into_message().answers.into();
+            Records { ttl: ttl(&records), records }
+        })
+    }
+
+    /// What hickory found. It hands on all that the server answered: only records of the name, or of one that CNAMEs lead
+    /// to, are meant.
+    ///
+    /// # Errors
+    /// None is: that says nothing about the name.
+    pub(super) fn through_aliases(answers: &[Record], (name, record_type): &Question) -> Result<Records, NetError> {
+        let mut names = vec![name];
+        while names.len() < NAMES_MAX {
+            // One more name, in whatever order they come.
+            let next = answers.iter().find_map(|record| match &record.data {
+                RData::CNAME(target) if names.contains(&&record.name) && !names.contains(&&target.0) => Some(&target.0),
+                _ => None,
+            });
+            let Some(next) = next else { break };
+            names.push(next);
+        }
+        let meant = |record: &&Record| is_of(record, *record_type) && names.contains(&&record.name);
+        let records: Arc<[Record]> = answers.iter().filter(meant).cloned().collect();
+        match records.is_empty() {
+            true => Err(NetError::from("the answer is about other names")),
+            false => Ok(Records { ttl: ttl(answers), records }),
+        }
     }
 }
 
@@ -151,13 +188,15 @@ impl Health {
 
 /// Nothing but records of the name and type asked for.
 fn is_plain(answer: &DnsResponse, (name, record_type): &Question) -> bool {
-    let is_asked_for = |record: &Record| {
-        record.record_type() == *record_type && record.dns_class == DNSClass::IN && record.name == *name
-    };
+    let is_asked_for = |record: &Record| is_of(record, *record_type) && record.name == *name;
     answer.response_code == ResponseCode::NoError
         && !answer.truncation
         && !answer.answers.is_empty()
         && answer.answers.iter().all(is_asked_for)
+}
+
+fn is_of(record: &Record, record_type: RecordType) -> bool {
+    record.record_type() == record_type && record.dns_class == DNSClass::IN
 }
 
 fn ttl(records: &[Record]) -> Duration {
@@ -209,7 +248,7 @@ fn cost(question: &Question, (_, records): &Entry) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::rr::rdata::TXT;
+    use hickory_resolver::proto::rr::rdata::{A, CNAME, TXT};
 
     use super::*;
 
@@ -264,6 +303,26 @@ mod tests {
         let huge: Arc<[Record]> = vec![text(20_000, 60)].into();
         cache.insert(question(50), (now + Duration::from_secs(60), Some(huge)));
         assert!(cache.get(&question(50), now).is_none(), "longer than all that may be kept");
+    }
+
+    #[test]
+    fn records_of_other_names_are_not_meant() {
+        let name = |text: &str| Name::from_ascii(text).expect("a name");
+        let a = |of: &str, last: u8| Record::from_rdata(name(of), 60, RData::A(A::new(192, 0, 2, last)));
+        let alias = |of: &str, to: &str| Record::from_rdata(name(of), 60, RData::CNAME(CNAME(name(to))));
+        let question = (name("a.example."), RecordType::A);
+        let found = |answers: &[Record]| {
+            let found = Records::through_aliases(answers, &question).ok()?;
+            let last = |record: &Record| record.data.ip_addr().map(|ip| ip.to_string());
+            Some(found.records.iter().filter_map(last).collect::<Vec<_>>().join(" "))
+        };
+        let (own, others) = (a("a.example.", 1), a("b.example.", 2));
+        assert_eq!(found(&[own.clone(), others.clone()]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(found(std::slice::from_ref(&others)), None, "says nothing of the name");
+        // Through two aliases, the last of which comes first.
+        let (first, second) = (alias("a.example.", "c.example."), alias("c.example.", "b.example."));
+        assert_eq!(found(&[others, second, first, own]).as_deref(), Some("192.0.2.2 192.0.2.1"));
+        assert_eq!(found(&[alias("a.example.", "b.example."), alias("b.example.", "a.example.")]), None, "a loop");
     }
 
     #[test]

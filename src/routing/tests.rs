@@ -16,8 +16,8 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::config::{DeliveryConfig, DnsConfig, RouteConfig};
 
-/// `name type data`, one a line. The types `SERVFAIL`, `REFUSED` and `SILENT` stand for what a name does instead of
-/// answering; names that are not here do not exist.
+/// `name type data`, one a line. The types `SERVFAIL`, `REFUSED`, `SILENT` and `OTHER` (records of a name nobody asked
+/// for) stand for what a name does instead of answering; names that are not here do not exist.
 const ZONE: &str = "
     plain.example      MX 10 mx1.plain.example
     plain.example      MX 20 mx3.plain.example
@@ -55,6 +55,7 @@ const ZONE: &str = "
     broken.example     SERVFAIL
     refused.example    REFUSED
     silent.example     SILENT
+    lied.example       OTHER
     tobroken.example   MX 10 broken.example
 ";
 
@@ -111,6 +112,10 @@ fn answer(zone: &HashMap<String, Vec<(String, String)>>, query: &Message) -> Opt
         let data = match kind.as_str() {
             "SILENT" => return None,
             "SERVFAIL" => return Some(refusal(reply, ResponseCode::ServFail)),
+            "OTHER" => {
+                reply.add_answer(Record::from_rdata(host("other.example"), 300, RData::A(A([9, 0, 0, 7].into()))));
+                continue;
+            }
             "REFUSED" => return Some(refusal(reply, ResponseCode::Refused)),
             "MX" => {
                 let (preference, exchange) = data.split_once(' ').expect("two");
@@ -219,8 +224,11 @@ async fn routes_as_dns_says() {
     ] {
         assert_eq!(show_route(&router, host).await, expected, "{host}");
     }
-    let silent = show_route(&router, "silent.example").await;
-    assert!(silent.starts_with("later Site 451 4.4.3 "), "{silent}");
+    // What is said in the end is what hickory's last try, by TCP, came to.
+    for host in ["silent.example", "lied.example"] {
+        let later = show_route(&router, host).await;
+        assert!(later.starts_with("later Site 451 4.4.3 "), "{later}");
+    }
 }
 
 #[tokio::test]

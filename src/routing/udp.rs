@@ -11,6 +11,8 @@
 //!   somebody may be trying ids: a socket that got one is not used again, and after [`STRAYS_MAX`] the question moves to
 //!   another port, [`MOVES_MAX`] times at most.
 //!
+//! And an answer that is only about other names than the question says nothing.
+//!
 //! Everything else is hickory's: caching, choosing a server, TCP after a truncated answer.
 
 use std::collections::VecDeque;
@@ -92,10 +94,26 @@ impl DnsHandle for Channel {
 
     fn send(&self, request: DnsRequest) -> DnsResponseStream {
         match self.clone() {
-            Channel::Udp(sockets) => Box::pin(async move { sockets.ask(&request).await }).into(),
-            Channel::Stream(stream) => Box::pin(async move { stream.send(request).first_answer().await }).into(),
+            Channel::Udp(sockets) => Box::pin(async move { to_the_point(sockets.ask(&request).await?) }).into(),
+            Channel::Stream(stream) => {
+                Box::pin(async move { to_the_point(stream.send(request).first_answer().await?) }).into()
+            }
         }
     }
+}
+
+/// Sorts out answers whose records are all about names that nobody asked for. hickory would read "no such records" out of
+/// them, for which mail is returned, and they say nothing about the name. Records of the name asked for, of another type, are
+/// such a no: some servers answer whatever they are asked with an address.
+///
+/// # Errors
+/// Such an answer, as an error of this server: others are asked.
+fn to_the_point(answer: DnsResponse) -> Result<DnsResponse, NetError> {
+    let is_asked_for = |name| answer.queries.iter().any(|query| query.name() == name);
+    if answer.answers.is_empty() || answer.answers.iter().any(|record| is_asked_for(&record.name)) {
+        return Ok(answer);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is about other names than the question").into())
 }
 
 /// The sockets to one server.
@@ -230,7 +248,7 @@ impl Socket {
 ///
 /// # Errors
 /// It has the question's id and is not DNS.
-fn answer_to(request: &DnsRequest, octets: &[u8]) -> Result<Option<DnsResponse>, NetError> {
+pub(super) fn answer_to(request: &DnsRequest, octets: &[u8]) -> Result<Option<DnsResponse>, NetError> {
     if !octets.starts_with(&request.id.to_be_bytes()) {
         return Ok(None);
     }

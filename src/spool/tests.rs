@@ -1,6 +1,7 @@
 //! The spool on a simulated disk: power cuts, reclaim and restarts, against what callers were promised.
 
 mod keys;
+mod moments;
 mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};

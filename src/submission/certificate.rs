@@ -8,7 +8,7 @@ pub(super) fn shown(tls: &rustls::ServerConnection) -> Option<Vec<String>> {
 }
 
 /// What a verified certificate calls its owner: DNS names, then the common name.
-fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let mut names: Vec<String> = match webpki::EndEntityCert::try_from(certificate) {
         Ok(certificate) => certificate.valid_dns_names().map(str::to_owned).collect(),
         Err(_) => Vec::new(),

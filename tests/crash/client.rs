@@ -154,7 +154,7 @@ fn key(message: u64) -> String {
     format!("order-{message}")
 }
 
-fn content(message: u64) -> String {
+pub fn content(message: u64) -> String {
     let body = "A line that stands for the rest of the message.\r\n".repeat(message as usize % 100);
     format!("From: orders@shop.test\r\nSubject: order {message}\r\nX-Number: {message}\r\n\r\n{body}")
 }

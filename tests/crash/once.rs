@@ -13,7 +13,7 @@ use posthaste::clock::Clock;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::client::{Application, Door, Noted, Order, noted, recipient};
+use crate::client::{Application, Door, Noted, Order, content, noted, recipient};
 use crate::stage::{Daemon, Stage};
 use crate::{books, from_environment, seed};
 
@@ -159,7 +159,12 @@ impl Story {
         assert_eq!(ends.len(), expected.len());
         let arrivals = stage.arrivals(&self.kills);
         assert_eq!(books::by_recipient(&arrivals).len(), expected.len());
-        let copies = books::copies(&arrivals, &self.kills, &[]);
+        let number = |arrival: &books::Arrival| arrival.delivery.number.expect("all of ours have one");
+        books::contents(&arrivals.iter().collect::<Vec<_>>(), |arrival| content(number(arrival)).into_bytes());
+        for arrival in &arrivals {
+            assert_eq!(recipient(number(arrival)), arrival.delivery.recipient, "somebody else's message");
+        }
+        let copies = books::copies(&arrivals, &self.kills, &stage.told(&self.kills), &[]);
         println!(
             "{} messages accepted and delivered once; {} receipts, {} of them replays; {} kills of the daemon, {} of clients \
              in the midst of a batch; {copies}",

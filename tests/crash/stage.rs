@@ -1,6 +1,6 @@
 //! Receivers, and the daemon between them and the clients.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,7 +32,7 @@ pub struct Stage {
 
 impl Stage {
     pub async fn build() -> Stage {
-        let receiver = |behaviour| Receiver::start_anywhere(behaviour, Keep::Facts);
+        let receiver = |behaviour| Receiver::start_anywhere(behaviour, Keep::Content);
         let greylisting = Behaviour::default().habit(Greylists::after(Duration::from_millis(300)));
         let stage = Stage {
             // A real disk, not a file system in memory.
@@ -89,7 +89,8 @@ impl Stage {
         let at = Clock.instant();
         daemon.kill();
         // It is gone. Who has not been answered by now sends nothing.
-        Kill { at, connections: self.receivers().map(|receiver| receiver.counts().connections).to_vec() }
+        let connections = self.receivers().map(|receiver| receiver.counts().connections).to_vec();
+        Kill { at, connections, told: whole_lines(&self.event_log()) }
     }
 
     /// A file beside the daemon's.
@@ -134,6 +135,22 @@ impl Stage {
         }
     }
 
+    /// Who was told of as delivered, and in which of the daemon's lives.
+    pub fn told(&self, kills: &[Kill]) -> HashMap<String, usize> {
+        let text = self.event_log();
+        let mut told = HashMap::new();
+        let mut end = 0;
+        for line in text[..whole_lines(&text)].split_inclusive(|octet| *octet == b'\n') {
+            end += line.len();
+            let event: serde_json::Value = serde_json::from_slice(line).unwrap();
+            if event["event"] == "delivered" {
+                let life = kills.iter().filter(|kill| end > kill.told).count();
+                told.insert(event["recipient"].as_str().unwrap().to_owned(), life);
+            }
+        }
+        told
+    }
+
     /// What the receivers took; they have no complaints.
     pub fn arrivals(&self, kills: &[Kill]) -> Vec<Arrival> {
         for receiver in self.receivers() {
@@ -164,9 +181,17 @@ impl Stage {
 
     /// The same, line by line.
     pub fn lines(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(self.file("data/events/events.jsonl")).unwrap();
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let text = self.event_log();
+        let lines = text[..whole_lines(&text)].split(|octet| *octet == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+
+    /// The file as it is: its last line may be a part of one. None yet is an empty one.
+    fn event_log(&self) -> Vec<u8> {
+        match std::fs::read(self.file("data/events/events.jsonl")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            read => read.unwrap(),
+        }
     }
 
     fn event_reader(&self) -> EventReader {
@@ -214,6 +239,11 @@ impl Drop for Daemon {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Octets up to the end of the last whole line.
+fn whole_lines(text: &[u8]) -> usize {
+    text.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1)
 }
 
 /// A port that was free a moment ago.

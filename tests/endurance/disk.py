@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 
-import pytest
+from privileges import lacking
 
 # <linux/ext4.h>: _IOR('X', 125, __u32), and not even the journal is written.
 EXT4_IOC_SHUTDOWN, NOLOGFLUSH = 0x8004587D, 2
@@ -23,12 +23,12 @@ def sh(*words, check=True):
     return done
 
 
-def or_skip(*words):
+def or_skip(privilege, *words):
     """A step that some kernels and containers do not allow."""
     try:
         return sh(*words).stdout
     except (RuntimeError, FileNotFoundError) as error:
-        pytest.skip(f"not possible on this machine: {error}")
+        lacking(privilege, error)
 
 
 class Disk:
@@ -36,7 +36,7 @@ class Disk:
 
     def __init__(self, directory, size="256M", features=(), errors="continue"):
         if os.geteuid() != 0:
-            pytest.skip("loop devices and mounts need root")
+            lacking("root", "loop devices and mounts need it")
         self.directory, self.errors = pathlib.Path(directory), errors
         self.mounted, self.device = False, None
         self.path = self.directory / "mounted"
@@ -51,8 +51,8 @@ class Disk:
             raise
 
     def attach(self):
-        self.device = or_skip("losetup", "--find", "--show", self.image).strip()
-        or_skip("mount", "-t", "ext4", "-o", f"errors={self.errors}", self.device, self.path)
+        self.device = or_skip("mount", "losetup", "--find", "--show", self.image).strip()
+        or_skip("mount", "mount", "-t", "ext4", "-o", f"errors={self.errors}", self.device, self.path)
         self.mounted = True
         # While it is mounted this only says that it ends with the mount, however that ends.
         sh("losetup", "--detach", self.device)
@@ -83,10 +83,10 @@ class Disk:
         try:
             trigger.write_text("endurance test")
         except OSError as error:
-            pytest.skip(f"not possible on this machine: {error}")
+            lacking("fs-error", error)
 
     def freeze(self):
-        or_skip("fsfreeze", "--freeze", self.path)
+        or_skip("freeze", "fsfreeze", "--freeze", self.path)
 
     def thaw(self):
         sh("fsfreeze", "--unfreeze", self.path)
@@ -97,7 +97,7 @@ class Disk:
         try:
             fcntl.ioctl(folder, EXT4_IOC_SHUTDOWN, array.array("I", [NOLOGFLUSH]), False)
         except OSError as error:
-            pytest.skip(f"EXT4_IOC_SHUTDOWN is not possible on this machine: {error}")
+            lacking("shutdown", error)
         finally:
             os.close(folder)
 

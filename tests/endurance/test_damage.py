@@ -6,6 +6,7 @@ import shutil
 import pytest
 from conftest import relay
 from daemon import wait_until
+from test_disk import arrived, whole
 
 CONFIG = {"spool": {"segment_size": "1MiB"}}
 
@@ -24,6 +25,18 @@ def prepared(make, sink, load, count=120, size=20_000):
     return daemon, target, accepted, lambda: hold.update(on=False)
 
 
+def rest(daemon, target, accepted, lost):
+    """All but so many of these at most arrive, as they were sent, and each that does has one end; others are taken as ever."""
+    daemon.send("after@them.test")
+    wanted = {*accepted, "after@them.test"}
+    wait_until(lambda: len(wanted - arrived(target)) <= lost, 30, f"all but {lost} to arrive")
+    daemon.wait_terminal(wanted & arrived(target))
+    assert "after@them.test" in arrived(target)
+    for mail in target.mails:
+        lines = mail.content.partition(b"\r\n\r\n")[2].split(b"\r\n")
+        assert set(lines) <= {b"", b"hello", b"A line that stands for the rest of it."}, "a damaged content was sent"
+
+
 def segments(daemon):
     return sorted((daemon.data / "spool").glob("seg-*.log"))
 
@@ -38,18 +51,8 @@ def test_damaged_segment(make, sink, load):
     assert not clean and "damaged" in said and segments(daemon)[1].name in said, said
     release()
     daemon.start()
-    assert daemon.ready()
-
-    def ended():
-        return {event["recipient"] for event in daemon.events(names=["delivered"])}
-
-    wait_until(lambda: len(ended() & set(accepted)) >= len(accepted) - 2, 30, "all but what the block was part of")
-    assert "damaged" in daemon.log()
-    for mail in target.mails:
-        assert set(mail.content.partition(b"\r\n\r\n")[2].split(b"\r\n")) <= {
-            b"", b"A line that stands for the rest of it."}, "a damaged content was sent"
-    daemon.send("after@them.test")
-    daemon.wait_terminal(["after@them.test"])
+    assert daemon.ready() and "damaged" in daemon.log()
+    rest(daemon, target, accepted, lost=2)
 
 
 def noticed(daemon, file, why):
@@ -77,13 +80,7 @@ def test_missing_segment(make, sink, load):
     release()
     daemon.start()
     at_start()
-
-    def ended():
-        return {event["recipient"] for event in daemon.events(names=["delivered"])}
-
-    wait_until(lambda: len(ended() & set(accepted)) >= len(accepted) - size, 30, "all but those in it")
-    daemon.send("after@them.test")
-    daemon.wait_terminal(["after@them.test"])
+    rest(daemon, target, accepted, lost=size)
 
 
 @pytest.mark.parametrize("where", ["in a batch", "between two batches"])
@@ -102,10 +99,7 @@ def test_segment_cut_off(make, sink, load, where):
     release()
     daemon.start()
     at_start()
-    wait_until(lambda: len({e["recipient"] for e in daemon.events(names=["delivered"])} & set(accepted))
-               >= len(accepted) * 3 // 4, 30, "most of them")
-    daemon.send("after@them.test")
-    daemon.wait_terminal(["after@them.test"])
+    rest(daemon, target, accepted, lost=len(accepted) // 4)
 
 
 def test_verify_beside_the_daemon(make, sink, load):
@@ -119,7 +113,7 @@ def test_verify_beside_the_daemon(make, sink, load):
         clients.wait(60)
         said, clean = daemon.verify()
         assert clean, said
-    daemon.wait_terminal(clients.stop() + large.stop())
+    whole(daemon, target, clients.stop() + large.stop())
 
 
 @pytest.mark.parametrize("harm", ["removed", "torn", "garbage"])
@@ -128,13 +122,13 @@ def test_event_log(make, sink, load, harm):
     is, a new file takes the place of a missing one."""
     daemon, target, accepted, release = prepared(make, sink, load, count=30, size=400)
     file = daemon.data / "events" / "events.jsonl"
-    whole = file.read_bytes()
+    told = file.read_bytes()
     if harm == "removed":
         file.unlink()
     elif harm == "torn":
-        os.truncate(file, len(whole) - 40)
+        os.truncate(file, len(told) - 40)
     else:
-        file.write_bytes(whole + b"\0\xff garbage\n\n{\"half\": ")
+        file.write_bytes(told + b"\0\xff garbage\n\n{\"half\": ")
     release()
     daemon.start()
 
@@ -145,7 +139,8 @@ def test_event_log(make, sink, load, harm):
     wait_until(lambda: len(delivered()) == len(accepted), 30, "one end for each")
     if harm == "torn":
         assert "cut an unfinished line off the event log" in daemon.log()
-        assert file.read_bytes().startswith(whole), "the cut line was not told again"
+        assert file.read_bytes().startswith(told), "the cut line was not told again"
+    assert set(accepted) <= arrived(target) and daemon.verify()[1]
 
 
 @pytest.mark.parametrize("harm", ["removed", "emptied", "cut off", "garbage", "a file"])
@@ -156,10 +151,15 @@ def test_ledger_index(make, sink, load, harm):
     clients.wait(20)
     accepted = clients.stop()
     daemon.cli("tenant", "add", "shop", "--from-domain", "shop.test", "--config", daemon.file)
-    wait_until(lambda: daemon.metric("posthaste_ledger_behind") == 0, 10, "the index has it")
+    folder = daemon.data / "ledger" / "index"
+
+    def indexed():
+        """Whether sled's file has the tenant, and the daemon says that it has all."""
+        return daemon.metric("posthaste_ledger_behind") == 0 and b"shop.test" in (folder / "db").read_bytes()
+
+    wait_until(indexed, 10, "the index has it")
     daemon.wait_terminal(accepted)
     daemon.kill()
-    folder = daemon.data / "ledger" / "index"
     if harm in ("removed", "a file"):
         shutil.rmtree(folder)
     if harm == "a file":
@@ -173,8 +173,9 @@ def test_ledger_index(make, sink, load, harm):
             if file.is_file():
                 file.write_bytes(os.urandom(max(file.stat().st_size, 4096)))
     daemon.start()
-    assert daemon.metric("posthaste_ledger_rebuilt_total") == 1 or harm == "cut off"
-    assert "moved aside and made anew" in daemon.log() or harm == "cut off"
+    assert daemon.metric("posthaste_ledger_rebuilt_total") == 1
+    assert "moved aside and made anew" in daemon.log()
+    wait_until(indexed, 10, "the index has it again")
     assert "shop" in daemon.cli("tenant", "list", "--config", daemon.file).stdout
     clients.again(accepted)
     daemon.send("after@them.test")
@@ -182,6 +183,31 @@ def test_ledger_index(make, sink, load, harm):
     delivered = [event["recipient"] for event in daemon.events(names=["delivered"])]
     assert sorted(delivered) == sorted([*accepted, "after@them.test"]), "a key was forgotten"
     assert daemon.verify()[1]
+
+
+def test_damaged_facts(make, sink, load):
+    """Records of the ledger's facts are damaged, and the index is gone, so that all must come from what is left: the operator is
+    told, what stood elsewhere is known, and mail goes on."""
+    target = sink()
+    daemon = make({**relay(target), **CONFIG}).start()
+    tenants = [f"shop{number}" for number in range(8)]
+    for tenant in tenants:
+        daemon.cli("tenant", "add", tenant, "--from-domain", f"{tenant}.test", "--config", daemon.file)
+    clients = load(daemon, size=400)
+    clients.wait(20)
+    accepted = clients.stop()
+    daemon.wait_terminal(accepted)
+    daemon.kill()
+    for file in (daemon.data / "ledger" / "facts").glob("seg-*.log"):
+        file.write_bytes(file.read_bytes().replace(b"shop5", b"\xff" * 5))
+    shutil.rmtree(daemon.data / "ledger" / "index")
+    daemon.start()
+    lines = [line for line in daemon.log().splitlines() if "the log is damaged" in line]
+    assert any("ledger/facts" in line for line in lines), lines
+    assert daemon.metric('posthaste_ledger_damaged{log="facts"}') >= 1
+    known = daemon.cli("tenant", "list", "--config", daemon.file).stdout.split()
+    assert [tenant for tenant in tenants if tenant not in known] == ["shop5"]
+    rest(daemon, target, accepted, lost=0)
 
 
 def test_foreign_files(make, sink, load):
@@ -192,7 +218,7 @@ def test_foreign_files(make, sink, load):
     (folder / "seg-0000000002.log.bak").write_text("a copy")
     release()
     daemon.start()
-    daemon.wait_terminal(accepted)
+    whole(daemon, target, accepted)
     assert (folder / "notes.txt").read_text() == "mine" and (folder / "seg-0000000002.log.bak").exists()
 
 

@@ -4,12 +4,14 @@ import collections
 import os
 import pathlib
 import random
+import subprocess
 import time
 
 import pytest
 from conftest import LONG, relay
 from daemon import wait_until
 from disk import sh
+from privileges import lacking
 
 SMALL = {"spool": {"segment_size": "1MiB", "disk_free_min": "2MiB"}}
 TOOLS = pathlib.Path(os.environ["ENDURANCE_TOOLS"])
@@ -234,28 +236,87 @@ def test_eio_from_the_disk(disk, make, sink, load):
 
 
 def shim(tmp_path, order=""):
-    """An environment in which each sync does as the file says."""
-    orders = tmp_path / "sync"
+    """An environment in which each write and sync does as the file says: see faults.c."""
+    orders = tmp_path / "faults"
     orders.write_text(order)
-    return orders, {**os.environ, "LD_PRELOAD": str(TOOLS / "sync.so"), "SYNC_FAULT": str(orders)}
+    environment = {**os.environ, "LD_PRELOAD": str(TOOLS / "faults.so"), "DISK_FAULT": str(orders)}
+    if subprocess.run(["true"], env=environment).returncode:
+        lacking("seccomp", "no filter of system calls")
+    return orders, environment
+
+
+def erring(make, sink, load, tmp_path, order):
+    """While every deed of this kind fails nobody gets a 250; then all is as before, also for messages with keys."""
+    orders, environment = shim(tmp_path)
+    target = sink()
+    daemon = make(relay(target), environment=environment).start()
+    clients = load(daemon, keyed=True)
+    clients.wait(50)
+    orders.write_text(order)
+    refuses(daemon, "Input/output error")
+    settled = len(clients.accepted)
+    time.sleep(1.5)
+    assert len(clients.accepted) == settled, "a 250 that nothing on disk has earned"
+    orders.write_text("")
+    heals(daemon, clients)
+    says_so(daemon)
+    accepted = clients.stop()
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
+    assert daemon.stop() == 0
+    daemon.start()
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
 
 
 def test_eio_on_sync(make, sink, load, tmp_path):
-    """Every sync fails: nobody gets a 250 that no sync has earned."""
+    """Every sync of every file and folder fails, by whatever call: nobody gets a 250 that no sync has earned."""
+    erring(make, sink, load, tmp_path, "error sync")
+
+
+@pytest.mark.parametrize("part", ["/data/spool/", "/data/"])
+def test_eio_on_write(make, sink, load, tmp_path, part):
+    """Every write fails, to the spool's log alone, or also to event log, ledger and sled's files."""
+    erring(make, sink, load, tmp_path, f"error write {part}")
+
+
+def test_eio_on_write_to_the_event_log(make, sink, load, tmp_path):
+    """Only the event log fails: mail goes on, and every end is told once it can be."""
     orders, environment = shim(tmp_path)
     target = sink()
     daemon = make(relay(target), environment=environment).start()
     clients = load(daemon)
     clients.wait(50)
-    orders.write_text("error")
-    refuses(daemon, "Input/output error")
-    settled = len(clients.accepted)
-    time.sleep(1.5)
-    assert len(clients.accepted) == settled, "a 250 without a sync"
+    orders.write_text("error write /data/events/")
+    wait_until(lambda: "the event log cannot be written" in daemon.log(), 20, "a word in the log")
+    clients.wait(50)
+    accepted = clients.stop()
+    wait_until(lambda: set(accepted) <= arrived(target), 20, "all of it delivered")
+    orders.write_text("")
+    assert not clients.replies, clients.replies[:3]
+    whole(daemon, target, accepted)
+
+
+def test_read_only_for_a_while(make, sink, load, tmp_path):
+    """The data folder turns read-only and writable again, as that of a virtual machine whose storage comes back: unlike ext4 after
+    an error of its own, that needs nobody. What waits is delivered meanwhile."""
+    orders, environment = shim(tmp_path)
+    target = sink(verdict=lambda address, sender: "451 4.2.0 later" if held else None)
+    held = True
+    daemon = make({**relay(target), **SMALL}, environment=environment).start()
+    clients = load(daemon, keyed=True)
+    clients.wait(100)
+    orders.write_text("read-only /data/")
+    refuses(daemon, "Read-only file system")
+    before = list(clients.accepted)
+    held = False
+    wait_until(lambda: set(before) <= arrived(target), 60, "what waited is delivered all the same")
     orders.write_text("")
     heals(daemon, clients)
     says_so(daemon)
-    whole(daemon, target, clients.stop())
+    accepted = clients.stop()
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
 
 
 def test_slow_disk(make, sink, load, tmp_path):

@@ -171,7 +171,7 @@ def test_a_sync_that_fails_before_the_250(make, sink, tmp_path):
     orders, environment = shim(tmp_path)
     daemon = make(returning(target, port, suppression={"hard_bounces": 1}), environment=environment).start()
     path, full = paths(daemon, target, ["gone", "full"])
-    orders.write_text("error")
+    orders.write_text("error sync")
     for _ in range(3):
         code, text = hand_in(port, path, dead("gone"))
         assert 400 <= code < 500, (code, text)

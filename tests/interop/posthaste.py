@@ -75,7 +75,10 @@ class Posthaste:
     def start(self):
         self.write()
         self.process = Process([BINARY, "serve", "--config", self.file], self.directory / "posthaste.log")
-        wait_until(lambda: self.up() or not self.process.running(), 30, "posthaste is ready")
+        try:
+            wait_until(lambda: self.up() or not self.process.running(), 30, "posthaste is ready")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: /readyz says {self.get('/readyz')}\n{self.log()[-4000:]}") from error
         assert self.process.running(), self.process.output()
         return self
 

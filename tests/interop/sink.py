@@ -135,6 +135,8 @@ class Sink:
                     mail, chunks = None, b""
                 else:
                     await say("250 2.0.0 more")
+            elif verb == "AUTH":
+                await say("235 2.7.0 whoever you are")
             elif verb == "RSET":
                 mail, chunks = None, b""
                 await say("250 2.0.0 reset")

@@ -69,7 +69,7 @@ pub struct Engine {
     pub spool: Arc<Spool>,
     pub queue: Arc<Queue>,
     events: Arc<Mutex<EventBook>>,
-    world: Arc<World>,
+    pub world: Arc<World>,
     metrics: Arc<Metrics>,
 }
 

@@ -18,6 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
+use crate::books::Pace;
 use crate::dns::{Mail, Names};
 use crate::engine::{Ending, Engine, EventBook};
 use crate::receiver::habits::*;
@@ -78,6 +79,9 @@ const CONFIG: &str = r#"
     recipients_per_day = [60, 120, 240, 480, 960]
 "#;
 
+/// One source is left at times, and sends five a second at most.
+const PACE: Pace = Pace { first: Duration::from_secs(10), each: Duration::from_millis(250) };
+
 /// What receivers saw: when, at which place, from which source, a recipient.
 type Seen = Arc<Mutex<Vec<(Timestamp, usize, Option<IpAddr>)>>>;
 
@@ -101,7 +105,7 @@ fn world(seed: u64, seen: &Seen) -> Arc<World> {
         let host = format!("mx.{name}.example");
         let domain = format!("{name}.example");
         names.domain(&domain, Mail::Hosts(vec![host.clone()]), None);
-        places.push(Place { name: domain, weight: 1, healthy: number <= EVEN, nowhere: false });
+        places.push(Place { name: domain, weight: 1, healthy: number <= EVEN, nowhere: false, site: Some(number) });
         let mut habits: Vec<Box<dyn Habit>> = vec![Box::new(Watches(number, Arc::clone(seen)))];
         match name {
             "blocking" => {
@@ -210,7 +214,7 @@ pub fn run(seed: u64) -> Outcome {
         });
     }
     let mut books = world.books();
-    books.finish();
+    books.finish(PACE);
     let promises = promises(&books, &seen.lock().unwrap());
     promises.into_iter().for_each(|broken| books.fault(broken));
     Outcome { digest: books.digest.sum(), tally: books.tally.clone(), faults: books.faults().to_vec() }
@@ -222,6 +226,8 @@ async fn hold(engine: &Engine) {
     let lasts = Some(Duration::from_secs(3600));
     let new = NewOrder { deed: Deed::Pause, scope, reason: "a test".into(), by: "a test".into(), lasts };
     engine.queue.order(new).await.unwrap();
+    let now = engine.world.now();
+    engine.world.books().paused("held", now, now.after(Duration::from_secs(3600)));
 }
 
 fn check(engine: &Engine, world: &World) {

@@ -9,6 +9,7 @@ use posthaste::config::{ByteSize, Config};
 use posthaste::log::sim::SimFiles;
 use tokio::time::sleep;
 
+use crate::books::Pace;
 use crate::dns::{Mail, Names};
 use crate::engine::Engine;
 use crate::receiver::{Answer, Ask, Habit, OFFERS, Site, Step};
@@ -65,7 +66,7 @@ pub fn run(seed: u64) -> (Vec<(u32, u32)>, Vec<String>) {
     let site = Site::new("paced".into(), hosts, OFFERS, Duration::from_millis(50), vec![Box::new(habit)], seed);
     let mut names = Names::default();
     names.domain("paced.example", Mail::Hosts(vec!["mx.paced.example".into()]), None);
-    let place = Place { name: "paced.example".into(), weight: 1, healthy: false, nowhere: false };
+    let place = Place { name: "paced.example".into(), weight: 1, healthy: false, nowhere: false, site: Some(0) };
     let world = World::new(vec![place], vec![site], names);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
@@ -85,7 +86,8 @@ pub fn run(seed: u64) -> (Vec<(u32, u32)>, Vec<String>) {
         drop(clock);
     });
     let mut books = world.books();
-    books.finish();
+    // It is slower than anybody: what it was given is looked at below.
+    books.finish(Pace { first: Duration::ZERO, each: Duration::ZERO });
     let seconds = seconds.lock().unwrap().clone();
     (seconds, books.faults().to_vec())
 }

@@ -83,7 +83,7 @@ pub fn world(seed: u64, start: Timestamp, days: u64) -> Arc<World> {
                 let name = format!("d{domain}.{}.example", site.name);
                 names.domain(&name, Mail::Hosts(hosts.clone()), None);
                 let healthy = matches!(kind, Kind::Steady | Kind::Good | Kind::Secure);
-                places.push(Place { name, weight, healthy, nowhere: false });
+                places.push(Place { name, weight, healthy, nowhere: false, site: Some(number) });
             }
             sites.push(site);
         }
@@ -118,7 +118,7 @@ fn odd_names(
     ];
     for (name, mail, trouble, nowhere) in odd {
         names.domain(name, mail, trouble);
-        places.push(Place { name: name.into(), weight: 3, healthy: false, nowhere });
+        places.push(Place { name: name.into(), weight: 3, healthy: false, nowhere, site: None });
     }
     for (name, address) in [("itself.example", itself), ("second.example", backup)] {
         let hosts = vec![(name.to_owned(), address)];

@@ -10,7 +10,7 @@ use posthaste::spool::Message;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::books::Submitted;
+use crate::books::{Addressed, Submitted};
 use crate::engine::Engine;
 use crate::world::World;
 
@@ -192,11 +192,12 @@ impl Arrival {
         let id = engine.queue.next_ids(1);
         let at = world.now();
         let first = world.books().next_line();
-        let lines: Vec<(String, bool, bool)> = (first..)
+        let lines: Vec<Addressed> = (first..)
             .zip(&self.recipients)
             .map(|(number, (kind, place))| {
                 let place = &world.places[*place];
-                (format!("{kind}{number}@{}", place.name), place.healthy, place.nowhere)
+                let address = format!("{kind}{number}@{}", place.name);
+                Addressed { address, healthy: place.healthy, nowhere: place.nowhere, site: place.site }
             })
             .collect();
         let content = self.content(id);
@@ -207,10 +208,7 @@ impl Arrival {
                 }
                 None => ReversePath::Null,
             },
-            recipients: lines
-                .iter()
-                .map(|(address, ..)| Recipient::new(address.parse().expect("an address")))
-                .collect(),
+            recipients: lines.iter().map(|line| Recipient::new(line.address.parse().expect("an address"))).collect(),
             stream: self.stream.clone(),
             accepted_at: at,
             not_before: at.after(self.held),
@@ -229,6 +227,7 @@ impl Arrival {
                 id,
                 class: self.stream.class,
                 tenant: self.stream.tenant.as_ref().into(),
+                stream: format!("{}/{}", self.stream.tenant, self.stream.campaign).into(),
                 not_before: envelope.not_before,
                 expires_at: envelope.expires_at,
                 content_crc: crc32fast::hash(&content),

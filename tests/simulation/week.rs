@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
-use crate::books::Tally;
+use crate::books::{Pace, Tally};
 use crate::engine::{Ending, Engine, EventBook};
 use crate::population;
 use crate::traffic::{self, Arrival, Volume};
@@ -31,6 +31,10 @@ const SEGMENT: u64 = 256 << 10;
 const PER_SITE: usize = 10;
 const IN_ALL: usize = 60;
 
+/// What it takes at places that take everything. The slowest needs 0.7 s for the end of a message and 0.15 s for each of up
+/// to four flights before, and there are four connections at least.
+const PACE: Pace = Pace { first: Duration::from_secs(10), each: Duration::from_millis(1300 / 4) };
+
 /// What a run comes to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -46,18 +50,33 @@ struct Life {
     away: Duration,
 }
 
+/// What somebody who watches is told at each full hour.
+#[derive(Debug, Clone, Copy)]
+pub struct Hour {
+    /// Since the beginning.
+    pub passed: Duration,
+    /// Octets of the books, which never forget, and of the simulated disk.
+    pub world: usize,
+}
+
 /// Everything that outlives the engine.
-struct Run {
+struct Run<'a> {
     world: Arc<World>,
     files: SimFiles,
     events: Arc<Mutex<EventBook>>,
     arrivals: std::iter::Peekable<std::vec::IntoIter<Arrival>>,
     rng: SmallRng,
     now: Timestamp,
+    watch: &'a mut dyn FnMut(Hour),
 }
 
 /// Runs the traffic of `volume` in the world of `seed`.
 pub fn run(seed: u64, volume: Volume) -> Outcome {
+    watched(seed, volume, &mut |_| ())
+}
+
+/// The same with somebody who watches; it makes no difference to the run.
+pub fn watched(seed: u64, volume: Volume, watch: &mut dyn FnMut(Hour)) -> Outcome {
     let world = population::world(seed, START, volume.days);
     world.limit(PER_SITE, IN_ALL);
     let arrivals = traffic::arrivals(&world, seed, START, volume);
@@ -68,6 +87,7 @@ pub fn run(seed: u64, volume: Volume) -> Outcome {
         events: Arc::default(),
         rng: SmallRng::seed_from_u64(seed),
         now: START,
+        watch,
         world,
     };
     for life in run.lives(volume, &busy) {
@@ -75,11 +95,11 @@ pub fn run(seed: u64, volume: Volume) -> Outcome {
     }
     run.live(None);
     let mut books = run.world.books();
-    books.finish();
+    books.finish(PACE);
     Outcome { digest: books.digest.sum(), tally: books.tally.clone(), faults: books.faults().to_vec() }
 }
 
-impl Run {
+impl Run<'_> {
     /// One or two ends a day, half of them in the middle of a campaign.
     fn lives(&mut self, volume: Volume, busy: &[Timestamp]) -> Vec<Life> {
         let mut lives = Vec::new();
@@ -155,7 +175,7 @@ impl Run {
     }
 
     /// The books and the queue agree.
-    fn check(&self, engine: &Engine) {
+    fn check(&mut self, engine: &Engine) {
         engine.settle();
         let census = engine.queue.census();
         let now = self.world.now();
@@ -163,14 +183,20 @@ impl Run {
         books.adopt(&census.messages);
         books.compare(&census.messages, now);
         books.digest.add(format_args!("{census:?}\n"));
-        let log = engine.spool.census().log;
-        books.log_size(log.bytes, log.live_bytes, SEGMENT, now);
+        let spool = engine.spool.census();
+        books.log_size(spool.log.bytes, spool.log.live_bytes, SEGMENT, now);
+        let cache = config(0).spool.cache_size.bytes();
+        books.holds(&census, &spool, cache, now);
         if census.hosts > 2 * self.world.places.len() || census.sites > 2 * self.world.sites.len() {
             books.fault(format!("at {now}: {} hosts, {} sites", census.hosts, census.sites));
         }
-        if census.messages.len() != engine.spool.census().messages {
-            books.fault(format!("at {now}: {census:?}, but {:?}", engine.spool.census()));
+        if census.messages.len() != spool.messages {
+            books.fault(format!("at {now}: {census:?}, but {spool:?}"));
         }
+        let passed = now.since(START);
+        let world = books.octets() + self.files.octets();
+        drop(books);
+        (self.watch)(Hour { passed, world });
     }
 
     async fn end(&mut self, engine: Engine, life: Life) {
@@ -190,7 +216,7 @@ impl Run {
     }
 
     /// After the last arrival: everything ends, and nothing is left.
-    async fn drain(&self, engine: &Engine) {
+    async fn drain(&mut self, engine: &Engine) {
         let last = self.world.now();
         while engine.queue.open_recipients() > 0 {
             if self.world.now().since(last) > Duration::from_millis(SILENCE_MAX) {

@@ -31,6 +31,8 @@ pub struct Place {
     pub healthy: bool,
     /// DNS says no for certain, so a bounce needs no receiver.
     pub nowhere: bool,
+    /// The site it is at, if that is always the same.
+    pub site: Option<usize>,
 }
 
 /// Everything but the engine.

@@ -61,6 +61,11 @@ impl Pages {
         (status, fields, [(header::CONTENT_SECURITY_POLICY, POLICY)], guards(), self.html(words, say)).into_response()
     }
 
+    /// The page for somebody who reads these languages (`Accept-Language`).
+    pub(super) fn in_language(&self, wishes: &str, say: Say<'_>) -> String {
+        self.html(language::choose(wishes, &self.languages), say)
+    }
+
     fn html(&self, words: &Words, say: Say<'_>) -> String {
         let (title, sentence, subscription) = match say {
             Say::Ask(it) if it.list.is_some() => (&words.leave, &words.ask_list, Some(it)),
@@ -137,7 +142,7 @@ mod tests {
     }
 
     fn html(pages: &Pages, language: &str, say: Say<'_>) -> String {
-        pages.html(language::choose(language, &pages.languages), say)
+        pages.in_language(language, say)
     }
 
     #[test]

@@ -16,6 +16,12 @@ const SEGMENTS_MIN: usize = 4;
 const RECORD_LEN: u64 = 37;
 
 impl Facts {
+    /// The first segment there is.
+    #[cfg(test)]
+    pub(in crate::ledger) fn begins_at(&self) -> Option<SegmentId> {
+        self.disk.as_ref()?.log.segments().first().copied()
+    }
+
     /// If the log has grown to twice what the last time left, writes what counts anew, oldest first.
     pub(super) fn compact(self: &Arc<Self>, disk: &Disk) -> Result<(), LedgerError> {
         let segments = disk.log.segments();

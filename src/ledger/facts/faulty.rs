@@ -11,7 +11,7 @@ use crate::log::Position;
 
 /// Shared by its clones; what is in it stays when the ledger is closed, as on a disk.
 #[derive(Clone, Default)]
-pub(in crate::ledger) struct MemoryIndexes {
+pub(crate) struct MemoryIndexes {
     shared: Arc<Shared>,
 }
 
@@ -23,6 +23,12 @@ struct Shared {
 }
 
 impl MemoryIndexes {
+    /// One that is now as this one, and goes its own way from here.
+    pub(crate) fn copy(&self) -> MemoryIndexes {
+        let index = Mutex::new(Arc::new(self.index().copy()));
+        MemoryIndexes { shared: Arc::new(Shared { index, ..Shared::default() }) }
+    }
+
     /// All calls but `set_aside` fail, so many times.
     pub(super) fn fail(&self, times: usize) {
         self.shared.failures.store(times, Ordering::SeqCst);

@@ -21,6 +21,13 @@ pub(super) struct Held {
 }
 
 impl MemoryIndex {
+    /// One with the same in it.
+    #[cfg(test)]
+    pub(super) fn copy(&self) -> MemoryIndex {
+        let held = self.held();
+        MemoryIndex { held: Mutex::new(Held { entries: held.entries.clone(), applied: held.applied }) }
+    }
+
     pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().expect("no code panics under this lock")
     }

@@ -34,7 +34,7 @@ use crate::log::{Append, Durability, Files, Location, Log, LogError, Position, R
 use crate::telemetry::Metrics;
 pub use bookmark::Bookmark;
 #[cfg(test)]
-pub(super) use faulty::MemoryIndexes;
+pub(crate) use faulty::MemoryIndexes;
 pub(super) use index::Indexes;
 use index::{Applied, Entry, INDEXED_MAX, Index};
 use memory::MemoryIndex;

@@ -200,6 +200,26 @@ fn an_index_that_knows_more_than_the_log_is_not_believed() {
     assert_eq!((open.all(), open.metrics.ledger_rebuilt.get()), (expected, 1));
 }
 
+/// What it does not know of may be compacted away: a removal, after which nothing tells of the key.
+#[test]
+fn an_index_from_before_the_log_begins_is_not_believed() {
+    let (files, indexes) = (SimFiles::new(1), MemoryIndexes::default());
+    let open = Open::sim(&files, &indexes);
+    let begins_at = open.facts.begins_at();
+    assert!(open.set("gone", "1"));
+    open.settle();
+    let old = indexes.copy();
+    assert!(open.put(vec![fact("gone", None)]));
+    while open.facts.begins_at() == begins_at {
+        assert!(open.set("k", &format!("{:01000}", 1)));
+        open.settle();
+    }
+    drop(open);
+    files.restart();
+    let open = Open::sim(&files, &old);
+    assert_eq!((open.all().into_keys().collect::<Vec<_>>(), open.metrics.ledger_rebuilt.get()), (vec!["k".into()], 1));
+}
+
 #[test]
 fn an_index_that_fails_is_opened_again_or_made_anew() {
     // One failure: opening it again is enough. Three: that fails too.

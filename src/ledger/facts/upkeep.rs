@@ -122,12 +122,17 @@ impl Disk {
         usize::try_from(filled).unwrap_or(usize::MAX).min(self.log.segments().len())
     }
 
-    /// The index that is there, brought up to `last`, where the log ends; or a new one.
+    /// The index that is there, brought up to `last`, where the log ends; or a new one. What an old index has behind it may be
+    /// compacted away: a removal that is not in the log any more would never come to it.
     pub(super) fn open_index(&self, last: Option<Position>) -> Result<(Arc<dyn Index>, Option<Applied>), IndexError> {
         let there = self.indexes.open().and_then(|index| {
             let applied = index.applied()?;
+            let first = self.log.segments().first().copied();
             match applied.map(|applied| applied.through) {
                 through if through > last => Err(IndexError("it knows more than the log".into())),
+                Some(through) if first.is_some_and(|first| through.segment < first) => {
+                    Err(IndexError("it ends before the log begins".into()))
+                }
                 None if last.is_some() => Err(IndexError("it is empty".into())),
                 through => self.catch_up(index, applied, through),
             }

@@ -190,6 +190,10 @@ impl SimFiles {
             inode.settle(&mut disk.rng);
             inode.show_durable();
         }
+        // Nobody can come to a file whose name was lost, either.
+        let named: BTreeSet<usize> = disk.names.values().copied().collect();
+        let nameless = disk.inodes.iter_mut().enumerate().filter(|(at, _)| !named.contains(at));
+        nameless.for_each(|(_, inode)| *inode = Inode::forgotten());
         disk.end_process();
     }
 
@@ -207,6 +211,11 @@ impl SimFiles {
         change(bytes);
         inode.durable.clone_from(&inode.shown);
         true
+    }
+
+    /// Octets of memory that its files take.
+    pub fn octets(&self) -> usize {
+        self.disk().inodes.iter().map(Inode::octets).sum()
     }
 
     /// The names there are, as the system shows them.

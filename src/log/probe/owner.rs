@@ -97,6 +97,7 @@ pub struct Owner {
     pub log: Arc<Log>,
     /// What opening it told.
     pub report: ReplayReport,
+    files: SimFiles,
     stepped: bool,
     live: HashMap<u64, Live>,
     sender: Sender<Answer>,
@@ -197,6 +198,7 @@ impl Owner {
         Ok(Owner {
             log: Arc::new(log),
             report,
+            files: files.clone(),
             stepped,
             live,
             sender,

@@ -20,8 +20,10 @@ pub(in crate::queue) type PathName = Box<[u8]>;
 /// What a receiver made of a message, as far as the pace is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::queue) enum Answer {
-    /// It took it, or refused it for a reason of its own.
+    /// It took it.
     Passed,
+    /// It refused it for a reason of its own.
+    TurnedDown,
     /// "Slow down."
     Throttled,
     /// None: the connection broke.
@@ -43,6 +45,7 @@ impl Scheduler {
         let standing = (state.sessions - state.connecting) as u32;
         let change = match answer {
             Answer::Passed => state.control.passed(now, began, standing, &bounds),
+            Answer::TurnedDown => state.control.turned_down(now, began, standing, &bounds),
             Answer::Throttled => state.control.throttled(now, began, &bounds),
             Answer::Lost => {
                 state.control.lost(now);

@@ -31,7 +31,7 @@
 //! **Width**, in sessions: a refused session says exactly how many are wanted, those that stand. One more is tried after
 //! as many messages as a throttling reply costs; if that stands, two, then four. Replies that take several times as long
 //! as at the best of times close half of the sessions; if that does not help, the receiver is slow by itself, and
-//! we get used to it.
+//! we get used to it. What is refused is not clocked: a no comes before the content, and much sooner than a yes.
 //!
 //! Others were tried against the same receivers ([`sim`]): multiplicative decrease by a fixed factor needs seven steps
 //! for a receiver that takes a tenth, or wastes half of one that takes nine tenths; additive increase that is quick enough
@@ -160,14 +160,28 @@ impl Controller {
         }
     }
 
-    /// A message begun at `started` was answered by the receiver, and not throttled; `sessions` stand. Whether the answer
-    /// was yes does not matter.
+    /// A message begun at `started` was taken by the receiver; `sessions` stand.
     pub fn passed(&mut self, now: Millis, started: Millis, sessions: u32, bounds: &Bounds) -> Option<Change> {
+        self.answered(now, started, Some(now.saturating_sub(started)), sessions, bounds)
+    }
+
+    /// A message begun at `started` was refused for a reason of its own; `sessions` stand. For the pace that is as good as a yes.
+    pub fn turned_down(&mut self, now: Millis, started: Millis, sessions: u32, bounds: &Bounds) -> Option<Change> {
+        self.answered(now, started, None, sessions, bounds)
+    }
+
+    fn answered(
+        &mut self,
+        now: Millis,
+        started: Millis,
+        took: Option<Millis>,
+        sessions: u32,
+        bounds: &Bounds,
+    ) -> Option<Change> {
         self.meter.count(now, true);
         if let Some(pace) = &mut self.pace {
             pace.passed(now, started, bounds);
         }
-        let took = now.saturating_sub(started);
         let cause = self.width.answered(now, took, sessions, bounds).unwrap_or(Cause::Accepted);
         self.tell(cause)
     }

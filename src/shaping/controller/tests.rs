@@ -184,6 +184,23 @@ fn every_change_is_told_once_and_says_why() {
     assert_eq!(run(&Scenario::steps(Rule::Bucket(1.0), 100)).changes, trace.changes, "deterministic");
 }
 
+/// Every third recipient does not exist, and is refused long before the content of others would have been taken.
+#[test]
+fn a_quick_no_makes_no_yes_slow() {
+    let (bounds, mut control) = (Bounds::default(), Controller::default());
+    for n in 0..3_000 {
+        let now = 10_000 + 60 * n;
+        match n % 3 {
+            0 => control.turned_down(now, now - 50, 10, &bounds),
+            _ => control.passed(now, now - 660, 10, &bounds),
+        };
+        assert_eq!(control.sessions_max(), usize::MAX, "after {n} answers");
+    }
+    // What is taken ever more slowly is another matter.
+    let slower = (0..100).any(|n| control.passed(200_000 + 60 * n, 197_000 + 60 * n, 10, &bounds).is_some());
+    assert!(slower && control.sessions_max() == 5, "{}", control.sessions_max());
+}
+
 #[test]
 fn a_restart_goes_on_where_it_stopped() {
     let bounds = Bounds::default();

@@ -69,19 +69,18 @@ impl Width {
         }
     }
 
-    /// A message was answered in `took` milliseconds while so many stood. Returns why, if the limit changed for the worse.
-    pub(super) fn answered(&mut self, now: Millis, took: Millis, sessions: u32, bounds: &Bounds) -> Option<Cause> {
-        self.clock(took as f32);
+    /// A message was answered while so many stood; one that was taken took that many milliseconds. Returns why, if the limit
+    /// changed for the worse.
+    pub(super) fn answered(
+        &mut self,
+        now: Millis,
+        took: Option<Millis>,
+        sessions: u32,
+        bounds: &Bounds,
+    ) -> Option<Cause> {
         self.debt = (self.debt - 1.0).max(0.0);
-        // What was begun before sessions were closed does not show yet what that did.
-        self.answers += u32::from(now.saturating_sub(took) >= self.judged);
-        if self.answers >= JUDGED.1 && now >= self.judged + JUDGED.0 {
-            (self.answers, self.judged) = (0, now);
-            self.best = (FORGETS * self.best).min(self.recent.max(1.0));
-            if sessions > 1 && self.recent > SLOW.0 * self.best + SLOW.1 {
-                return self.too_slow(now, sessions);
-            }
-            self.slow = 0.0;
+        if let Some(cause) = took.and_then(|took| self.judge(now, took, sessions)) {
+            return Some(cause);
         }
         let max = self.max?.get();
         let well = self.recent < WELL.0 * self.best + WELL.1;
@@ -92,6 +91,23 @@ impl Width {
             self.debt = STEP as f32;
             self.rest_until = now + REST.1;
         }
+        None
+    }
+
+    /// Follows what messages take, and closes sessions if that is too long.
+    fn judge(&mut self, now: Millis, took: Millis, sessions: u32) -> Option<Cause> {
+        self.clock(took as f32);
+        // What was begun before sessions were closed does not show yet what that did.
+        self.answers += u32::from(now.saturating_sub(took) >= self.judged);
+        if self.answers < JUDGED.1 || now < self.judged + JUDGED.0 {
+            return None;
+        }
+        (self.answers, self.judged) = (0, now);
+        self.best = (FORGETS * self.best).min(self.recent.max(1.0));
+        if sessions > 1 && self.recent > SLOW.0 * self.best + SLOW.1 {
+            return self.too_slow(now, sessions);
+        }
+        self.slow = 0.0;
         None
     }
 

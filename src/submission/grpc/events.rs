@@ -65,7 +65,7 @@ impl<D: Desk> Events for Watching<D> {
 }
 
 /// What is asked for.
-fn read(asked: WatchRequest) -> Result<(Start, Filter), Rejection> {
+pub(super) fn read(asked: WatchRequest) -> Result<(Start, Filter), Rejection> {
     let mut violations = Vec::new();
     let mut wrong = |field: String, why: String| violations.push(Violation { field: field.into(), why: why.into() });
     let start = match (asked.cursor.as_str(), watch_request::Start::try_from(asked.start)) {
@@ -112,7 +112,7 @@ fn read(asked: WatchRequest) -> Result<(Start, Filter), Rejection> {
 
 /// Which events a client wants to see, and may.
 #[derive(Debug)]
-struct Filter {
+pub(super) struct Filter {
     tenant: Option<String>,
     campaign: Option<String>,
     message_id: Option<String>,

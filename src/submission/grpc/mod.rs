@@ -19,6 +19,8 @@ mod events;
 mod front;
 mod health;
 mod line;
+#[doc(hidden)]
+pub mod probe;
 mod reading;
 mod scan;
 mod service;

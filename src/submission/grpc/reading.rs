@@ -37,7 +37,7 @@ pub(super) struct Reading {
 }
 
 #[derive(Debug)]
-struct Frames {
+pub(super) struct Frames {
     expected: Expected,
     /// The header of the next message, as far as it has come.
     header: Vec<u8>,
@@ -81,11 +81,17 @@ impl Reading {
 }
 
 impl Frames {
-    fn new(expected: Expected) -> Frames {
+    /// Of the messages seen whole or in part and not asked for.
+    pub(super) fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.lengths.iter().copied()
+    }
+
+    pub(super) fn new(expected: Expected) -> Frames {
         Frames { expected, header: Vec::new(), missing: 0, scan: None, begun: false, lengths: VecDeque::new() }
     }
 
-    fn saw(&mut self, mut octets: &[u8]) -> Result<(), Wrong> {
+    /// Octets of the body, in order. An error is final.
+    pub(super) fn saw(&mut self, mut octets: &[u8]) -> Result<(), Wrong> {
         while !octets.is_empty() {
             if self.missing > 0 {
                 let (these, rest) = octets.split_at(self.missing.min(octets.len()));

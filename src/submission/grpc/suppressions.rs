@@ -169,7 +169,7 @@ fn reason_text(number: i32) -> Option<String> {
     })
 }
 
-fn text(entry: v1::Suppression) -> EntryText<'static> {
+pub(super) fn text(entry: v1::Suppression) -> EntryText<'static> {
     let said = |text: String| Some(text.into()).filter(|text: &std::borrow::Cow<'_, str>| !text.is_empty());
     let mut text = EntryText {
         scope: entry.global.then(|| "global".into()),

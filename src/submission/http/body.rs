@@ -240,7 +240,8 @@ impl Submission {
 pub(super) fn json_rejection(json: &[u8], error: &serde_json::Error) -> Rejection {
     let path = place::path(json, error.line(), error.column());
     let path = if path.is_empty() { Cow::Borrowed("body") } else { path.into() };
-    Rejection::invalid(path, error.to_string())
+    // It may name a field as the client wrote it.
+    Rejection::invalid(path, error.to_string().replace(char::is_control, "?"))
 }
 
 fn mailboxes(list: List<Who, MAILBOXES_MAX>) -> Vec<Mailbox> {

@@ -149,6 +149,13 @@ impl From<&Entry> for Suppression {
     }
 }
 
+impl Additions {
+    /// Its entries.
+    pub(super) fn texts(self) -> Vec<EntryText<'static>> {
+        self.entries.0.into_iter().map(|Object(entry)| entry.text()).collect()
+    }
+}
+
 impl Suppression {
     fn text(self) -> EntryText<'static> {
         EntryText {
@@ -212,6 +219,23 @@ fn asked(pairs: Pairs, known: &[&str]) -> Result<Asked, Rejection> {
         }
     }
     if violations.is_empty() { Ok(asked) } else { Err(Rejection::violations(violations)) }
+}
+
+/// For a fuzz target: a limit is one, nothing is there that was not asked for, and what is wrong is told.
+pub(super) fn check_query(pairs: Vec<(String, String)>) {
+    let known = ["address", "tenant", "list", "reason", "cursor", "limit"];
+    match asked(Ok(Query(pairs.clone())), &known) {
+        Ok(Asked { whose, subject, reason, cursor, limit }) => {
+            assert!(limit.is_none_or(|limit| (1..=LIMIT_MAX).contains(&limit)));
+            let there = [whose.tenant, whose.list, reason, subject.address.map(Into::into), cursor.clone()];
+            let there = there.iter().flatten().count() + usize::from(limit.is_some());
+            assert!(there == pairs.len() && subject.domain.is_none() && subject.hash.is_none());
+            if let Ok(position) = suppressions::position(cursor.as_deref()) {
+                assert_eq!(cursor.unwrap_or_else(|| suppressions::cursor(0)), suppressions::cursor(position));
+            }
+        }
+        Err(rejection) => super::probe::check_rejection(&rejection),
+    }
 }
 
 /// Look through the suppression list.
@@ -309,8 +333,7 @@ async fn add_some(
         let (octets, _memory) = web::read_body(body, &shared.budget, BODY_MAX).await?;
         let Object(additions) =
             serde_json::from_slice::<Object<Additions>>(&octets).map_err(|error| json_rejection(&octets, &error))?;
-        let texts: Vec<_> = additions.entries.0.into_iter().map(|Object(entry)| entry.text()).collect();
-        let stored = suppressions::add(list, &principal, &whose, &texts, SOURCE, now).await?;
+        let stored = suppressions::add(list, &principal, &whose, &additions.texts(), SOURCE, now).await?;
         Added { stored: stored as u64, ..Added::default() }
     } else {
         let format = if kind == NDJSON { Format::Ndjson } else { Format::Csv };

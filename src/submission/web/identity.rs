@@ -121,20 +121,39 @@ fn name(principal: &Principal) -> Option<&str> {
 }
 
 async fn by_authorization(access: &Access, peer: &Peer, authorization: &str) -> Result<Arc<Principal>, Rejection> {
-    let malformed = || Rejection::unauthenticated("the authorization must be \"Bearer TOKEN\" or Basic");
-    let (scheme, credentials) = authorization.trim().split_once(' ').ok_or_else(malformed)?;
-    let credentials = credentials.trim();
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return access.by_token(credentials, peer.address).await.map_err(rejection);
+    match Authorization::read(authorization) {
+        Some(Authorization::Bearer(token)) => access.by_token(token, peer.address).await.map_err(rejection),
+        Some(Authorization::Basic { user, password }) => {
+            access.by_password(&user, &password, peer.address).await.map_err(rejection)
+        }
+        None => Err(Rejection::unauthenticated("the authorization must be \"Bearer TOKEN\" or Basic")),
     }
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return Err(malformed());
+}
+
+/// What the field Authorization shows.
+#[derive(PartialEq, Eq)]
+pub(super) enum Authorization<'a> {
+    /// A token.
+    Bearer(&'a str),
+    /// RFC 7617 §2.
+    Basic { user: String, password: String },
+}
+
+impl<'a> Authorization<'a> {
+    /// `None`: it is neither.
+    pub(super) fn read(field: &'a str) -> Option<Authorization<'a>> {
+        let (scheme, credentials) = field.trim().split_once(' ')?;
+        let credentials = credentials.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Authorization::Bearer(credentials));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let pair = String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?;
+        let (user, password) = pair.split_once(':')?;
+        Some(Authorization::Basic { user: user.to_owned(), password: password.to_owned() })
     }
-    // RFC 7617 §2.
-    let pair = BASE64_STANDARD.decode(credentials).ok().and_then(|pair| String::from_utf8(pair).ok());
-    let pair = pair.ok_or_else(malformed)?;
-    let (user, password) = pair.split_once(':').ok_or_else(malformed)?;
-    access.by_password(user, password, peer.address).await.map_err(rejection)
 }
 
 fn is_trusted<A>(config: &ApiConfig<A>, address: IpAddr) -> bool {

@@ -18,6 +18,8 @@ mod connection;
 mod counts;
 mod identity;
 mod pipeline;
+#[doc(hidden)]
+pub mod probe;
 mod socket;
 #[cfg(test)]
 mod tests;

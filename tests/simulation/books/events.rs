@@ -152,7 +152,8 @@ impl Books {
                 return Some(format!("nobody refused it: {}", event.reply));
             }
             Kind::Bounced => line.refused,
-            // Bulk may be too much for the time it has; and the engine may have been away.
+            // There may be too much in bulk for the time it has, which is looked at when all is over; and the engine may
+            // have been away.
             Kind::Expired => {
                 message.class == Class::Bulk || self.waited(message.not_before, message.expires_at) <= URGENT_MAX
             }
@@ -176,6 +177,8 @@ impl Books {
     fn enter(&mut self, number: usize, event: &Event<'_>, time: Timestamp) {
         let line = &mut self.lines[number];
         line.attempts = event.attempt;
+        let queued = Duration::from_millis(event.timings_ms.queue);
+        line.begun = Some(self.messages[line.message].not_before.after(queued));
         match event.event {
             Kind::Deferred => {
                 self.tally.deferrals += 1;

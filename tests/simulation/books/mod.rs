@@ -5,17 +5,22 @@
 //! end, with the seed.
 
 mod events;
+mod flat;
 mod tally;
+mod waits;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use posthaste::clock::Timestamp;
 use posthaste::mail::{Class, MessageId};
+use posthaste::queue::census;
+use posthaste::spool;
 
 use crate::engine::Ending;
 use events::Kind;
 pub use tally::{Digest, Tally};
+pub use waits::Pace;
 
 /// An attempt that began in time may end so much later.
 const ATTEMPT_MAX: Duration = Duration::from_secs(40 * 60);
@@ -29,6 +34,8 @@ pub struct Submitted {
     pub id: MessageId,
     pub class: Class,
     pub tenant: Box<str>,
+    /// Tenant and campaign.
+    pub stream: Box<str>,
     pub not_before: Timestamp,
     pub expires_at: Timestamp,
     pub content_crc: u32,
@@ -40,6 +47,18 @@ pub struct Submitted {
     pub reachable: bool,
 }
 
+/// A recipient of a message that is handed over.
+#[derive(Debug)]
+pub struct Addressed {
+    pub address: String,
+    /// Where it lives everybody is answered at once, and well.
+    pub healthy: bool,
+    /// DNS says no for certain.
+    pub nowhere: bool,
+    /// The site it lives at, if it is always the same.
+    pub site: Option<usize>,
+}
+
 /// One recipient.
 #[derive(Debug)]
 pub struct Line {
@@ -47,6 +66,9 @@ pub struct Line {
     message: usize,
     healthy: bool,
     nowhere: bool,
+    site: Option<usize>,
+    /// When the last attempt began.
+    begun: Option<Timestamp>,
     attempts: u32,
     next_attempt: Option<Timestamp>,
     end: Option<(Kind, Timestamp)>,
@@ -74,6 +96,8 @@ pub struct Books {
     reports_ended: HashSet<(MessageId, String)>,
     /// Senders whose MAIL was refused for good somewhere, and when last: the receiver did not hear for whom it was.
     senders_refused: HashMap<String, Timestamp>,
+    /// Whose mail was held back by an operator, and when.
+    pauses: Vec<(Box<str>, Timestamp, Timestamp)>,
     /// When the engine was away, and how it went.
     outages: Vec<(Timestamp, Timestamp, Ending)>,
     /// How long transactional mail waited for a place that takes everything.
@@ -108,16 +132,18 @@ impl Books {
         self.lines.len()
     }
 
-    /// A message is about to be handed over. Recipients: address, whether at a healthy place, whether nowhere.
-    pub fn submit(&mut self, message: Submitted, recipients: Vec<(String, bool, bool)>) {
+    /// A message is about to be handed over.
+    pub fn submit(&mut self, message: Submitted, recipients: Vec<Addressed>) {
         self.tally.messages += 1;
         let place = self.messages.len();
         self.ids.insert(message.id, place);
-        self.lines.extend(recipients.into_iter().map(|(address, healthy, nowhere)| Line {
-            address,
+        self.lines.extend(recipients.into_iter().map(|recipient| Line {
+            address: recipient.address,
             message: place,
-            healthy,
-            nowhere,
+            healthy: recipient.healthy,
+            nowhere: recipient.nowhere,
+            site: recipient.site,
+            begun: None,
             attempts: 0,
             next_attempt: None,
             end: None,
@@ -214,9 +240,28 @@ impl Books {
         }
     }
 
+    /// Octets of memory of the books themselves, about.
+    pub fn octets(&self) -> usize {
+        let copies: usize = self.lines.iter().map(|line| line.copies.capacity()).sum();
+        let names: usize = self.lines.iter().map(|line| line.address.capacity() + 16).sum();
+        self.lines.capacity() * size_of::<Line>()
+            + names
+            + copies * size_of::<Kept>()
+            + self.messages.capacity() * (size_of::<Submitted>() + 64)
+            + self.ids.capacity() * (size_of::<(MessageId, usize)>() + 1)
+            + self.reports_ended.capacity() * 80
+            + self.urgent.capacity() * size_of::<Duration>()
+    }
+
     /// So many recipients wait.
     pub fn waiting(&mut self, recipients: usize) {
         self.tally.waiting_max = self.tally.waiting_max.max(recipients);
+    }
+
+    /// What the engine holds at this hour.
+    pub fn holds(&mut self, queue: &census::Census, spool: &spool::census::Census, cache: usize, now: Timestamp) {
+        let wrong = self.tally.held.see(queue, spool, cache);
+        wrong.into_iter().for_each(|wrong| self.fault(format!("at {now}: {wrong}")));
     }
 
     /// The log has so many octets, and so many of them live.
@@ -265,8 +310,9 @@ impl Books {
         waiting.iter().for_each(|(id, _)| self.keep(*id));
     }
 
-    /// All mail is through.
-    pub fn finish(&mut self) {
+    /// All mail is through, and took no longer than that.
+    pub fn finish(&mut self, pace: Pace) {
+        self.check_waits(pace);
         let mut wrong = Vec::new();
         for line in &self.lines {
             let message = &self.messages[line.message];

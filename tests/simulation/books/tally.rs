@@ -4,6 +4,8 @@ use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
+use super::flat::Held;
+
 /// What happened, in numbers.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Tally {
@@ -22,8 +24,14 @@ pub struct Tally {
     pub lives: usize,
     /// To a place that takes everything, whatever stood in line there.
     pub slowest_transactional: Duration,
+    /// The longest anybody stood in line at such a place, by class: transactional, bulk, system.
+    pub slowest: [Duration; 3],
+    /// Who expired there meanwhile.
+    pub expired_in_line: usize,
     /// From when an attempt was due to when it began, at any place.
     pub latest_attempt: Duration,
+    /// The most the engine held.
+    pub held: Held,
     /// Octets of the log, and how many of them live, when there were most.
     pub log_bytes_max: (u64, u64),
 }

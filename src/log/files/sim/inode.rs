@@ -48,6 +48,15 @@ impl Inode {
         Inode { removed: true, ..Inode::default() }
     }
 
+    /// What it takes of memory.
+    pub fn octets(&self) -> usize {
+        let changes = self.unsynced.iter().map(|change| match change {
+            Unsynced::Length(_) => 0,
+            Unsynced::Write(_, data) => data.len(),
+        });
+        self.shown.capacity() + self.durable.capacity() + changes.sum::<usize>()
+    }
+
     pub fn write(&mut self, offset: usize, data: Vec<u8>) {
         put(&mut self.shown, offset, &data);
         self.unsynced.push(Unsynced::Write(offset, data));
