@@ -23,7 +23,9 @@ pub fn import(octets: &[u8]) {
     let (done, entries) = imported(format, tenant, &[file]);
     let (first, second) = file.split_at(usize::from(mode >> 2) * 4 % (file.len() + 1));
     assert_eq!(imported(format, tenant, &[first, second]), (done.clone(), entries.clone()), "it depends on the cut");
-    assert_eq!(entries.len() as u64, done.stored);
+    // What has ended already is stored, and not shown.
+    let may_have_ended = memchr::memmem::find(file, b"until").is_some();
+    assert!(entries.len() as u64 == done.stored || may_have_ended && (entries.len() as u64) < done.stored);
     assert!(done.stored + done.refused <= done.rows && done.errors.len() as u64 == done.refused.min(1000));
     assert!(done.errors.iter().all(|error| !error.why.chars().any(char::is_control)), "{:?}", done.errors);
     let lines: Vec<&[u8]> = file.split(|octet| *octet == b'\n').collect();
