@@ -25,7 +25,7 @@ pub fn record(octets: &[u8]) {
     }
 }
 
-/// What the index of facts says; see [`facts::probe`].
+/// What the index of facts says; see `facts::probe`.
 pub fn indexed(octets: &[u8]) {
     facts::probe(octets);
 }

@@ -10,7 +10,8 @@ from sink import Sink
 
 
 @pytest.fixture
-def stack():
+def stack(tmp_path):
+    """What runs; it ends before the test's folder goes (`tmp_path`)."""
     with contextlib.ExitStack() as stack:
         yield stack
 

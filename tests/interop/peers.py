@@ -7,6 +7,7 @@ there, Postfix and Exim run in a mount namespace (`in-root`).
 import ctypes
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -67,12 +68,10 @@ def listens(address, port):
 
 
 def free_port(*addresses):
-    """A port free on all addresses (TCP and UDP) a moment ago."""
+    """A port free on all addresses (TCP and UDP) a moment ago; none that the system gives to connections of others meanwhile."""
     addresses = addresses or ("127.0.0.1",)
     for _ in range(100):
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
+        port = 10_000 + secrets.randbelow(22_000)
         held = []
         try:
             for address in addresses:
