@@ -89,7 +89,9 @@ impl From<JsonRejection> for Problem {
         let text = rejection.body_text().replace(char::is_control, "?");
         let (status, detail) = match &rejection {
             JsonRejection::JsonDataError(_) => {
-                (StatusCode::BAD_REQUEST, text.split_once(": ").map_or(text.as_str(), |(_, detail)| detail))
+                let detail = text.split_once(": ").map_or(text.as_str(), |(_, detail)| detail);
+                // Where the field has no name.
+                (StatusCode::BAD_REQUEST, detail.trim_start_matches(": "))
             }
             _ => (rejection.status(), text.as_str()),
         };

@@ -260,7 +260,13 @@ impl Writer {
         // As much space as segments to come will want, or the log would be read-only again in no time; for the same reason a new segment,
         // wherever it failed. It comes last, since each try takes a file.
         let wanted = if self.has_filled(0) { 0 } else { self.shared.options.segment_size };
-        let ready = self.check_space(wanted).and_then(|()| self.ensure_reserve()).and_then(|()| self.begin(0));
+        let ready = self.check_space(wanted).and_then(|()| match self.ensure_reserve() {
+            // No inode, it may be. Names that only tell of segments before have some; behind the next header they are not needed.
+            Err(error) if error.is_full() && !self.shared.table().gone.is_empty() => {
+                self.begin(0).and_then(|()| self.ensure_reserve())
+            }
+            made => made.and_then(|()| self.begin(0)),
+        });
         match ready {
             Ok(()) => {
                 self.refusal = None;

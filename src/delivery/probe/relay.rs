@@ -135,7 +135,8 @@ fn check_auth<'a>(line: &[u8], mut behind: &'a [u8], script: &[u8]) -> &'a [u8] 
     behind
 }
 
-/// Whether the receiver says that anywhere; case does not matter.
+/// Whether the receiver says that anywhere, in however many pieces; case does not matter.
 fn said(script: &[u8], what: &[u8]) -> bool {
+    let script: Vec<u8> = script.iter().copied().filter(|octet| *octet != 0).collect();
     script.windows(what.len()).any(|window| window.eq_ignore_ascii_case(what))
 }

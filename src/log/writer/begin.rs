@@ -119,18 +119,6 @@ impl Writer {
         }
     }
 
-    /// A new file. Where there is space but no inode, a name that only tells of a segment before gives its own; until the next segment is
-    /// begun a crash would let that one look as if it was missing.
-    fn create(&self, path: &Path, size: u64) -> io::Result<Arc<dyn LogFile>> {
-        let (files, dir) = (&self.shared.files, &self.shared.options.dir);
-        files.create(path, size).or_else(|error| {
-            let _ = files.remove(path);
-            let name = if error.kind() == io::ErrorKind::StorageFull { self.shared.table().gone.pop() } else { None };
-            files.remove(&FileName::Gone(name.ok_or(error)?).in_dir(dir))?;
-            files.create(path, size)
-        })
-    }
-
     /// Has the segment after this one, of `size` octets, made ready, if there is none. It is larger, so that a log that is hardly used
     /// writes few zeros and one that is used much has few segments.
     fn ask_for_next(&self, size: u64) {
@@ -258,7 +246,7 @@ impl Writer {
         self.check_space(size)?;
         let path = FileName::Reserve.in_dir(&self.shared.options.dir);
         let files = &self.shared.files;
-        let created = self.create(&path, size).and_then(|file| {
+        let created = files.create(&path, size).and_then(|file| {
             file.sync_data()?;
             files.sync_dir(&self.shared.options.dir)
         });
