@@ -33,7 +33,7 @@
 //! | `seg-N.log` without a seal, whose end `seg-M.log`, the one after it, names | a write or sync failed at that end, or a crash | what stands behind that end is not read; M is kept until N is freed | `reclaim` |
 //! | `seg-N.log` without a header of generation N, and no record of it | damage, or a log of version 1 that crashed | nothing is in it; damage if the newest header names it | `open`: removed |
 //! | `free-N.log` | `reclaim`: renamed, folder synced; only then do segments that depend on it fall | nothing is in it | reused |
-//! | `gone-N.log` | the same, where its space is wanted: renamed, folder synced, then emptied | nothing is in it | removed when a segment is begun whose header does not name N |
+//! | `gone-N.log` | the same, where its space is wanted: renamed, folder synced, then emptied | nothing is in it | removed when a segment is begun whose header does not name N; without inodes it is filled anew and becomes that segment |
 //! | `reserve.log` | allocated when the log is opened or heals | nothing is in it | filled with zeros, becomes a segment when the disk is full |
 //! | `lock` | `open` | not held any more | nobody; it stays |
 //!

@@ -87,12 +87,16 @@ class Voice:
         lines = ["bad.test", *extensions]
         await self.say(*[f"250-{line}" for line in lines[:-1]], f"250 {lines[-1]}")
 
+    async def answer(self, *replies):
+        """A command each."""
+        for reply in replies:
+            await self.reader.readline()
+            await self.say(reply)
+
     async def envelope(self):
         """Up to the 354."""
         await self.greet("8BITMIME")
-        for reply in ("250 2.1.0 ok", "250 2.1.5 ok", "354 go"):
-            await self.reader.readline()
-            await self.say(reply)
+        await self.answer("250 2.1.0 ok", "250 2.1.5 ok", "354 go")
 
     async def content(self):
         """Up to the dot, which is not answered."""
@@ -131,16 +135,13 @@ async def hangs_at_mail(bad, reader, voice):
 
 async def hangs_at_rcpt(bad, reader, voice):
     await voice.greet("8BITMIME")
-    await reader.readline()
-    await voice.say("250 2.1.0 ok")
+    await voice.answer("250 2.1.0 ok")
     await voice.forever()
 
 
 async def hangs_at_data(bad, reader, voice):
     await voice.greet("8BITMIME")
-    for reply in ("250 2.1.0 ok", "250 2.1.5 ok"):
-        await reader.readline()
-        await voice.say(reply)
+    await voice.answer("250 2.1.0 ok", "250 2.1.5 ok")
     await voice.forever()
 
 
@@ -164,9 +165,7 @@ async def hangs_at_auth(bad, reader, voice):
 async def hangs_at_rset(bad, reader, voice):
     """Behind a recipient that was put off comes RSET, if there is another message; that one goes to the next connection."""
     await voice.greet("8BITMIME")
-    for reply in ("250 2.1.0 ok", "451 4.2.0 later"):
-        await reader.readline()
-        await voice.say(reply)
+    await voice.answer("250 2.1.0 ok", "451 4.2.0 later")
     await voice.forever()
 
 
@@ -253,23 +252,20 @@ async def breaks_tls(bad, reader, voice):
 
 async def closes_in_handshake(bad, reader, voice):
     await voice.greet("STARTTLS")
-    await reader.readline()
-    await voice.say("220 2.0.0 go ahead")
+    await voice.answer("220 2.0.0 go ahead")
     await reader.read(100)
 
 
 async def hangs_in_handshake(bad, reader, voice):
     await voice.greet("STARTTLS")
-    await reader.readline()
-    await voice.say("220 2.0.0 go ahead")
+    await voice.answer("220 2.0.0 go ahead")
     await voice.forever()
 
 
 async def hangs_at_ehlo_in_tls(bad, reader, voice):
     """A good handshake, then no answer to the second EHLO."""
     await voice.greet("STARTTLS")
-    await reader.readline()
-    await voice.say("220 2.0.0 go ahead")
+    await voice.answer("220 2.0.0 go ahead")
     await voice.writer.start_tls(bad.sink.tls)
     await voice.forever()
 
@@ -277,10 +273,8 @@ async def hangs_at_ehlo_in_tls(bad, reader, voice):
 async def closes_tls_half_way(bad, reader, voice):
     """A good handshake, then the connection goes without a close_notify in the middle of the envelope."""
     await voice.greet("STARTTLS")
-    await reader.readline()
-    await voice.say("220 2.0.0 go ahead")
+    await voice.answer("220 2.0.0 go ahead")
     await voice.writer.start_tls(bad.sink.tls)
-    await reader.readline()
-    await voice.say("250 bad.test")
+    await voice.answer("250 bad.test")
     await reader.readline()
     voice.writer.transport.abort()

@@ -72,6 +72,16 @@ def test_disk_full(disk, make, sink, load):
     whole(daemon, target, clients.stop())
 
 
+def mended(daemon, clients, target):
+    """It heals, says so, and all that was taken is there once. Returns that."""
+    heals(daemon, clients)
+    says_so(daemon)
+    accepted = clients.stop()
+    sent_again(daemon, clients, accepted)
+    whole(daemon, target, accepted)
+    return accepted
+
+
 def sent_again(daemon, clients, accepted):
     """Every message that was taken with a key is known by it, and is there once."""
     clients.again(accepted)
@@ -258,11 +268,7 @@ def erring(make, sink, load, tmp_path, order):
     time.sleep(1.5)
     assert len(clients.accepted) == settled, "a 250 that nothing on disk has earned"
     orders.write_text("")
-    heals(daemon, clients)
-    says_so(daemon)
-    accepted = clients.stop()
-    sent_again(daemon, clients, accepted)
-    whole(daemon, target, accepted)
+    accepted = mended(daemon, clients, target)
     assert daemon.stop() == 0
     daemon.start()
     sent_again(daemon, clients, accepted)
@@ -312,11 +318,7 @@ def test_read_only_for_a_while(make, sink, load, tmp_path):
     held = False
     wait_until(lambda: set(before) <= arrived(target), 60, "what waited is delivered all the same")
     orders.write_text("")
-    heals(daemon, clients)
-    says_so(daemon)
-    accepted = clients.stop()
-    sent_again(daemon, clients, accepted)
-    whole(daemon, target, accepted)
+    mended(daemon, clients, target)
 
 
 def test_slow_disk(make, sink, load, tmp_path):
