@@ -29,7 +29,7 @@
 //! | `free-N.log` or one of the above with the header of a segment to be | new segment: header written and synced, then its name (rename, folder synced); no record before both | nothing is in it | as without that header |
 //! | `seg-N.log`, header only | the same | nothing is in it; it names the end of the one before, which nothing was written to since | `reclaim` |
 //! | `seg-N.log`, last whole batch followed by anything | each batch: written, synced, then `done`s | the batch in flight is whole, partly there or absent; none of it was acknowledged. Whole groups before the tear are kept, the rest is the torn tail | `open`: the next segment's header names the end |
-//! | `seg-N.log` with a seal page | segment full, or log closed: seal written after the last batch was synced | its end is known | `reclaim` |
+//! | `seg-N.log` with a seal page | the next segment stands, or the log was closed: seal written after the last batch was synced, also by the next start | its end is known, and which segment was begun behind it | `reclaim` |
 //! | `seg-N.log` without a seal, whose end `seg-M.log`, the one after it, names | a write or sync failed at that end, or a crash | what stands behind that end is not read; M is kept until N is freed | `reclaim` |
 //! | `seg-N.log` without a header of generation N, and no record of it | damage, or a log of version 1 that crashed | nothing is in it; damage if the newest header names it | `open`: removed |
 //! | `free-N.log` | `reclaim`: renamed, folder synced; only then do segments that depend on it fall | nothing is in it | reused |
@@ -39,8 +39,9 @@
 //!
 //! Every page of a segment was written and synced before the segment was begun, so that a sync of a batch is about nothing but its data: see
 //! `zero.rs`. A header names the segments that there were when it was begun. So one that the newest header names, and that is neither there
-//! nor `free` nor `gone`, is missing; one whose file is shorter than its header says was cut off. The newest segment is not freed, since what it
-//! names would be forgotten. Files of version 1 of the log have neither, and are read all the same; they are not used again.
+//! nor `free` nor `gone`, is missing; one whose file is shorter than its header says was cut off. The newest itself is named by the
+//! seal of the one before it. These two are not freed, since what they name would be forgotten. Files of version 1 of the log have
+//! none of this, and are read all the same; they are not used again.
 //!
 //! # When a write or sync fails
 //!

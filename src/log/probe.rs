@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::record::{BATCH, Header, MORE, Stamp, body_crc};
-use super::segment::{FIRST, FileName, PAGE, SIZE_MIN, SegmentHeader, page_up, seal_page};
+use super::segment::{FIRST, FileName, PAGE, SIZE_MIN, Seal, SegmentHeader, page_up};
 use super::{Files, Log, LogFile, LogOptions, verify_with};
 use crate::telemetry::Metrics;
 
@@ -253,7 +253,7 @@ impl Plan {
         let end = self.records.last().map_or(FIRST, |record| record.0);
         let size = (self.file.len() as u64 + PAGE).max(SIZE_MIN);
         self.file.resize((size - PAGE) as usize, 0);
-        self.file.extend(if sealed { seal_page(STAMP, end) } else { vec![0; PAGE as usize] });
+        self.file.extend(if sealed { Seal { end, next: None }.encode(STAMP) } else { vec![0; PAGE as usize] });
         let header = SegmentHeader { stamp: STAMP, size, prior: None, others: None }.encode();
         self.file[..PAGE as usize].copy_from_slice(&header);
         for (at, len, flip) in damage {

@@ -32,7 +32,7 @@ pub(super) const MORE: u8 = 0x01;
 pub(super) const INTERNAL: u8 = 0x80;
 /// Starts each batch; the id is the batch's length. That one stands means that all batches before it were synced.
 pub(super) const BATCH: u8 = 1;
-/// In the last page of a segment that was ended in order; the id is the offset of its end.
+/// In the last page of a segment that was ended in order; the id is the offset of its end, the head the next segment, if there was one.
 pub(super) const SEAL: u8 = 2;
 
 const MAGIC: [u8; 2] = *b"PR";

@@ -41,6 +41,8 @@ pub(super) struct Replay {
     pub prior: Option<Position>,
     /// Whether the newest segment has a seal; if not, the one that names its end has to stay as long.
     pub prior_sealed: bool,
+    /// The newest segment and where it ends, if a seal can be written to it.
+    pub newest: Option<(Surveyed, u64)>,
     pub generation_max: u32,
     pub has_reserve: bool,
     /// Files without use.
@@ -60,6 +62,7 @@ pub(super) fn replay(
         table: Table::new(segment_size),
         prior: None,
         prior_sealed: true,
+        newest: None,
         generation_max: survey.generation_max,
         has_reserve: survey.has_reserve,
         residue: survey.residue.into_iter().map(FileName::Segment).chain(survey.unfinished).collect(),
@@ -89,9 +92,9 @@ pub(super) fn replay(
         if let End::NamedBy(by, _) = segment.end {
             named.push((by, segment.id));
         }
-        let Surveyed { id, file, stamp, size, written, .. } = segment;
+        let Surveyed { id, stamp, size, written, .. } = segment;
         let state = Segment {
-            file,
+            file: segment.file.clone(),
             stamp,
             size,
             end,
@@ -103,6 +106,7 @@ pub(super) fn replay(
             written,
         };
         replay.table.segments.insert(id, state);
+        replay.newest = segment.has_seal_page().then_some((segment, end));
     }
     for (by, id) in named {
         if let Some(by) = replay.table.segments.get_mut(&by) {

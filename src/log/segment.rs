@@ -4,13 +4,14 @@
 //! 0        header page: magic, version, generation, salt, size, where the segment before this one ends, which segments
 //!          there were when this one was begun
 //! 4096     batches, each starting on a multiple of 4096 and padded to one
-//! size-4096  seal page: where the segment's last batch ends; written when the segment is full or the log is closed
+//! size-4096  seal page: where the segment's last batch ends, and which segment was begun behind it; written when that one stands,
+//!          or when the log is closed
 //! ```
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::record::{Header, SEAL, Stamp};
+use super::record::{HEADER_LEN, Header, SEAL, Stamp};
 use super::{Position, SegmentId};
 
 /// All batches start on a multiple of this, so that no page of a file used again is read back before it is written.
@@ -140,19 +141,35 @@ impl SegmentHeader {
     }
 }
 
-/// The last page of a segment that was ended in order, naming the offset of its end.
-pub(super) fn seal_page(stamp: Stamp, end: u64) -> Vec<u8> {
-    let mut page = Vec::with_capacity(PAGE as usize);
-    Header::internal(SEAL, end).encode(stamp, &[], &mut page);
-    page.resize(PAGE as usize, 0);
-    page
+/// What the last page of a segment says that was ended in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seal {
+    /// Where its last batch ends.
+    pub end: u64,
+    /// The segment behind it, which stood when this was written. `None`: the log was closed.
+    pub next: Option<SegmentId>,
 }
 
-/// The end that a seal page names; `None` if it is no seal of this segment.
-pub(super) fn parse_seal(page: &[u8], stamp: Stamp) -> Option<u64> {
-    let header = Header::parse(page, stamp)?;
-    let intact = Header::is_intact(page.get(..super::record::HEADER_LEN as usize)?, &[]);
-    (intact && header.is_internal(SEAL)).then_some(header.id)
+impl Seal {
+    /// The page.
+    pub fn encode(&self, stamp: Stamp) -> Vec<u8> {
+        let mut page = Vec::with_capacity(PAGE as usize);
+        let head = self.next.map(|next| next.0.to_le_bytes());
+        let head = head.as_ref().map_or(&[][..], |head| head);
+        let header = Header { head_len: head.len() as u32, ..Header::internal(SEAL, self.end) };
+        header.encode(stamp, head, &mut page);
+        page.resize(PAGE as usize, 0);
+        page
+    }
+
+    /// `None`: not a seal of this segment, or damaged.
+    pub fn parse(page: &[u8], stamp: Stamp) -> Option<Seal> {
+        let header = Header::parse(page, stamp).filter(|header| header.is_internal(SEAL) && header.head_len <= 4)?;
+        let (fixed, rest) = page.split_at(HEADER_LEN as usize);
+        let head = rest.get(..header.head_len as usize)?;
+        let next = word(head, 0).map(SegmentId);
+        Header::is_intact(fixed, head).then_some(Seal { end: header.id, next })
+    }
 }
 
 /// What a file in the log's folder is, by its name.
@@ -248,9 +265,24 @@ mod tests {
             }
             (0..used).for_each(|len| assert_eq!(SegmentHeader::parse(&page[..len]), None, "{len} octets"));
         }
-        assert_eq!(parse_seal(&seal_page(stamp, 8192), stamp), Some(8192));
-        assert_eq!(parse_seal(&seal_page(stamp, 8192), Stamp { generation: 8, ..stamp }), None);
-        assert_eq!(parse_seal(&[], stamp), None);
+    }
+
+    #[test]
+    fn seals_survive_printing_and_notice_damage() {
+        let stamp = Stamp { generation: 7, salt: 0xdead_beef };
+        for (next, used) in [(None, 36), (Some(SegmentId(8)), 40), (Some(SegmentId(u32::MAX)), 40)] {
+            let seal = Seal { end: 8192, next };
+            let mut page = seal.encode(stamp);
+            assert_eq!(page.len() as u64, PAGE);
+            assert_eq!(Seal::parse(&page, stamp), Some(seal));
+            assert_eq!(Seal::parse(&page, Stamp { generation: 8, ..stamp }), None);
+            for at in 0..used {
+                page[at] ^= 0x10;
+                assert_eq!(Seal::parse(&page, stamp), None, "octet {at}");
+                page[at] ^= 0x10;
+            }
+            (0..used).for_each(|len| assert_eq!(Seal::parse(&page[..len], stamp), None, "{len} octets"));
+        }
     }
 
     #[test]

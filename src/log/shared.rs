@@ -99,6 +99,7 @@ impl Shared {
                 stamp: segment.stamp,
                 size: segment.size,
                 end: End::Sealed(segment.end),
+                next: None,
                 headless: false,
                 written: segment.written,
                 cut_off: None,

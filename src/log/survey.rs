@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use super::files::{Files, LogFile};
 use super::record::{Stamp, read_full};
-use super::segment::{FIRST, FileName, PAGE, SIZE_MAX, SegmentHeader, parse_seal};
+use super::segment::{FIRST, FileName, Others, PAGE, SIZE_MAX, Seal, SegmentHeader};
 use super::walk::{Found, Step, Walk, find_stamp};
 use super::{Damage, LogError, SegmentId};
 
 /// More missing segments than this are not told of one by one.
 const MISSING_MAX: usize = 1000;
+
+/// Where the segment is missing whose header would not name those that were freed when it was begun.
+const MAY_BE_MISSING: &str =
+    "the file is missing, or was given back before: the segment that would tell is missing too";
 
 /// A segment on disk.
 pub(super) struct Surveyed {
@@ -23,6 +27,8 @@ pub(super) struct Surveyed {
     /// Size of the file.
     pub size: u64,
     pub end: End,
+    /// By its seal: the segment that was begun behind it.
+    pub next: Option<SegmentId>,
     /// The header page is damaged; the salt was learnt from a record.
     pub headless: bool,
     /// Its header says that every page was written before it was used.
@@ -48,6 +54,11 @@ impl Surveyed {
         Damage { file: self.path.clone(), offset, len, why }
     }
 
+    /// Its last page is where the seal stands, or is to stand.
+    pub fn has_seal_page(&self) -> bool {
+        self.written && self.cut_off.is_none()
+    }
+
     /// What is wrong with the file itself.
     pub fn file_damage(&self) -> impl Iterator<Item = Damage> {
         let headless = self.headless.then(|| self.damage(0, PAGE, "the header page is not readable"));
@@ -70,7 +81,7 @@ pub(super) struct Survey {
     pub has_ready: bool,
     /// Files that were being made when the process ended.
     pub unfinished: Vec<FileName>,
-    /// Segments that have to be there, by the header of the newest one, and are not, or hold nothing that can be read.
+    /// Segments that have to be there, by header and seal of the newest one, and are not, or hold nothing that can be read.
     pub missing: Vec<Damage>,
     /// The highest generation named by any file.
     pub generation_max: u32,
@@ -148,16 +159,24 @@ impl Survey {
                 segment.cut_off = segment.cut_off.map(|whole| if *end > segment.size { *end } else { whole });
             }
         }
-        let Some(others) = headers.last().and_then(|header| header.as_ref()?.others.as_ref()) else { return };
+        let others = headers.last().and_then(|header| header.as_ref()?.others.as_ref());
+        // What had begun behind it is newer than all there are; and the next one is to come behind that.
+        let next = self.segments.last().and_then(|newest| newest.next).map(|next| next.0);
+        self.generation_max = self.generation_max.max(next.unwrap_or(0));
         let stands = |id: u32| {
             let named =
                 [FileName::Segment(id), FileName::Free(id), FileName::Gone(id)].map(|n| names.binary_search(&n));
             named.iter().any(Result::is_ok) && !self.residue.contains(&id)
         };
-        for id in others.ranges().flatten().filter(|id| !stands(*id)).take(MISSING_MAX) {
+        let lost = next.filter(|id| !stands(*id));
+        let others = others.into_iter().flat_map(Others::ranges).flatten().filter(|id| !stands(*id));
+        for id in others.take(MISSING_MAX).chain(lost) {
             let len = ends.get(&SegmentId(id)).map_or(0, |(_, end)| *end);
-            let why =
-                if self.residue.contains(&id) { "nothing in the file is readable" } else { "the file is missing" };
+            let why = match lost {
+                Some(lost) if lost != id => MAY_BE_MISSING,
+                _ if self.residue.contains(&id) => "nothing in the file is readable",
+                _ => "the file is missing",
+            };
             self.missing.push(Damage { file: FileName::Segment(id).in_dir(dir), offset: 0, len, why });
         }
     }
@@ -180,12 +199,10 @@ fn look(
             None => return Ok(None),
         },
     };
-    let mut end = End::Unknown;
+    let mut seal = None;
     if size >= 2 * PAGE {
         let got = read_full(&*file, &mut page, size - PAGE)?;
-        if let Some(sealed) = parse_seal(&page[..got], stamp).filter(|end| (FIRST..=size - PAGE).contains(end)) {
-            end = End::Sealed(sealed);
-        }
+        seal = Seal::parse(&page[..got], stamp).filter(|seal| (FIRST..=size - PAGE).contains(&seal.end));
     }
     let segment = Surveyed {
         id: SegmentId(generation),
@@ -193,7 +210,8 @@ fn look(
         file,
         stamp,
         size,
-        end,
+        end: seal.map_or(End::Unknown, |seal| End::Sealed(seal.end)),
+        next: seal.and_then(|seal| seal.next).filter(|next| next.0 > generation),
         headless: header.is_none(),
         written: header.as_ref().is_some_and(|header| header.others.is_some()),
         cut_off: header.as_ref().map(|header| header.size.min(SIZE_MAX)).filter(|whole| *whole > size),

@@ -109,9 +109,9 @@ impl Table {
         if !std::mem::take(&mut self.stirred) {
             return Vec::new();
         }
-        // The newest one says which others there have to be, and stays until the next one does.
-        let newest = self.segments.keys().next_back().copied();
-        let floor = self.floor.into_iter().chain(newest).min();
+        // The newest one says which others there have to be, the seal before it that there is this one. They stay until the next one says so.
+        let telling = self.segments.keys().rev().take(2).copied();
+        let floor = self.floor.into_iter().chain(telling).min();
         let mut dead = Vec::new();
         for (id, segment) in &mut self.segments {
             let free = segment.live == 0 && segment.ended && !segment.freeing;

@@ -137,7 +137,7 @@ fn the_smaller_segments_of_a_new_log_are_used_again_too() {
     let options = || LogOptions { segment_size: 8 << 20, recycle_max: 4, ..small(dir.path()) };
     let (log, ..) = open(options());
     // The first two have 2 MiB each, with room for one of these.
-    for id in 0..3 {
+    for id in 0..4 {
         write(&log, id, &vec![id as u8; 3 << 19]);
         log.reclaim();
     }
@@ -163,6 +163,8 @@ fn a_segment_waits_for_those_it_depends_on() {
     let first = write(&log, 0, &[0; 40_000]);
     let second = write(&log, 1, &[1; 40_000]);
     let third = write(&log, 2, &[2; 40_000]);
+    // The last two tell of each other.
+    write(&log, 3, &[3; 40_000]);
     let [a, b, c] = [first, second, third].map(|l| l.position.segment);
     assert!(a < b && b < c);
     log.retain(first);
@@ -193,8 +195,8 @@ fn after_close_nothing_is_taken() {
 fn what_depends_on_a_vacated_segment_inherits_what_it_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let (log, ..) = open(small(dir.path()));
-    let written = [0, 1, 2, 3].map(|id| write(&log, id, &[7; 40_000]));
-    let [a, b, c, _] = written.map(|l| l.position.segment);
+    let written = [0, 1, 2, 3, 4].map(|id| write(&log, id, &[7; 40_000]));
+    let [a, b, c, ..] = written.map(|l| l.position.segment);
     // In b stands the copy of a record in a; in c its deletion.
     log.retain(written[0]);
     log.depend(b, a);

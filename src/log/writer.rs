@@ -15,6 +15,7 @@ use super::record::Stamp;
 use super::replay::Replay;
 use super::segment::{PAGE, page_up};
 use super::shared::Shared;
+use super::survey::Surveyed;
 use super::zero::Filler;
 use super::{Done, Health, Location, LogError, Position, SegmentId};
 use crate::clock::{Clock, Instant};
@@ -39,6 +40,11 @@ impl Open {
         Position { segment: SegmentId(self.stamp.generation), offset: self.end as u32 }
     }
 
+    /// What the last process wrote to.
+    fn found((Surveyed { path, file, stamp, size, .. }, end): (Surveyed, u64)) -> Open {
+        Open { file, path, stamp, size, offset: page_up(end), end }
+    }
+
     /// Octets left for batches; the last page is the seal's.
     fn room(&self) -> u64 {
         (self.size - PAGE).saturating_sub(self.offset)
@@ -58,6 +64,8 @@ pub(super) struct Writer {
     clock: Clock,
     rng: SmallRng,
     open: Option<Open>,
+    /// Where the last process ended, until a segment is begun behind that.
+    found: Option<Open>,
     /// While nothing is open: the end of the log, and whether its segment has a seal.
     prior: Option<Position>,
     prior_sealed: bool,
@@ -83,6 +91,7 @@ impl Writer {
             clock: Clock,
             rng: rand::make_rng(),
             open: None,
+            found: replay.newest.map(Open::found),
             prior: replay.prior,
             prior_sealed: replay.prior_sealed,
             generation: replay.generation_max,
@@ -291,7 +300,7 @@ impl Writer {
             self.fail(left, &LogError::Closed);
         }
         if let Some(open) = self.open.take() {
-            let sealed = self.seal(&open);
+            let sealed = self.seal(&open, None);
             self.end_segment(&open, sealed);
         }
     }

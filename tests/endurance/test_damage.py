@@ -69,11 +69,12 @@ def noticed(daemon, file, why):
     return at_start
 
 
-def test_missing_segment(make, sink, load):
+@pytest.mark.parametrize("which", [1, -1], ids=["second", "newest"])
+def test_missing_segment(make, sink, load, which):
     """A file of the log is gone: its messages are lost, all others arrive, and the operator is told."""
     daemon, target, accepted, release = prepared(make, sink, load)
     assert daemon.verify()[1]
-    gone = segments(daemon)[1]
+    gone = segments(daemon)[which]
     size = sum(1 for _ in accepted) * (1 << 20) // sum(file.stat().st_size for file in segments(daemon)) + 10
     gone.unlink()
     at_start = noticed(daemon, gone, "the file is missing")

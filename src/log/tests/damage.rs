@@ -115,6 +115,65 @@ fn a_missing_segment_is_noticed() {
     }
 }
 
+/// What becomes of the newest segment, of which no header tells.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Missing,
+    Emptied,
+}
+
+#[test]
+fn the_newest_segment_missing_is_noticed() {
+    let losses = [Loss::Missing, Loss::Emptied];
+    for (seed, starts, loss) in (0..4).flat_map(|s| (1..4).flat_map(move |n| losses.map(|loss| (s, n, loss)))) {
+        let files = SimFiles::new(seed);
+        let mut newest = None;
+        // Each start begins a segment behind the one that the last process closed, or was writing to when it was killed.
+        for start in 0..starts {
+            let (log, ..) = open(&files, options());
+            // Those of the first start take several segments, and the newest is behind a full one.
+            let ids = if start == 0 { 1..40 } else { start * 100..start * 100 + 3 };
+            for id in ids {
+                newest = Some(write(&log, id).unwrap());
+            }
+            // Of what nobody retains only that is left which tells of the newest.
+            log.reclaim();
+            match (seed + start) % 2 {
+                0 => drop(log),
+                _ => {
+                    files.cut();
+                    drop(log);
+                    files.kill();
+                }
+            }
+        }
+        let lost = newest.unwrap().position.segment;
+        let why = match loss {
+            Loss::Missing => {
+                files.remove(&path_of(lost)).unwrap();
+                "the file is missing"
+            }
+            Loss::Emptied => {
+                files.truncate(&path_of(lost), 0).unwrap();
+                "nothing in the file is readable"
+            }
+        };
+        let context = format!("seed {seed}, start {starts}, {loss:?}");
+        let verified = verify_with(&files, Path::new("spool"), &mut |_| {}).unwrap().damaged;
+        let (log, report, _) = open(&files, options());
+        let [unsure @ .., damage] = &report.damaged[..] else { panic!("{context}: {report:?}") };
+        assert_eq!((&damage.file, damage.why), (&path_of(lost), why), "{context}");
+        // Those that were freed when it was begun, which only its header would tell.
+        assert!(unsure.iter().all(|damage| damage.why.contains("or was given back before")), "{context}: {unsure:?}");
+        assert_eq!(verified, report.damaged, "{context}");
+        // It is told once, and its number is not given again.
+        assert!(write(&log, 1000).unwrap().position.segment > lost, "{context}");
+        drop(log);
+        let (_log, report, _) = open(&files, options());
+        assert_eq!(report.damaged, [], "{context}");
+    }
+}
+
 #[test]
 fn a_segment_of_which_nothing_is_left_is_noticed() {
     for (seed, len) in [(0, 0), (1, 0), (0, 100), (1, 4096)] {

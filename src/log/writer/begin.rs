@@ -10,7 +10,7 @@ use super::{Open, RESERVE_MAX, Writer};
 use crate::log::batch::write_all;
 use crate::log::files::LogFile;
 use crate::log::record::{Stamp, read_full};
-use crate::log::segment::{FIRST, FileName, Others, PAGE, SIZE_MAX, SIZE_MIN, SegmentHeader, page_up, seal_page};
+use crate::log::segment::{FIRST, FileName, Others, PAGE, SIZE_MAX, SIZE_MIN, Seal, SegmentHeader, page_up};
 use crate::log::table::{Pooled, Segment, is_of_use};
 use crate::log::zero::{HURRIED, fill_whole};
 use crate::log::{LogError, SegmentId};
@@ -158,7 +158,7 @@ impl Writer {
     }
 
     /// Makes a file, all of it written and synced, the open segment: first its header, synced; then its name; then the seal of the one
-    /// before it.
+    /// before it, which tells of this one.
     fn install(&mut self, file: Arc<dyn LogFile>, from: &Path, size: u64) -> Result<(), LogError> {
         self.generation += 1;
         let id = SegmentId(self.generation);
@@ -170,9 +170,9 @@ impl Writer {
         let begin = |e| LogError::io("begin", &path)(e);
         write_all(&*file, &mut [IoSlice::new(&page)], 0).and_then(|()| file.sync_data()).map_err(begin)?;
         self.give_name(from, &path)?;
-        if let Some(open) = self.open.take() {
-            let sealed = self.seal(&open);
-            self.end_segment(&open, sealed);
+        if let Some(last) = self.open.take().or_else(|| self.found.take()) {
+            let sealed = self.seal(&last, Some(id));
+            self.end_segment(&last, sealed);
         }
         let segment = Segment {
             file: file.clone(),
@@ -223,13 +223,14 @@ impl Writer {
         }
     }
 
-    /// Says in the segment itself where it ends. Without that it still does, by the header of the next one.
-    pub(super) fn seal(&self, open: &Open) -> bool {
-        let page = seal_page(open.stamp, open.end);
+    /// Says in the segment itself where it ends, and what stands behind it. Without that it still ends there, by the header of the next one;
+    /// but should that one get lost, nobody would know.
+    pub(super) fn seal(&self, last: &Open, next: Option<SegmentId>) -> bool {
+        let page = Seal { end: last.end, next }.encode(last.stamp);
         let sealed =
-            write_all(&*open.file, &mut [IoSlice::new(&page)], open.size - PAGE).and_then(|()| open.file.sync_data());
+            write_all(&*last.file, &mut [IoSlice::new(&page)], last.size - PAGE).and_then(|()| last.file.sync_data());
         if let Err(error) = &sealed {
-            tracing::warn!(%error, path = %open.path.display(), "a full segment cannot be sealed");
+            tracing::warn!(%error, path = %last.path.display(), "a segment that ends cannot be sealed");
         }
         sealed.is_ok()
     }
