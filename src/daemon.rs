@@ -1,5 +1,6 @@
 //! The wiring diagram: builds every part, joins them, reloads, and stops them along the path of mail, upstream first.
 
+mod descriptors;
 mod doors;
 mod fixed;
 mod parts;
@@ -56,6 +57,7 @@ impl Daemon {
     /// The first part that could not start, with the place and the reason; parts already started are stopped.
     pub async fn start(config: &Config) -> anyhow::Result<Daemon> {
         let clock = Clock;
+        descriptors::provide(config);
         let metrics = Arc::new(Metrics::new());
         let hostname = config.hostname().context("hostname")?;
         let tokens = parts::tokens(config)?;

@@ -66,6 +66,7 @@ def test_file_descriptors_exhausted(make, sink, load):
         time.sleep(1)
         assert daemon.process.running()
         assert daemon.log().count("cannot accept connections") < 60, "the log is flooded"
+        assert "more than may be open at once" in daemon.log(), "not told of at the start"
         ended = {event["recipient"] for event in daemon.events(names=["bounced", "expired"])}
         assert not ended, f"given up for want of a descriptor: {ended}"
         held.close()
@@ -75,6 +76,16 @@ def test_file_descriptors_exhausted(make, sink, load):
     clients = load(daemon)
     clients.wait(30)
     whole(daemon, target, [*clients.stop(), *during, *before])
+
+
+def test_file_descriptors_are_taken(make):
+    """As many as the system allows, not as few as a shell gives: 60, and 100 clients are inside all the same."""
+    daemon = make(wrap=("prlimit", "--nofile=60:8192")).start()
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", daemon.smtp), timeout=20))
+            assert client.recv(1000).startswith(b"220 ")
+    assert "more than may be open at once" not in daemon.log()
 
 
 def test_too_many_connections(make, sink):
