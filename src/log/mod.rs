@@ -40,8 +40,9 @@
 //! Every page of a segment was written and synced before the segment was begun, so that a sync of a batch is about nothing but its data: see
 //! `zero.rs`. A header names the segments that there were when it was begun. So one that the newest header names, and that is neither there
 //! nor `free` nor `gone`, is missing; one whose file is shorter than its header says was cut off. The newest itself is named by the
-//! seal of the one before it. These two are not freed, since what they name would be forgotten. Files of version 1 of the log have
-//! none of this, and are read all the same; they are not used again.
+//! seal of the one before it. These two are not freed, since what they name would be forgotten; the older one is while the log is read-only,
+//! for it may be the space that is missing. Files of version 1 of the log have none of this, and are read all the same; they are not
+//! used again.
 //!
 //! # When a write or sync fails
 //!

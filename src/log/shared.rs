@@ -118,12 +118,13 @@ impl Shared {
         // Whoever else is at it will see the same segments.
         let Ok(_one) = self.reclaiming.try_lock() else { return 0 };
         let (mut count, mut stuck) = (0, Vec::new());
+        let healthy = *self.health.borrow() == Health::Ok;
         loop {
-            let dead = self.table().take_dead();
+            let dead = self.table().take_dead(!healthy);
             if dead.is_empty() {
                 break;
             }
-            count += self.free(dead, &mut stuck);
+            count += self.free(dead, healthy, &mut stuck);
         }
         // Those that could not be freed are for the next call, or this one would never end.
         stuck.into_iter().for_each(|id| self.table().keep(id));
@@ -135,9 +136,8 @@ impl Shared {
 
     /// Takes the names of dead segments away, for good; only then may what waits for them go too. Another name goes on telling that they are
     /// not missing, until a new segment does by not naming them.
-    fn free(&self, dead: Vec<(SegmentId, Option<u64>)>, stuck: &mut Vec<SegmentId>) -> usize {
+    fn free(&self, dead: Vec<(SegmentId, Option<u64>)>, healthy: bool, stuck: &mut Vec<SegmentId>) -> usize {
         let dir = &self.options.dir;
-        let healthy = *self.health.borrow() == Health::Ok;
         let mut places = self.options.recycle_max.saturating_sub(self.table().pool.len());
         let mut gone = Vec::new();
         for (id, usable) in dead {

@@ -51,6 +51,8 @@ pub(super) struct Table {
     floor: Option<SegmentId>,
     /// Something happened that may let a segment go; so that most calls of `take_dead` cost nothing.
     stirred: bool,
+    /// Whether that was under pressure.
+    pressed: bool,
     segment_size: u64,
 }
 
@@ -63,6 +65,7 @@ impl Table {
             gone: Vec::new(),
             floor: None,
             stirred: true,
+            pressed: false,
             segment_size,
         }
     }
@@ -104,13 +107,14 @@ impl Table {
     }
 
     /// Marks every segment that may go now, oldest first, with the size of their files that may be used again. Call [`Table::freed`] once
-    /// their names are durably gone.
-    pub fn take_dead(&mut self) -> Vec<(SegmentId, Option<u64>)> {
-        if !std::mem::take(&mut self.stirred) {
+    /// their names are durably gone. `pressed`: space is worth more than knowing later that the newest one is missing.
+    pub fn take_dead(&mut self, pressed: bool) -> Vec<(SegmentId, Option<u64>)> {
+        let before = std::mem::replace(&mut self.pressed, pressed);
+        if !std::mem::take(&mut self.stirred) && before == pressed {
             return Vec::new();
         }
         // The newest one says which others there have to be, the seal before it that there is this one. They stay until the next one says so.
-        let telling = self.segments.keys().rev().take(2).copied();
+        let telling = self.segments.keys().rev().take(if pressed { 1 } else { 2 }).copied();
         let floor = self.floor.into_iter().chain(telling).min();
         let mut dead = Vec::new();
         for (id, segment) in &mut self.segments {

@@ -127,6 +127,18 @@ fn what_says_where_a_broken_segment_ends_stays_as_long_as_it() {
 }
 
 #[test]
+fn a_log_that_is_read_only_keeps_no_dead_segment() {
+    let files = SimFiles::new(1);
+    let (log, ..) = open(&files, LogOptions { retry: Duration::from_secs(600), ..options() });
+    (1..40).for_each(|id| assert!(write(&log, id).is_ok()));
+    assert!(log.reclaim() > 0);
+    assert_eq!((log.stats().segments, log.reclaim()), (2, 0), "the newest, and the one whose seal tells of it");
+    files.fail(Deed::Sync, 1, Fault::Error(ErrorKind::Other));
+    assert!(write(&log, 40).is_err());
+    assert_eq!((log.reclaim(), log.stats().segments), (1, 1));
+}
+
+#[test]
 fn a_short_write_is_gone_on_with() {
     let files = SimFiles::new(1);
     let (log, ..) = open(&files, options());
