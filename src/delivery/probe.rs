@@ -1,6 +1,7 @@
 //! Ways in for fuzz targets and benchmarks; see [`crate::probe`].
 
 mod relay;
+mod socks;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -15,15 +16,15 @@ use super::capabilities::Capabilities;
 use super::client::{Client, Local, Target};
 use super::connection::Connection;
 use super::data::{Outbox, WINDOW};
-use super::proxy::socks;
 use super::reply::{EHLO_TEXT_MAX, Replies, TEXT_MAX};
 use super::transaction::{Job, Transaction};
 use crate::clock::Clock;
-use crate::config::{Credentials, DeliveryConfig, TlsPolicy};
+use crate::config::{DeliveryConfig, TlsPolicy};
 use crate::mail::{Outcome, Recipient, Reply, ReversePath};
 use crate::telemetry::Metrics;
 
 pub use relay::receiver_auth;
+pub use socks::socks;
 
 /// What a receiver says, after an octet that says how to cut it: however it is cut, the same replies come out, and
 /// nonsense is seen in the same place. Texts are harmless, codes make sense.
@@ -352,55 +353,4 @@ pub fn read_replies(wire: &[u8]) -> usize {
         }
     }
     found
-}
-
-/// What a SOCKS5 proxy answers, after an octet whose lowest bit says whether we have a password: it connects us or says why
-/// not, reads not an octet more than its answer, and cannot make us wait for what will not come.
-pub fn socks(octets: &[u8]) {
-    let Some((&kind, said)) = octets.split_first() else { return };
-    let credentials = (kind & 1 == 1).then(|| Credentials { username: "me".into(), password: "secret".into() });
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut stream = Said { unread: said, heard: 0 };
-        let to = ([192, 0, 2, 1], 25).into();
-        let told = socks::connect(&mut stream, to, credentials.as_ref()).await;
-        let read = said.len() - stream.unread.len();
-        // Methods, password, and the longest answer: one that names a host.
-        assert!(read <= 2 + 2 + 5 + 255 + 2, "{read} octets were read");
-        assert!(stream.heard <= 4 + 11 + 22);
-        match told {
-            Ok(address) => assert!(read >= 2 + 7 && address.is_none_or(|address| !address.is_unspecified())),
-            Err(error) => assert!(!error.to_string().is_empty() && error.to_string().len() < 200),
-        }
-    });
-}
-
-/// A peer that says this and then nothing more, and hears everything.
-struct Said<'a> {
-    unread: &'a [u8],
-    heard: usize,
-}
-
-impl AsyncRead for Said<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (now, rest) = self.unread.split_at(self.unread.len().min(buf.remaining()));
-        buf.put_slice(now);
-        self.unread = rest;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Said<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        self.heard += octets.len();
-        Poll::Ready(Ok(octets.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }
