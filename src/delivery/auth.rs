@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use mail_send::{Credentials as MailSendCredentials, Error, SmtpClient};
 use smtp_proto::{AUTH_LOGIN, AUTH_PLAIN, EhloResponse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,7 +23,7 @@ use crate::mail::{Blame, EnhancedCode, Failure, Origin, Reply};
 /// Logs in with the best mechanism offered, PLAIN before LOGIN. The caller made sure that nobody listens.
 ///
 /// # Errors
-/// The relay's refusal, or what broke. Never a message's fault.
+/// The relay's refusal, without the password should it repeat that, or what broke. Never a message's fault.
 pub(super) async fn authenticate<S: Io>(
     wire: &mut Wire<S>,
     credentials: &Credentials,
@@ -37,10 +39,10 @@ pub(super) async fn authenticate<S: Io>(
     offer.auth_mechanisms = mechanisms.iter().find(|(offered, _)| *offered).map_or(0, |(_, mechanism)| *mechanism);
     let secret = MailSendCredentials::new(credentials.username.as_str(), credentials.password.as_str());
     let mut client = SmtpClient { stream: LineStream(wire), timeout: limit };
-    client.authenticate(&secret, Offer(offer)).await.map(drop).map_err(|error| failure(error, limit))
+    client.authenticate(&secret, Offer(offer)).await.map(drop).map_err(|error| failure(error, limit, credentials))
 }
 
-fn failure(error: Error, limit: Duration) -> Failure {
+fn failure(error: Error, limit: Duration, credentials: &Credentials) -> Failure {
     let ours = |text: String| Failure::ours(Blame::EgressPath, EnhancedCode(4, 7, 0), text);
     match error {
         Error::AuthenticationFailed(reply) | Error::UnexpectedReply(reply) if !(400..600).contains(&reply.code) => {
@@ -50,7 +52,8 @@ fn failure(error: Error, limit: Duration) -> Failure {
             // Its parser keeps the enhanced code as bytes and the text as it came.
             let [class, subject, detail] = reply.esc;
             let enhanced = EnhancedCode(class, subject.into(), detail.into());
-            let text: String = reply.message.chars().map(|c| if c.is_control() { '?' } else { c }).take(500).collect();
+            let text: String = reply.message.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            let text: String = without_password(text, credentials).chars().take(500).collect();
             let reply = Reply {
                 code: reply.code,
                 enhanced: (u16::from(class) == reply.code / 100).then_some(enhanced),
@@ -63,6 +66,19 @@ fn failure(error: Error, limit: Duration) -> Failure {
         Error::Io(source) => Broken::Lost { command: "AUTH", source }.into_failure(),
         other => ours(format!("AUTH: {other}")),
     }
+}
+
+/// A reply is logged, and some relays repeat in it what they did not like.
+fn without_password(mut text: String, Credentials { username, password }: &Credentials) -> String {
+    let (plain, login) =
+        (BASE64_STANDARD.encode(format!("\0{username}\0{password}")), BASE64_STANDARD.encode(password));
+    // The password itself last: some word of the relay's may be a short one by chance.
+    for secret in [&plain, &login, password].into_iter().filter(|secret| secret.len() >= 4) {
+        if text.contains(secret) {
+            text = text.replace(secret, "***");
+        }
+    }
+    text
 }
 
 struct Offer(EhloResponse<String>);

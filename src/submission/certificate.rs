@@ -7,14 +7,15 @@ pub(super) fn shown(tls: &rustls::ServerConnection) -> Option<Vec<String>> {
     tls.peer_certificates().and_then(|chain| chain.first()).map(names)
 }
 
-/// What a verified certificate calls its owner: DNS names, then the common name.
+/// What a verified certificate calls its owner, each name once: DNS names, then the common name.
 pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let mut names: Vec<String> = match webpki::EndEntityCert::try_from(certificate) {
-        Ok(certificate) => certificate.valid_dns_names().map(str::to_owned).collect(),
-        Err(_) => Vec::new(),
-    };
-    if let Some(name) = common_name(certificate).filter(|name| !names.contains(name)) {
-        names.push(name);
+    let parsed = webpki::EndEntityCert::try_from(certificate).ok();
+    let dns_names = parsed.iter().flat_map(|parsed| parsed.valid_dns_names()).map(str::to_owned);
+    let mut names = Vec::new();
+    for name in dns_names.chain(common_name(certificate)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
     names
 }
@@ -100,6 +101,7 @@ mod tests {
         check(&["shop.example", "b.example"], None, &["shop.example", "b.example"]);
         check(&["shop.example"], Some("Shop"), &["shop.example", "Shop"]);
         check(&["shop.example"], Some("shop.example"), &["shop.example"]);
+        check(&["a.example", "b.example", "a.example"], None, &["a.example", "b.example"]);
         check(&[], Some("shop-1"), &["shop-1"]);
         check(&[], None, &[]);
     }
