@@ -137,8 +137,10 @@ pub(crate) const fn size_in_slab<T>() -> usize {
 pub type IdMap<T> = HashMap<MessageId, T, BuildHasherDefault<IdHasher>>;
 /// A set of message ids.
 pub type IdSet = HashSet<MessageId, BuildHasherDefault<IdHasher>>;
+/// A map by whatever is made of numbers that we gave out ourselves.
+pub type OwnMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
-/// Hashes message ids, and nothing else.
+/// Hashes message ids and other numbers of our own, and nothing else.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct IdHasher(u64);
 
@@ -151,8 +153,17 @@ impl Hasher for IdHasher {
         octets.iter().for_each(|octet| self.write_u64(u64::from(*octet)));
     }
 
+    fn write_u32(&mut self, id: u32) {
+        self.write_u64(u64::from(id));
+    }
+
     fn write_u64(&mut self, id: u64) {
         self.0 = hash(MessageId(self.0 ^ id));
+    }
+
+    /// Which variant it is: whether there is a number.
+    fn write_isize(&mut self, variant: isize) {
+        self.0 = self.0.rotate_left(5) ^ variant as u64;
     }
 }
 

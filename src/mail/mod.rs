@@ -19,7 +19,7 @@ pub mod wording;
 pub use address::{AddressError, AddressHost, EnvelopeAddress, ReversePath};
 #[cfg(test)]
 pub(crate) use by_id::size_in_slab;
-pub use by_id::{ById, HasId, IdHasher, IdMap, IdSet};
+pub use by_id::{ById, HasId, IdHasher, IdMap, IdSet, OwnMap};
 pub use domain::{Domain, DomainError};
 pub use envelope::{Class, Envelope, Notify, Recipient, Ret, Stream};
 pub use message_id::{MessageId, MessageIdError, MessageIds};

@@ -12,14 +12,14 @@ mod items;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
 use items::{Items, Popped};
 
 use super::scheduler::{HostId, Item, StreamId};
-use crate::mail::Class;
+use crate::mail::{Class, OwnMap};
 use crate::routing::SourceId;
 use crate::shaping::BucketId;
 
@@ -54,7 +54,7 @@ pub struct Ready {
     /// Lanes that may go, in order of their turns.
     turns: [VecDeque<LaneId>; 3],
     credit: [i64; 3],
-    lanes: HashMap<LaneId, Lane>,
+    lanes: OwnMap<LaneId, Lane>,
     items: usize,
     /// Of these, items of lanes that are set aside.
     aside: usize,
