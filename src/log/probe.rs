@@ -114,7 +114,10 @@ impl LogFile for MemoryFile {
                 at = end;
                 continue;
             }
-            if octets.len() < end {
+            if octets.is_empty() {
+                // All of it at once, which the system gives when it is touched.
+                *octets = vec![0; end.max(self.size as usize)];
+            } else if octets.len() < end {
                 octets.resize(end, 0);
             }
             octets[at..end].copy_from_slice(piece);
