@@ -206,7 +206,8 @@ impl Writer {
         }
         let named = named.and_then(|()| files.sync_dir(&dir).map_err(LogError::io("begin", path)));
         if named.is_err() {
-            let _ = files.remove(path);
+            // The name it had may tell of a segment that was given back.
+            let _ = files.rename(path, from).or_else(|_| files.remove(path));
             self.abandon();
         }
         named
