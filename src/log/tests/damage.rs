@@ -203,6 +203,24 @@ fn a_segment_cut_off_between_two_batches_is_noticed() {
 }
 
 #[test]
+fn a_newest_segment_cut_off_is_not_written_over() {
+    let files = SimFiles::new(1);
+    let (log, ..) = open(&files, LogOptions { segment_size: 256 << 10, ..options() });
+    let written: Vec<Location> = (1..20).map(|id| write(&log, id).unwrap()).collect();
+    files.cut();
+    drop(log);
+    files.kill();
+    // The last page of what is left is a record's, not the seal's.
+    let [.., left, cut] = written[..] else { panic!("{written:?}") };
+    files.truncate(&path_of(cut.position.segment), u64::from(cut.position.offset) & !4095).unwrap();
+    for _ in 0..2 {
+        let (log, _, seen) = open(&files, options());
+        assert_eq!(seen.len(), 18);
+        assert_eq!(log.read_blocking(left).unwrap().body, body(18));
+    }
+}
+
+#[test]
 fn what_was_reclaimed_is_not_missing() {
     let files = SimFiles::new(1);
     // A segment that is larger than others cannot be used again; nor can more than `recycle_max`.
