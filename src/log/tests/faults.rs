@@ -133,9 +133,13 @@ fn a_log_that_is_read_only_keeps_no_dead_segment() {
     (1..40).for_each(|id| assert!(write(&log, id).is_ok()));
     assert!(log.reclaim() > 0);
     assert_eq!((log.stats().segments, log.reclaim()), (2, 0), "the newest, and the one whose seal tells of it");
-    files.fail(Deed::Sync, 1, Fault::Error(ErrorKind::Other));
-    assert!(write(&log, 40).is_err());
-    assert_eq!((log.reclaim(), log.stats().segments), (1, 1));
+    // Who fills a file ahead may meet the first fault in the writer's place.
+    assert!((40..44).any(|id| {
+        files.fail(Deed::Sync, 1, Fault::Error(ErrorKind::Other));
+        write(&log, id).is_err()
+    }));
+    assert!(log.reclaim() > 0);
+    assert_eq!(log.stats().segments, 1);
 }
 
 #[test]
