@@ -3,25 +3,27 @@
 //!     sink --listen 0.0.0.0:25 --control PATH
 //!          [--cert PEM --key PEM]   offer STARTTLS
 //!          [--chunking]             offer CHUNKING (BDAT)
-//!          [--rtt-ms N]             behave as if N ms away: see `session::Wire`
+//!          [--rtt-ms N]             behave as if N ms away: see `far::Wire`
 //!          [--defer PREFIX]         451 to every recipient whose address begins so
 //!
-//! One thread a connection. Replies leave when the input is used up, so pipelined commands get theirs in one write.
+//! One thread for all connections, or one for each where it is far away. Replies leave when the input is used up, so pipelined commands
+//! get theirs in one write.
 //! PATH is a UNIX socket. A line `stats` gets the counts as JSON; `times FILE` writes (id, ns) of every message, both
 //! little-endian u64, and answers when that is done.
 
+mod far;
+mod near;
 mod session;
 mod stats;
+mod stream;
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bench_tools::Options;
-use session::{End, Session};
 use stats::Stats;
 
 /// What this receiver is like.
@@ -51,34 +53,10 @@ fn main() {
             let _ = answer(caller, stats);
         }
     });
-    for tcp in listener.incoming().flatten() {
-        stats.opened(&tcp);
-        let spawned = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
-            let _ = serve(tcp, receiver, stats);
-            stats.open.fetch_sub(1, Relaxed);
-        });
-        if let Err(error) = spawned {
-            eprintln!("sink: no thread for a connection: {error}");
-        }
+    match receiver.rtt.is_zero() {
+        true => near::run(&listener, receiver, stats),
+        false => far::run(&listener, receiver, stats),
     }
-}
-
-fn serve(tcp: TcpStream, receiver: &Receiver, stats: &Stats) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let watched = tcp.try_clone()?;
-    let mut plain = Session::new(tcp, &watched, receiver, stats, false);
-    plain.greet();
-    if let End::StartTls = plain.serve()? {
-        let config = receiver.tls.clone().expect("only offered with a certificate");
-        let tls = rustls::ServerConnection::new(config).map_err(io::Error::other)?;
-        let stream = rustls::StreamOwned::new(tls, plain.into_stream());
-        let mut inside = Session::new(stream, &watched, receiver, stats, true);
-        inside.serve()?;
-        let mut stream = inside.into_stream();
-        stream.conn.send_close_notify();
-        let _ = stream.flush();
-    }
-    Ok(())
 }
 
 fn answer(caller: UnixStream, stats: &Stats) -> io::Result<()> {
