@@ -1,8 +1,10 @@
 //! A session task: one connection to one site, which pulls work until there is none.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 
 use super::dial::NoConnection;
 use super::scheduler::{Action, Batch, Item, PathId, SiteId};
@@ -121,6 +123,7 @@ impl Queue {
     ) -> Ending {
         let path = slot.path;
         let wake = Arc::new(Notify::new());
+        let mut patience = pin!(tokio::time::sleep(parts.delivery.idle_timeout));
         let most = parts.delivery.messages_per_connection.min(self.lock().messages_per_connection(path));
         for served in 0..most {
             self.breathe().await;
@@ -150,7 +153,8 @@ impl Queue {
                     Err(ending) => return ending,
                     Ok(Some(batch)) => break batch,
                     Ok(None) => {
-                        if !self.idle(parts, path, connection, &wake).await {
+                        patience.as_mut().reset(self.clock.instant() + parts.delivery.idle_timeout);
+                        if !self.idle(path, connection, &wake, patience.as_mut()).await {
                             return Ending::Done;
                         }
                     }
@@ -171,8 +175,14 @@ impl Queue {
         Ending::Done
     }
 
-    /// Waits for work with the connection open. False: end the session.
-    async fn idle(&self, parts: &Parts, path: PathId, connection: &mut Connection, wake: &Arc<Notify>) -> bool {
+    /// Waits for work with the connection open, as long as `patience` lasts. False: end the session.
+    async fn idle(
+        &self,
+        path: PathId,
+        connection: &mut Connection,
+        wake: &Arc<Notify>,
+        patience: Pin<&mut Sleep>,
+    ) -> bool {
         if self.lock().stopped() {
             return false;
         }
@@ -180,7 +190,7 @@ impl Queue {
             biased;
             () = wake.notified() => true,
             () = connection.idle() => false,
-            () = tokio::time::sleep(parts.delivery.idle_timeout) => false,
+            () = patience => false,
         };
         let mut scheduler = self.lock();
         let handed_work = !scheduler.leave_idle(path, wake);

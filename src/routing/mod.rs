@@ -187,7 +187,8 @@ impl Router {
         let answer = self.shared.dns.mx(domain).await;
         let chosen = match mx::choose(answer) {
             mx::Choice::Hosts(hosts, ttl) => (hosts, ttl),
-            mx::Choice::Itself(ttl) => self.implicit(domain, ttl).await?,
+            // In a box of its own: few need it, and every look-up under way would have room for its two questions.
+            mx::Choice::Itself(ttl) => Box::pin(self.implicit(domain, ttl)).await?,
             mx::Choice::None(trouble) => return Err(trouble.into_no_route(domain, self.shared.clock.instant())),
         };
         let (hosts, ttl) = chosen;
