@@ -32,6 +32,8 @@ mod pace;
 mod population;
 #[path = "simulation/receiver.rs"]
 mod receiver;
+#[path = "simulation/rest.rs"]
+mod rest;
 #[path = "simulation/traffic.rs"]
 mod traffic;
 #[path = "simulation/week.rs"]
@@ -144,4 +146,9 @@ fn a_fleet_of_sources_keeps_its_promises() {
 #[test]
 fn a_receiver_that_slows_down_is_followed_and_so_is_its_recovery() {
     pace::check(from_environment("POSTHASTE_SEED").unwrap_or(1));
+}
+
+#[test]
+fn a_connection_rests_as_long_as_it_may_after_each_message() {
+    rest::check();
 }

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smallvec::smallvec;
 
-use super::faults::{open, write};
+use super::faults::{open, open_unhealing, write};
 use crate::log::probe::owner::{body, options};
 use crate::log::segment::SegmentHeader;
 use crate::log::sim::{Deed, Fault, SimFiles};
@@ -275,7 +275,7 @@ fn a_header_that_may_come_back_cuts_nothing_off() {
     let mut kept = 0;
     for nth in 1..24 {
         let files = SimFiles::new(nth);
-        let (log, ..) = open(&files, LogOptions { retry: Duration::from_secs(600), ..options() });
+        let log = open_unhealing(&files);
         write(&log, 1).unwrap();
         // One of these makes the log begin a segment; some deed of that fails, or of a batch before.
         files.fail(Deed::Change, nth, Fault::Error(ErrorKind::Other));

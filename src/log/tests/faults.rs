@@ -24,6 +24,11 @@ pub(super) fn open(files: &SimFiles, options: LogOptions) -> (Log, ReplayReport,
     (log, report, seen)
 }
 
+/// A log that stays as a fault leaves it.
+pub(super) fn open_unhealing(files: &SimFiles) -> Log {
+    open(files, LogOptions { retry: Duration::from_secs(600), ..options() }).0
+}
+
 fn append(log: &Log, id: u64, durability: Durability) -> mpsc::Receiver<Result<Location, LogError>> {
     let (sender, receiver) = mpsc::channel();
     let body = smallvec![Bytes::from(body(id))];
@@ -129,7 +134,7 @@ fn what_says_where_a_broken_segment_ends_stays_as_long_as_it() {
 #[test]
 fn a_log_that_is_read_only_keeps_no_dead_segment() {
     let files = SimFiles::new(1);
-    let (log, ..) = open(&files, LogOptions { retry: Duration::from_secs(600), ..options() });
+    let log = open_unhealing(&files);
     (1..40).for_each(|id| assert!(write(&log, id).is_ok()));
     assert!(log.reclaim() > 0);
     assert_eq!((log.stats().segments, log.reclaim()), (2, 0), "the newest, and the one whose seal tells of it");
@@ -148,7 +153,7 @@ fn a_begin_that_fails_forgets_no_segment_that_was_given_back() {
     // One of these is the sync of the folder, when a file that told of a segment before has its new name.
     for nth in 1..48 {
         let files = SimFiles::new(nth);
-        let (log, ..) = open(&files, LogOptions { retry: Duration::from_secs(600), ..options() });
+        let log = open_unhealing(&files);
         (1..60).for_each(|id| assert!(write(&log, id).is_ok()));
         assert!(log.reclaim() > 0 && log.stats().recycled > 0);
         files.fail(Deed::Change, nth, Fault::Error(ErrorKind::Other));

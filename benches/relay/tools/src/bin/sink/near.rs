@@ -1,7 +1,6 @@
 //! A receiver on this machine: one thread for all connections, which reads them all into the same memory.
 //!
-//! So it costs next to nothing: a thread for each connection took as much again in waking up, and with hundreds of connections more in
-//! memory that none of them had used lately.
+//! A thread for each connection has to be woken for each piece, and reads into memory that it has not used lately.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -35,26 +34,37 @@ pub fn run(listener: &TcpListener, receiver: &'static Receiver, stats: &'static 
     loop {
         for socket in sockets.wait() {
             if socket == listener.as_raw_fd() {
-                while let Ok((tcp, _)) = listener.accept() {
-                    stats.opened(&tcp);
-                    match Connection::open(tcp, &sockets, receiver, stats) {
-                        Ok(connection) => {
-                            let place = connection.socket as usize;
-                            connections.resize_with(connections.len().max(place + 1), || None);
-                            connections[place] = Some(connection);
-                        }
-                        Err(error) => {
-                            eprintln!("sink: a connection cannot be served: {error}");
-                            stats.open.fetch_sub(1, Relaxed);
-                        }
-                    }
-                }
+                accept(listener, &sockets, &mut connections, receiver, stats);
                 continue;
             }
             let place = &mut connections[socket as usize];
             let Some(connection) = place else { continue };
             if !matches!(connection.serve(&mut buffer, receiver), Ok(true)) {
                 *place = None;
+                stats.open.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// Takes all who wait.
+fn accept(
+    listener: &TcpListener,
+    sockets: &Sockets,
+    connections: &mut Vec<Option<Connection>>,
+    receiver: &'static Receiver,
+    stats: &'static Stats,
+) {
+    while let Ok((tcp, _)) = listener.accept() {
+        stats.opened(&tcp);
+        match Connection::open(tcp, sockets, receiver, stats) {
+            Ok(connection) => {
+                let place = connection.socket as usize;
+                connections.resize_with(connections.len().max(place + 1), || None);
+                connections[place] = Some(connection);
+            }
+            Err(error) => {
+                eprintln!("sink: a connection cannot be served: {error}");
                 stats.open.fetch_sub(1, Relaxed);
             }
         }
