@@ -58,6 +58,8 @@ pub(super) struct PathState {
     pub(super) proved: usize,
     /// Sessions that wait for work; the last to go idle is the first to be woken, so that the others time out.
     pub(super) idle: Vec<Arc<Notify>>,
+    /// The scheduler has it in its list of paths on which sessions wait; that is put right when the list is read.
+    pub(super) is_listed: bool,
     pub(super) health: Health,
     pub(super) pace: Pace,
     /// What this path was found to take.
@@ -103,6 +105,7 @@ impl PathState {
             connecting: 0,
             proved: 0,
             idle: Vec::new(),
+            is_listed: false,
             health: Health::Open { failures: 0 },
             pace: Pace::default(),
             control: Controller::default(),

@@ -80,21 +80,25 @@ impl Scheduler {
 
     /// A session waits for work.
     pub(super) fn rest(&mut self, path: PathId, idle: &Arc<Notify>) {
+        let state = self.path(path);
+        state.idle.push(Arc::clone(idle));
+        if std::mem::replace(&mut state.is_listed, true) {
+            return;
+        }
         // Those who have gone without saying so are few: as many as there are sessions, at most.
         if self.resting.len() > 64 + 2 * self.connections {
-            let sites = &self.sites;
-            self.resting.retain(|path| rests(sites, *path));
+            let sites = &mut self.sites;
+            self.resting.retain(|path| stays_listed(sites, *path));
             self.resting.sort_unstable_by_key(|path| (path.site, path.source));
             self.resting.dedup();
         }
         self.resting.push(path);
-        self.path(path).idle.push(Arc::clone(idle));
     }
 
     /// An idle session of any site: it finds nothing to do and makes room.
-    pub(super) fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
+    pub(in crate::queue) fn some_idle_session(&mut self) -> Option<Arc<Notify>> {
         while let Some(path) = self.resting.last().copied() {
-            if rests(&self.sites, path) {
+            if stays_listed(&mut self.sites, path) {
                 return self.path(path).idle.pop();
             }
             self.resting.pop();
@@ -224,9 +228,14 @@ impl Scheduler {
     }
 }
 
-/// Whether a session of the path waits for work.
-fn rests(sites: &slab::Slab<SiteState>, path: PathId) -> bool {
-    path_of(sites, path).is_some_and(|state| !state.idle.is_empty())
+/// Whether a session of the path waits for work; if none does, the path goes from the list of those that rest.
+fn stays_listed(sites: &mut slab::Slab<SiteState>, path: PathId) -> bool {
+    let paths = sites.get_mut(path.site as usize).map(|site| &mut site.paths);
+    let Some(state) = paths.and_then(|paths| paths.iter_mut().find(|state| state.source == path.source)) else {
+        return false;
+    };
+    state.is_listed = !state.idle.is_empty();
+    state.is_listed
 }
 
 /// The path, if it is still there.

@@ -129,8 +129,8 @@ pub(super) struct Scheduler {
     hungry: VecDeque<SiteId>,
     /// Sessions that are closing to make room.
     yielding: usize,
-    /// Paths on which sessions wait for work, and some where none do any more.
-    resting: Vec<PathId>,
+    /// Paths on which sessions wait for work, and some where none do any more; each once.
+    pub(super) resting: Vec<PathId>,
     pub(super) connections: usize,
     pub(super) counts: Counts,
     pub(super) limits: Limits,

@@ -16,9 +16,13 @@ impl Scheduler {
         match &mut host.route {
             HostRoute::Resolving(parked) => parked.push(item),
             HostRoute::Known { route, sites, until } if now < *until => {
-                let known = sites.iter().find(|(of, _)| *of == pool).map(|(_, site)| *site);
-                let (route, host) = (Arc::clone(route), item.host);
-                let site = known.unwrap_or_else(|| self.new_way(now, host, &route, pool));
+                let site = match sites.iter().find(|(of, _)| *of == pool) {
+                    Some((_, site)) => *site,
+                    None => {
+                        let route = Arc::clone(route);
+                        self.new_way(now, item.host, &route, pool)
+                    }
+                };
                 self.enqueue(now, site, item, false, actions);
             }
             HostRoute::Dead(verdict, until) if now < *until => {

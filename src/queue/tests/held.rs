@@ -41,6 +41,21 @@ fn an_idle_session_whose_place_nobody_needs_stays() {
 }
 
 #[test]
+fn a_path_is_listed_once_however_often_its_sessions_rest() {
+    let mut world = World::new(3, "limit = []");
+    for _ in 0..50 {
+        for host in 0..3 {
+            world.accept(&stream("shop", Class::Bulk), host, 10_000);
+        }
+        world.run(world.now + SECOND);
+    }
+    assert_eq!((world.sent.len(), world.scheduler.resting.len()), (150, 3));
+    // All rest, so all can be found by whoever needs room, each once.
+    let found: Vec<_> = std::iter::from_fn(|| world.scheduler.some_idle_session()).collect();
+    assert_eq!((found.len(), world.scheduler.resting.len()), (world.scheduler.connections, 0));
+}
+
+#[test]
 fn a_provider_that_a_reload_changes_brings_its_limits() {
     let mut world = World::new(1, r#"limit = [{ match = { provider = "slow" }, each = ["site"], messages = "1/s" }]"#);
     for _ in 0..50 {
