@@ -176,7 +176,7 @@ impl Dns {
         let mut name = Name::from_ascii(domain.as_str()).map_err(|e| unknown(e.to_string()))?;
         name.set_fqdn(true);
         // hickory's own time-out is per try, server and transport; this one is what the operator meant.
-        match tokio::time::timeout(self.timeout, resolver.lookup(name, record_type)).await {
+        match resolver.lookup(name, record_type, self.timeout).await {
             Ok(Ok(lookup)) => Ok(lookup),
             Ok(Err(error)) => Err(meaning(&error)),
             Err(_) => Err(no_answer(self.timeout)),

@@ -16,6 +16,8 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::binary::BinEncodable;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout_at;
 
 use super::udp::{Connections, Sockets};
 use crate::clock::{Clock, Instant};
@@ -90,23 +92,30 @@ impl Quick {
         Quick { hickory, first, cache: Mutex::new(cache), clock }
     }
 
-    /// The records of this type that a name has, through CNAMEs; at least one.
-    pub(super) async fn lookup(&self, name: Name, record_type: RecordType) -> Result<Records, NetError> {
+    /// The records of this type that a name has, through CNAMEs; at least one. hickory, if it is asked, must have its answer
+    /// `within` this time from now.
+    pub(super) async fn lookup(
+        &self,
+        name: Name,
+        record_type: RecordType,
+        within: Duration,
+    ) -> Result<Result<Records, NetError>, Elapsed> {
         let question = (name, record_type);
         let now = self.clock.instant();
         let cached = self.cache.lock().expect("no code panics under this lock").get(&question, now);
         match cached {
-            Some((until, Some(records))) => return Ok(Records { records, ttl: until - now }),
+            Some((until, Some(records))) => return Ok(Ok(Records { records, ttl: until - now })),
             Some((_, None)) => {}
             None => {
                 if let Some(found) = self.ask_first(&question).await {
-                    return Ok(found);
+                    return Ok(Ok(found));
                 }
             }
         }
         // In a box of its own: it is large, few need it, and every look-up under way would have room for it.
-        let lookup = Box::pin(self.hickory.lookup(question.0.clone(), record_type)).await?;
-        Records::through_aliases(lookup.answers(), &question)
+        let lookup = timeout_at(now + within, self.hickory.lookup(question.0.clone(), record_type));
+        let found = Box::pin(lookup).await?;
+        Ok(found.and_then(|found| Records::through_aliases(found.answers(), &question)))
     }
 
     /// What the first server says, if that is plain.

@@ -28,6 +28,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsExchange, DnsHandle, DnsResponseStream, FirstAnswer};
 use hickory_resolver::proto::op::{DEFAULT_RETRY_FLOOR, DnsRequest, DnsResponse, ResponseCode};
 use hickory_resolver::{ConnectionProvider, PoolContext};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::clock::{Clock, Instant};
@@ -188,7 +189,6 @@ impl Sockets {
         loop {
             let socket = self.idle.lock().expect("no code panics under this lock").pop_back();
             let Some(mut socket) = socket else { break };
-            // The read is no extra work: the one after the question finds the socket known to be empty and waits at once.
             if socket.may_serve(now) && socket.is_quiet() {
                 socket.uses += 1;
                 return Ok(socket);
@@ -221,11 +221,19 @@ impl Socket {
         self.uses < USES_MAX && self.strays == 0 && now.saturating_duration_since(self.born) < AGE_MAX
     }
 
-    /// Nothing has come that was not asked for. Asks the system: tokio knows of what came only after its next turn.
+    /// Nothing has come that was not asked for. Asks the system: tokio knows of what came only after its next turn. It is no
+    /// extra work where tokio still takes the socket for readable, as it does after an answer: it learns here that it is
+    /// not, and the read after the question waits at once.
     fn is_quiet(&self) -> bool {
-        let mut octet = [std::mem::MaybeUninit::uninit()];
         let socket = socket2::SockRef::from(&self.socket);
-        matches!(socket.recv(&mut octet), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let read = || socket.recv(&mut [std::mem::MaybeUninit::uninit()]);
+        let mut asked = false;
+        let first = self.socket.try_io(Interest::READABLE, || {
+            asked = true;
+            read()
+        });
+        let found = if asked { first } else { read() };
+        matches!(found, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Asks and waits for the answer, for as long as it takes; `None`: too much came that was none.
