@@ -232,6 +232,16 @@ async fn routes_as_dns_says() {
 }
 
 #[tokio::test]
+async fn a_look_up_ends_when_the_operator_says() {
+    let dns = FakeDns::start().await;
+    // Shorter than any one try: the first server has its try, then hickory is asked and cut short at once.
+    let config = DnsConfig { nameservers: vec![dns.address], timeout: Duration::from_millis(50), cache_entries: 1000 };
+    let router = Router::new(&config, &DeliveryConfig::default(), &[]).expect("configuration is right");
+    let expected = "later Site 451 4.4.3 cannot look up the mail servers of silent.example: no answer within 50ms";
+    assert_eq!(show_route(&router, "silent.example").await, expected);
+}
+
+#[tokio::test]
 async fn mail_never_comes_back_to_us() {
     let dns = FakeDns::start().await;
     let router = |own: &str| dns.router(&DeliveryConfig::default(), &[]).with_hostname(&own.parse().expect("a domain"));
