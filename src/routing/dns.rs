@@ -120,7 +120,8 @@ impl Dns {
     pub(super) fn new(config: &DnsConfig) -> Result<Dns, RoutingError> {
         let (servers, options) = resolver(config)?;
         let mut builder = Resolver::builder_with_config(servers.clone(), Connections::default());
-        let timeout = options.timeout;
+        // A try has a tenth of a second at least; nobody waits longer than the operator says.
+        let timeout = options.timeout.min(config.timeout);
         *builder.options_mut() = options;
         let hickory = builder.build().map_err(|e| RoutingError::Resolver(e.to_string()))?;
         let resolver = Quick::new(hickory, &servers, timeout, config.cache_entries);
