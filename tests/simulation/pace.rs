@@ -10,11 +10,10 @@ use posthaste::log::sim::SimFiles;
 use tokio::time::sleep;
 
 use crate::books::Pace;
-use crate::dns::{Mail, Names};
 use crate::engine::Engine;
-use crate::receiver::{Answer, Ask, Habit, OFFERS, Site, Step};
+use crate::receiver::{Answer, Ask, Habit, Step};
 use crate::traffic;
-use crate::world::{Place, World};
+use crate::world::World;
 
 const START: Timestamp = Timestamp(1_767_571_200_000);
 
@@ -62,12 +61,7 @@ impl Habit for Stepping {
 pub fn run(seed: u64) -> (Vec<(u32, u32)>, Vec<String>) {
     let seconds: Ledger = Arc::default();
     let habit = Stepping { tokens: 100.0, filled_at: START, seconds: Arc::clone(&seconds) };
-    let hosts = vec![("mx.paced.example".to_owned(), "11.0.1.1".parse().unwrap())];
-    let site = Site::new("paced".into(), hosts, OFFERS, Duration::from_millis(50), vec![Box::new(habit)], seed);
-    let mut names = Names::default();
-    names.domain("paced.example", Mail::Hosts(vec!["mx.paced.example".into()]), None);
-    let place = Place { name: "paced.example".into(), weight: 1, healthy: false, nowhere: false, site: Some(0) };
-    let world = World::new(vec![place], vec![site], names);
+    let world = World::of_one("paced", false, habit, seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let clock = Simulated::from(START);

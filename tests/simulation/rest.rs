@@ -8,11 +8,10 @@ use posthaste::config::{ByteSize, Config};
 use posthaste::log::sim::SimFiles;
 use tokio::time::sleep;
 
-use crate::dns::{Mail, Names};
 use crate::engine::Engine;
-use crate::receiver::{Answer, Ask, Habit, OFFERS, Site, Step};
+use crate::receiver::{Answer, Ask, Habit, Step};
 use crate::traffic;
-use crate::world::{Place, World};
+use crate::world::World;
 
 const START: Timestamp = Timestamp(1_767_571_200_000);
 
@@ -38,13 +37,7 @@ impl Habit for Watching {
 /// Hands in a message at each of these seconds; says in which ones there was a connection, and a message.
 pub fn seen(seconds: &[u64]) -> (Vec<u64>, Vec<u64>) {
     let seen = Seen::default();
-    let hosts = vec![("mx.calm.example".to_owned(), "11.0.1.1".parse().unwrap())];
-    let habits: Vec<Box<dyn Habit>> = vec![Box::new(Watching(Arc::clone(&seen)))];
-    let site = Site::new("calm".into(), hosts, OFFERS, Duration::from_millis(50), habits, 1);
-    let mut names = Names::default();
-    names.domain("calm.example", Mail::Hosts(vec!["mx.calm.example".into()]), None);
-    let place = Place { name: "calm.example".into(), weight: 1, healthy: true, nowhere: false, site: Some(0) };
-    let world = World::new(vec![place], vec![site], names);
+    let world = World::of_one("calm", true, Watching(Arc::clone(&seen)), 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let clock = Simulated::from(START);

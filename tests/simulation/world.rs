@@ -17,9 +17,9 @@ use posthaste::routing::{MxAnswer, NameTable, Said};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::books::Books;
-use crate::dns::Names;
-use crate::receiver::Site;
+use crate::dns::{Mail, Names};
 use crate::receiver::habits::Window;
+use crate::receiver::{Habit, OFFERS, Site};
 
 /// A domain that mail is sent to.
 #[derive(Debug, Clone)]
@@ -86,6 +86,17 @@ impl World {
     pub fn limit(&self, per_site: usize, all: usize) {
         let mut open = self.open.lock().unwrap();
         (open.per_site_max, open.all_max) = (per_site, all);
+    }
+
+    /// One domain, whose one receiver has this habit; `healthy` as in [`Place`].
+    pub fn of_one(name: &str, healthy: bool, habit: impl Habit + 'static, seed: u64) -> Arc<World> {
+        let (domain, host) = (format!("{name}.example"), format!("mx.{name}.example"));
+        let hosts = vec![(host.clone(), "11.0.1.1".parse().unwrap())];
+        let site = Site::new(name.into(), hosts, OFFERS, Duration::from_millis(50), vec![Box::new(habit)], seed);
+        let mut names = Names::default();
+        names.domain(&domain, Mail::Hosts(vec![host]), None);
+        let place = Place { name: domain, weight: 1, healthy, nowhere: false, site: Some(0) };
+        World::new(vec![place], vec![site], names)
     }
 
     /// One of our addresses is taken from the host for a while.
