@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::mail::{Blame, EnhancedCode, Envelope, MessageId, Notify, Recipient, TlsFacts};
 
+/// Octets that most lines fit into; a buffer that grows with its line is allocated eight times.
+const LINE_USUAL: usize = 1024;
+
 /// What happened to a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -188,6 +191,7 @@ impl<'a> Event<'a> {
 
     /// Appends the event to `out` as one line.
     pub fn write_line(&self, out: &mut Vec<u8>) {
+        out.reserve(LINE_USUAL);
         serde_json::to_writer(&mut *out, self).expect("every field is plain text or a number");
         out.push(b'\n');
     }
