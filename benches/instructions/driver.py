@@ -29,6 +29,13 @@ def build(kind, name):
     return next(line["executable"] for line in made if line["target"]["name"] == name)
 
 
+def valgrind(tool, out, *command):
+    """`command` under a tool that writes what it found to `out`."""
+    # Threads by turns: else one that spins for what another one is making does so for a whole slice, or for many; the daemon may then
+    # not even start within a minute.
+    return ["valgrind", f"--tool={tool}", "--fair-sched=yes", f"--{tool}-out-file={out}", "--quiet", *map(str, command)]
+
+
 class Receiver(socketserver.StreamRequestHandler):
     """A receiver that takes everything."""
 
@@ -114,6 +121,8 @@ relay = ["127.0.0.1:{receiver.server_address[1]}"]
             if daemon.poll() is not None:
                 sys.exit("the daemon did not start")
             time.sleep(0.1)
+        else:
+            sys.exit("the daemon does not listen after a minute")
         submit(port, messages, receiver)
     finally:
         daemon.send_signal(signal.SIGTERM)
